@@ -1,0 +1,104 @@
+"""The machine model: spaces, pipes, rates and limits, read from a TOML file.
+
+A target is only this data: no pass and no lowering names a machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from opc.dtypes import DType
+
+ROLES = ("memory", "stage", "operand_a", "operand_b", "accumulator", "vector", "scratch")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A memory. ``capacity`` in bytes per core (0: unlimited); ``align`` in bytes.
+
+    ``fractal`` is the block a matrix space rounds its two dimensions up to, in elements.
+    Spaces that are not addressable (registers, tiles) need constant offsets and slots.
+    """
+
+    name: str
+    capacity: int
+    align: int = 1
+    addressable: bool = True
+    fractal: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which pipe runs an instruction class between two spaces, and how fast.
+
+    ``bandwidth`` in bytes per cycle, ``latency`` in cycles before the consumer sees the data,
+    ``burst`` the least bytes one contiguous run is charged for.
+    """
+
+    opcode_class: str
+    source: str
+    target: str
+    pipe: str
+    bandwidth: float
+    latency: float = 0.0
+    burst: int = 32
+    head: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCost:
+    """Cycles of one vector instruction: head + slope * repeats + tail."""
+
+    head: float
+    slope: float
+    tail: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything the compiler and the simulator know about a target."""
+
+    name: str
+    kind: str  # "cpu" or "npu": which back end emits for it
+    description: str
+    clock_mhz: float
+    cores: int
+    spaces: dict[str, Space]
+    roles: dict[str, str]  # role -> space name; a role may be absent
+    routes: tuple[Route, ...]
+    default_dtype: DType
+    dtypes: dict[str, tuple[DType, ...]]  # "cube", "vector", "memory" -> legal element types
+    accumulators: dict[DType, DType]  # cube operand type -> accumulator type
+    cube_shape: dict[DType, tuple[int, int, int]]  # operand type -> (m, n, k) of one block
+    vector_bytes: int
+    vector_functions: frozenset[str]
+    scale_forms: frozenset[str]  # what draining an accumulator can do: "convert", "relu", "scale", "shift"
+    pipes: tuple[str, ...]  # in-order queues, first is the one that dispatches
+    vector_pipe: str = ""
+    cube_pipe: str = ""
+    vector_costs: dict[str, VectorCost] = field(default_factory=dict)  # by function or "default"
+    cube_issue: float = 0.0
+    cube_latency: float = 0.0
+    dispatch_cycles: float = 0.0
+    queue_depth: int = 0
+    event_ids: int = 0
+    sync: str = "none"  # "flags": pipes need set_flag/wait_flag; "none": program order holds
+    unordered_pipes: frozenset[str] = frozenset()  # dependent instructions on these need a barrier
+    sync_cycles: float = 1.0
+    limits: dict[str, int] = field(default_factory=dict)  # e.g. accumulator_registers, l1_bytes
+    features: tuple[str, ...] = ()  # CPU features the emitted code needs
+    sources: dict[str, str] = field(default_factory=dict)  # figure -> where it comes from
+
+    def role(self, role: str) -> Space:
+        """The space that plays ``role``; KeyError if this machine has none."""
+        return self.spaces[self.roles[role]]
+
+    def has_role(self, role: str) -> bool:
+        return role in self.roles
+
+    def route(self, opcode_class: str, source: str, target: str) -> Route | None:
+        """The route of a class between two spaces, if there is one."""
+        for r in self.routes:
+            if (r.opcode_class, r.source, r.target) == (opcode_class, source, target):
+                return r
+        return None
