@@ -168,3 +168,22 @@ def hull(access: Access, extents: dict[str, int]) -> tuple[tuple[Affine, int], .
         low, high = local.interval(extents)
         box.append((base + low, high - low + 1))
     return tuple(box)
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A lowered kernel: ``prepare`` packs parameters (its body may be empty), ``run`` computes.
+
+    Both declare the "packed" buffers they share under the same names.
+    """
+
+    prepare: Program
+    run: Program
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def programs(self) -> tuple[Program, Program]:
+        return self.prepare, self.run

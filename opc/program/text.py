@@ -18,7 +18,7 @@ import re
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.errors import IRError, OpcError, Span, fail
-from opc.program.ir import Access, BUFFER_KINDS, Buffer, Imm, Instr, Loop, Operand, Program, Stmt
+from opc.program.ir import Access, BUFFER_KINDS, Buffer, Imm, Instr, Loop, Module, Operand, Program, Stmt
 from opc.program.opcodes import OPCODES
 
 VERSION = "v1"
@@ -137,10 +137,42 @@ class _Reader:
                 return line
         return None
 
+    def peek(self) -> bool:
+        """Whether another line follows; the position stays."""
+        at = self.at
+        found = self.next() is not None
+        self.at = at
+        return found
+
+
+def print_module(module: Module) -> str:
+    """Both programs, prepare first."""
+    return "".join(print_program(p) for p in module.programs)
+
+
+def parse_module(text: str, file: str = "<program>") -> Module:
+    """Read what ``print_module`` prints; a single program gets an empty prepare."""
+    reader = _Reader(text, file)
+    found = [_read_program(reader)]
+    if reader.peek():
+        found.append(_read_program(reader))
+    if reader.peek():
+        raise reader.error("text after the end of the module")
+    run = found[-1]
+    prepare = found[0] if len(found) == 2 else Program(run.name, run.machine, (), ())
+    return Module(prepare, run)
+
 
 def parse_program(text: str, file: str = "<program>") -> Program:
     """Read program text. Raises IRError (E0401, E0402) at the offending line."""
     reader = _Reader(text, file)
+    program = _read_program(reader)
+    if reader.peek():
+        raise reader.error("text after the end of the program")
+    return program
+
+
+def _read_program(reader: _Reader) -> Program:
     header = _HEADER.match(reader.next() or "")
     if header is None:
         raise reader.error("expected 'program v1 NAME machine NAME {'")
@@ -152,8 +184,6 @@ def parse_program(text: str, file: str = "<program>") -> Program:
         if line == "}":
             loop, body = stack.pop()
             if loop is None:
-                if reader.next() is not None:
-                    raise reader.error("text after the end of the program")
                 return Program(header[2], header[3], tuple(buffers), tuple(body))
             stack[-1][1].append(Loop(loop[0], loop[1], tuple(body), loop[2]))
         elif line.startswith("buffer "):

@@ -1,0 +1,222 @@
+"""Checked construction of a ``Machine`` from TOML data: every missing, negative or unknown
+figure is reported, all at once, with the key's path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from opc.dtypes import DType
+from opc.errors import Diagnostic, MachineError
+from opc.machine.model import ROLES, Machine, Route, Space, VectorCost
+from opc.scalar import FUNCTIONS
+
+FORMAT = 1
+CLASSES = ("copy_in", "cube", "scale", "vector", "copy_out")
+_TOP = {
+    "format", "name", "kind", "description", "clock_mhz", "cores", "default_dtype", "spaces", "roles", "routes",
+    "dtypes", "cube", "vector", "scale", "pipes", "limits", "features", "sources",
+}  # fmt: skip
+
+
+class _Reader:
+    """Collects problems; every getter returns a usable value so reading can go on."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Diagnostic] = []
+
+    def problem(self, code: str, message: str, help: str = "") -> None:
+        self.problems.append(Diagnostic(code, f"{self.file}: {message}", help=help))
+
+    def get(self, table: Any, key: str, kind: type, where: str, default: Any = ...) -> Any:
+        if not isinstance(table, dict) or key not in table:
+            if default is ...:
+                self.problem("E0604", f"'{where}{key}' is missing", help=f"add {key} = … under [{where.rstrip('.')}]")
+                return kind()
+            return default
+        value = table[key]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self.problem("E0605", f"'{where}{key}' must be a {kind.__name__}, not {value!r}")
+            return kind()
+        return value
+
+    def figure(self, table: Any, key: str, where: str, default: Any = ..., least: float = 0.0) -> float:
+        value = float(self.get(table, key, float, where, default))
+        if not math.isfinite(value) or value < least:
+            self.problem("E0606", f"'{where}{key}' = {value:g} must be at least {least:g}")
+        return value
+
+    def whole(self, table: Any, key: str, where: str, default: Any = ..., least: int = 0) -> int:
+        value = int(self.get(table, key, int, where, default))
+        if value < least:
+            self.problem("E0606", f"'{where}{key}' = {value} must be at least {least}")
+        return value
+
+    def dtype(self, text: Any, where: str) -> DType:
+        if text not in list(DType):
+            self.problem("E0607", f"'{where}' names an unknown dtype {text!r}", help="one of " + ", ".join(DType))
+            return DType.F32
+        return DType(text)
+
+
+def build(data: dict[str, Any], file: str) -> Machine:
+    """A machine from parsed TOML. Raises MachineError listing every problem."""
+    r = _Reader(file)
+    if data.get("format") != FORMAT:
+        r.problem("E0608", f"'format' must be {FORMAT}, found {data.get('format')!r}")
+    for key in sorted(set(data) - _TOP):
+        close = difflib.get_close_matches(key, _TOP, 1)
+        r.problem("E0609", f"unknown key '{key}'", help=f"did you mean '{close[0]}'?" if close else "")
+    spaces = _spaces(r, data)
+    roles = _roles(r, data, spaces)
+    cube = r.get(data, "cube", dict, "", {})
+    vector = r.get(data, "vector", dict, "")
+    pipes = r.get(data, "pipes", dict, "")
+    kind = r.get(data, "kind", str, "")
+    if kind not in ("cpu", "npu"):
+        r.problem("E0605", f"'kind' must be \"cpu\" or \"npu\", not {kind!r}")
+    machine = Machine(
+        name=r.get(data, "name", str, ""),
+        kind=kind,
+        description=r.get(data, "description", str, "", ""),
+        clock_mhz=r.figure(data, "clock_mhz", "", least=1.0),
+        cores=r.whole(data, "cores", "", least=1),
+        spaces=spaces,
+        roles=roles,
+        routes=_routes(r, data, spaces, pipes),
+        default_dtype=r.dtype(r.get(data, "default_dtype", str, ""), "default_dtype"),
+        dtypes={
+            k: tuple(r.dtype(t, f"dtypes.{k}") for t in v) for k, v in r.get(data, "dtypes", dict, "").items()
+        },
+        accumulators={
+            r.dtype(k, "cube.accumulators"): r.dtype(v, f"cube.accumulators.{k}")
+            for k, v in r.get(cube, "accumulators", dict, "cube.", {}).items()
+        },
+        cube_shape=_cube_shapes(r, cube),
+        vector_bytes=r.whole(vector, "bytes", "vector.", least=1),
+        vector_functions=_functions(r, vector),
+        scale_forms=frozenset(r.get(r.get(data, "scale", dict, "", {}), "forms", list, "scale.", [])),
+        pipes=tuple(r.get(pipes, "names", list, "pipes.")),
+        vector_pipe=r.get(vector, "pipe", str, "vector.", ""),
+        cube_pipe=r.get(cube, "pipe", str, "cube.", ""),
+        vector_costs=_vector_costs(r, vector),
+        cube_issue=r.figure(cube, "issue", "cube.", 0.0),
+        cube_latency=r.figure(cube, "latency", "cube.", 0.0),
+        dispatch_cycles=r.figure(pipes, "dispatch_cycles", "pipes.", 0.0),
+        queue_depth=r.whole(pipes, "queue_depth", "pipes.", 0),
+        event_ids=r.whole(pipes, "event_ids", "pipes.", 0),
+        sync=r.get(pipes, "sync", str, "pipes.", "none"),
+        unordered_pipes=frozenset(r.get(pipes, "unordered", list, "pipes.", [])),
+        sync_cycles=r.figure(pipes, "sync_cycles", "pipes.", 1.0),
+        limits={k: r.whole(data["limits"], k, "limits.") for k in r.get(data, "limits", dict, "", {})},
+        features=tuple(r.get(data, "features", list, "", [])),
+        sources={k: str(v) for k, v in r.get(data, "sources", dict, "", {}).items()},
+    )
+    _check_pipes(r, machine)
+    if r.problems:
+        raise MachineError(r.problems)
+    return machine
+
+
+def _spaces(r: _Reader, data: dict[str, Any]) -> dict[str, Space]:
+    found: dict[str, Space] = {}
+    for name, table in r.get(data, "spaces", dict, "").items():
+        where = f"spaces.{name}."
+        fractal = r.get(table, "fractal", list, where, None)
+        if fractal is not None and (len(fractal) != 2 or not all(isinstance(n, int) and n > 0 for n in fractal)):
+            r.problem("E0605", f"'{where}fractal' must be two positive numbers")
+            fractal = None
+        found[name] = Space(
+            name,
+            r.whole(table, "capacity", where),
+            r.whole(table, "align", where, 1, least=1),
+            r.get(table, "addressable", bool, where, True),
+            tuple(fractal) if fractal else None,
+        )
+    return found
+
+
+def _roles(r: _Reader, data: dict[str, Any], spaces: dict[str, Space]) -> dict[str, str]:
+    roles = r.get(data, "roles", dict, "")
+    for role, space in roles.items():
+        if role not in ROLES:
+            r.problem("E0609", f"unknown role '{role}'", help="roles: " + ", ".join(ROLES))
+        if space not in spaces:
+            r.problem("E0610", f"role '{role}' names space '{space}', which is not declared")
+    for role in ("memory", "vector"):
+        if role not in roles:
+            r.problem("E0604", f"'roles.{role}' is missing")
+    return {k: v for k, v in roles.items() if v in spaces}
+
+
+def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: Any) -> tuple[Route, ...]:
+    found = []
+    names = pipes.get("names", []) if isinstance(pipes, dict) else []
+    for i, table in enumerate(r.get(data, "routes", list, "")):
+        where = f"routes[{i}]."
+        route = Route(
+            r.get(table, "class", str, where),
+            r.get(table, "from", str, where),
+            r.get(table, "to", str, where),
+            r.get(table, "pipe", str, where),
+            r.figure(table, "bandwidth", where, least=1e-6),
+            r.figure(table, "latency", where, 0.0),
+            r.whole(table, "burst", where, 32, least=1),
+            r.figure(table, "head", where, 0.0),
+        )
+        if route.opcode_class not in CLASSES:
+            r.problem("E0609", f"'{where}class' is '{route.opcode_class}'", help="classes: " + ", ".join(CLASSES))
+        for end in (route.source, route.target):
+            if end not in spaces:
+                r.problem("E0610", f"'{where}' names space '{end}', which is not declared")
+        if route.pipe not in names:
+            r.problem("E0610", f"'{where}pipe' names pipe '{route.pipe}', which is not in pipes.names")
+        found.append(route)
+    return tuple(found)
+
+
+def _cube_shapes(r: _Reader, cube: Any) -> dict[DType, tuple[int, int, int]]:
+    found: dict[DType, tuple[int, int, int]] = {}
+    for name, shape in r.get(cube, "shape", dict, "cube.", {}).items():
+        where = f"cube.shape.{name}"
+        if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+            r.problem("E0605", f"'{where}' must be three positive numbers [m, n, k]")
+            continue
+        found[r.dtype(name, where)] = (shape[0], shape[1], shape[2])
+    return found
+
+
+def _functions(r: _Reader, vector: Any) -> frozenset[str]:
+    listed = r.get(vector, "functions", list, "vector.")
+    for name in listed:
+        if name not in FUNCTIONS and name not in ("fma", "copy", "iota", "reduce"):
+            r.problem("E0609", f"'vector.functions' lists unknown function '{name}'")
+    return frozenset(listed)
+
+
+def _vector_costs(r: _Reader, vector: Any) -> dict[str, VectorCost]:
+    found = {}
+    for name, cost in r.get(vector, "cost", dict, "vector.", {}).items():
+        where = f"vector.cost.{name}"
+        if not (isinstance(cost, list) and len(cost) == 3 and all(isinstance(c, int | float) and c >= 0 for c in cost)):
+            r.problem("E0606", f"'{where}' must be [head, slope, tail], none negative")
+            continue
+        found[name] = VectorCost(*(float(c) for c in cost))
+    return found
+
+
+def _check_pipes(r: _Reader, m: Machine) -> None:
+    for what, pipe in (("vector.pipe", m.vector_pipe), ("cube.pipe", m.cube_pipe)):
+        if pipe and pipe not in m.pipes:
+            r.problem("E0610", f"'{what}' names pipe '{pipe}', which is not in pipes.names")
+    if m.sync not in ("none", "flags"):
+        r.problem("E0605", f"'pipes.sync' must be \"none\" or \"flags\", not {m.sync!r}")
+    if m.sync == "flags" and m.event_ids < 1:
+        r.problem("E0606", "'pipes.event_ids' must be at least 1 where pipes are synchronised by flags")
+    if m.kind == "npu" and not m.vector_costs.get("default"):
+        r.problem("E0604", "'vector.cost.default' is missing")
