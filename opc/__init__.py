@@ -1,1 +1,58 @@
-"""The opc operator compiler."""
+"""opc: an operator compiler.
+
+``kernel = opc.compile("kernels_dsl/conv_bn_relu.k", N=8)`` gives a callable native kernel with its
+NPU listing and timeline; ``opc.ops`` holds ready operators. Names resolve on first use, so that
+``import opc`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opc import ops
+    from opc.driver import compile
+    from opc.errors import (
+        CheckError,
+        IRError,
+        LanguageError,
+        ListingError,
+        MachineError,
+        OpcError,
+        PassError,
+        RuntimeCallError,
+    )
+    from opc.kernel import Kernel, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckError",
+    "IRError",
+    "Kernel",
+    "LanguageError",
+    "ListingError",
+    "MachineError",
+    "OpcError",
+    "PassError",
+    "RuntimeCallError",
+    "__version__",
+    "compile",
+    "load",
+    "ops",
+]
+
+_HOME = {"Kernel": "opc.kernel", "load": "opc.kernel", "compile": "opc.driver"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module("opc.ops")
+    if name in __all__:
+        return getattr(import_module(_HOME.get(name, "opc.errors")), name)
+    raise AttributeError(f"module 'opc' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,55 @@
+# Two commands matter: `make demo` (set up and compile a kernel) and `make check` (set up and test everything).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help demo check setup setup-dev lint types layers budget test bless bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: setup ## set up a virtual environment and compile kernels_dsl/conv_bn_relu.k
+	$(BIN)/opc compile kernels_dsl/conv_bn_relu.k
+
+check: setup-dev lint types layers budget test ## set up and run the whole test suite
+
+setup: $(VENV)/.opc-run ## the environment that runs opc
+
+setup-dev: $(VENV)/.opc-dev ## the environment that tests and measures opc (includes PyTorch)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.opc-run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	@touch $@
+
+$(VENV)/.opc-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
+	@touch $@ $(VENV)/.opc-run
+
+lint: ## ruff
+	$(BIN)/ruff check .
+
+types: ## mypy, strict
+	$(BIN)/mypy
+
+layers: ## import-linter: who may import whom
+	$(BIN)/lint-imports --no-logo --config pyproject.toml
+
+budget: ## size of files and functions
+	$(BIN)/python tests/budget.py
+
+test: ## the tests, on $(JOBS) processes
+	$(BIN)/python -m pytest -n $(JOBS) tests
+
+bless: ## rewrite the golden files whose meaning did not change
+	$(BIN)/python -m pytest tests --bless
+
+bench: ## the measured bars of the main job
+	$(BIN)/python benchmarks/main_job.py
+
+clean: ## remove build outputs and caches, keep the environment
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
