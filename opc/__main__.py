@@ -1,0 +1,21 @@
+"""Entry of the ``opc`` command: answers ``--version`` before anything else is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; the exit status."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from opc import __version__
+
+        sys.stdout.write(f"opc {__version__}\n")
+        return 0
+    from opc.cli import run
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The ``opc`` command: arguments in, exit status out; every expected error ends here as a diagnostic.
+
+Exit status: 0 done, 1 diagnostics, 2 usage, 3 a failed check, 70 internal error, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from opc.errors import CheckError, OpcError
+
+COMMANDS = {
+    "compile": "compile kernels for CPU and NPU",
+    "run": "run kernels and compare them with the oracle",
+    "opt": "run passes on IR text",
+    "check": "check a source file, build nothing",
+    "bench": "time a kernel against its machine's limits",
+    "machine": "list or show machine descriptions",
+    "explain": "explain a diagnostic code",
+    "doctor": "report what this computer offers",
+    "completion": "print a shell completion script",
+}
+
+INTERRUPTED = 130
+INTERNAL = 70
+
+
+def parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The argument parser; options are declared for ``commands`` only, to keep start-up short."""
+    top = argparse.ArgumentParser(prog="opc", description="An operator compiler for CPUs and an NPU.")
+    top.add_argument("-V", "--version", action="store_true", help="print the version and exit")
+    subs = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        sub = subs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name in commands:
+            sub.add_argument("--json", action="store_true", help="results and diagnostics as JSON")
+            import_module(f"opc.commands.{name}").add(sub)
+    return top
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit status."""
+    try:
+        return _dispatch(arguments)
+    except SystemExit as stop:  # argparse: 2 for usage, 0 after --help
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        _message("opc: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as `opc … | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    first = next((a for a in arguments if not a.startswith("-")), "")
+    options = parser([first]).parse_args(arguments)
+    if options.version:
+        from opc import __version__
+
+        sys.stdout.write(f"opc {__version__}\n")
+        return 0
+    if options.command is None:
+        parser([]).print_help(sys.stderr)
+        return 2
+    try:
+        status: int = import_module(f"opc.commands.{options.command}").run(options)
+        sys.stdout.flush()
+    except OpcError as error:
+        return report(error, as_json=options.json)
+    except MemoryError:
+        _message("error[E0929]: out of memory\n  = help: use smaller sizes: --set NAME=VALUE")
+        return 1
+    except BrokenPipeError:
+        raise
+    except Exception as problem:
+        return _internal(problem, arguments, options)
+    return status
+
+
+def report(error: OpcError, as_json: bool = False) -> int:
+    """Print the diagnostics of ``error`` on stderr; the exit status they mean."""
+    if as_json:
+        _message(json.dumps({"diagnostics": [d.as_json() for d in error.diagnostics]}, indent=2))
+    else:
+        _message(str(error))
+    return 3 if isinstance(error, CheckError) else 1
+
+
+def _internal(problem: Exception, arguments: Sequence[str], options: argparse.Namespace) -> int:
+    from opc.commands.crash import write_reproducer
+
+    where = write_reproducer(problem, arguments, getattr(options, "file", None))
+    _message(f"opc: internal error: {type(problem).__name__}: {problem}")
+    for note in getattr(problem, "__notes__", ()):
+        _message(f"  = note: {note}")
+    _message(f"  = note: reproducer written to {where}")
+    _message("  = help: please report it with that file")
+    return INTERNAL
+
+
+def _message(text: str) -> None:
+    sys.stderr.write(text + "\n")

@@ -1,0 +1,1 @@
+"""One module per subcommand: ``add(parser)`` declares its options, ``run(options)`` does it."""
