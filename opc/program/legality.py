@@ -1,0 +1,192 @@
+"""What a machine allows: the invariants of program IR that need a machine file.
+
+ 1. E0560  Every space exists; memory kinds live in the memory space and local buffers do not; element
+           types are legal in memory.
+ 2. E0561  Offsets: one per slot, aligned, inside the space; slots of a buffer are disjoint; two buffers
+           share bytes only when their live ranges are disjoint.
+ 3. E0562  The machine has a route for every instruction's class, source space and target space.
+ 4. E0563  Cube operands: spaces by role, element types the cube multiplies, the accumulator's type.
+ 5. E0564  Scale forms are the machine's; a changed type needs "convert".
+ 6. E0565  The vector unit has the function and the element types.
+ 7. E0566  Slots, and indices into spaces that are not addressable, are constant once "expanded".
+ 8. E0567  Sync: pipes and event ids exist, source and destination pipe differ; none on machines without flags.
+
+Levels: "tiled" checks 1, 2 and 8; "legal" all but 7; "expanded" all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from opc.dtypes import DType
+from opc.errors import Diagnostic
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
+from opc.program.liveness import live_ranges
+from opc.program.memory import offset_unit, slot_size
+from opc.program.text import print_stmt
+
+LEVELS = ("tiled", "legal", "expanded")
+
+
+def machine_problems(program: Program, machine: Machine, level: str) -> list[Diagnostic]:
+    """Every broken machine invariant of a structurally sound program, in program order."""
+    table = program.table()
+    found = [Diagnostic("E0560", m) for b in program.buffers for m in _placement(b, machine)]
+    if found:
+        return found
+    found += [Diagnostic("E0561", m) for m in _offsets(program, machine)]
+    for instr, loops in instructions(program.body):
+        checks = list(_sync(instr, loops, machine))
+        if level != "tiled":
+            checks += _legal(instr, table, machine)
+        if level == "expanded":
+            checks += _constant(instr, loops, table, machine)
+        note = f"in `{print_stmt(instr)}`"
+        found += [Diagnostic(code, message, notes=(note,)) for code, message in checks]
+    return found
+
+
+def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
+    if b.space not in machine.spaces:
+        yield f"buffer '{b.name}' is in space '{b.space}', which {machine.name} does not have"
+        return
+    memory = machine.roles.get("memory")
+    if (b.kind == "local") == (b.space == memory):
+        yield f"buffer '{b.name}' of kind {b.kind} cannot live in '{b.space}'"
+    if b.kind != "local" and b.dtype not in machine.dtypes.get("memory", ()):
+        yield f"buffer '{b.name}': {machine.name} has no {b.dtype} in memory"
+
+
+def _offsets(program: Program, machine: Machine) -> Iterator[str]:
+    planned = [b for b in program.buffers if b.offsets]
+    spans: list[tuple[Buffer, int, int]] = []
+    for b in planned:
+        unit, size = offset_unit(machine, b), slot_size(machine, b)
+        if len(b.offsets) != b.slots:
+            yield f"buffer '{b.name}' has {b.slots} slots and {len(b.offsets)} offsets"
+        align = machine.spaces[b.space].align if b.kind == "local" and unit == 1 else 1
+        capacity = machine.spaces[b.space].capacity if b.kind == "local" and unit == 1 else 0
+        for offset in b.offsets:
+            if offset % align:
+                yield f"offset {offset} of '{b.name}' is not a multiple of {align}"
+            if capacity and offset + size > capacity:
+                yield f"'{b.name}' ends at byte {offset + size}, '{b.space}' has {capacity}"
+            spans.append((b, offset, offset + size))
+    yield from _shared(program, spans)
+
+
+def _shared(program: Program, spans: list[tuple[Buffer, int, int]]) -> Iterator[str]:
+    if not spans:
+        return
+    ranges = live_ranges(program)
+    for index, (a, low, high) in enumerate(spans):
+        for b, low2, high2 in spans[index + 1 :]:
+            same = (a.kind, a.space) == (b.kind, b.space)
+            if not same or high <= low2 or high2 <= low:
+                continue
+            if a.name == b.name:
+                yield f"slots of '{a.name}' overlap"
+            elif a.kind == "packed" or ranges[a.name].overlaps(ranges[b.name]):
+                yield f"'{a.name}' and '{b.name}' share bytes {max(low, low2)} to {min(high, high2)} while both live"
+
+
+def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    if i.opcode_class == "sync":
+        return
+    yield from _routes(i, table, machine)
+    if i.opcode_class == "cube":
+        yield from _cube(i, table, machine)
+    elif i.opcode_class == "scale":
+        yield from _scale(i, table, machine)
+    elif i.opcode_class == "vector":
+        yield from _vector(i, table, machine)
+
+
+def _routes(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    target = table[i.dst[0].buffer].space
+    # The second cube operand's space follows from its role; its route is the first operand's.
+    accesses = i.sources[:1] if i.opcode_class == "cube" else i.sources
+    sources = list(dict.fromkeys(table[a.buffer].space for a in accesses)) or [target]
+    for source in sources:
+        if machine.route(i.opcode_class, source, target) is None:
+            yield "E0562", f"{machine.name} has no route for {i.opcode_class} from '{source}' to '{target}'"
+    for d in i.dst[1:]:
+        if table[d.buffer].space != target:
+            yield "E0562", f"destinations of {i.opcode} are in '{target}' and '{table[d.buffer].space}'"
+
+
+def _cube(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    acc = table[i.dst[0].buffer]
+    operands = [table[s.buffer] for s in i.sources]
+    if len(operands) != 2:
+        yield "E0563", "cube.mma multiplies two buffers, not literals"
+        return
+    for role, b in (("operand_a", operands[0]), ("operand_b", operands[1]), ("accumulator", acc)):
+        wanted = machine.roles.get(role)
+        if wanted is not None and b.space != wanted:
+            yield "E0563", f"'{b.name}' is the {role} and must be in '{wanted}', not '{b.space}'"
+        if wanted is None and machine.route("cube", b.space, acc.space) is None:
+            yield "E0563", f"the cube cannot read '{b.name}' in '{b.space}'"
+    for b in operands:
+        if b.dtype not in machine.dtypes.get("cube", ()):
+            yield "E0563", f"the cube of {machine.name} does not multiply {b.dtype}"
+    expected = machine.accumulators.get(operands[0].dtype)
+    if operands[0].dtype != operands[1].dtype:
+        yield "E0563", f"cube operands are {operands[0].dtype} and {operands[1].dtype}"
+    elif expected is not None and acc.dtype != expected:
+        yield "E0563", f"the cube sums {operands[0].dtype} products in {expected}, '{acc.name}' is {acc.dtype}"
+
+
+def _scale(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    for form in i.scale:
+        if form not in machine.scale_forms:
+            yield "E0564", f"{machine.name} cannot '{form}' while it drains the accumulator"
+    changes = i.sources and table[i.sources[0].buffer].dtype != table[i.dst[0].buffer].dtype
+    if changes and "convert" not in i.scale:
+        yield "E0564", "the drain changes the element type without 'convert'"
+
+
+def _vector(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    function = "reduce" if i.op.startswith("reduce_") else i.op
+    if function not in machine.vector_functions and i.op not in machine.vector_functions:
+        yield "E0565", f"the vector unit of {machine.name} has no '{i.op}'"
+    legal: tuple[DType, ...] = machine.dtypes.get("vector", ())
+    for b in dict.fromkeys(table[a.buffer] for a in (*i.dst, *i.sources)):
+        if b.dtype not in legal:
+            yield "E0565", f"the vector unit of {machine.name} has no {b.dtype} ('{b.name}')"
+
+
+def _constant(
+    i: Instr, loops: tuple[Loop, ...], table: Mapping[str, Buffer], machine: Machine
+) -> Iterator[tuple[str, str]]:
+    around = {loop.var for loop in loops}
+    for a in (*i.dst, *i.sources):
+        if machine.spaces[table[a.buffer].space].addressable:
+            continue
+        if not a.slot.is_const:
+            yield "E0566", f"slot {a.slot} of '{a.buffer}' is not constant"
+        yield from (("E0566", f"index {f} of '{a.buffer}' is not constant") for f in _moving(a, around))
+
+
+def _moving(access: Access, around: set[str]) -> Iterator[str]:
+    for form in access.index:
+        if form.names & around:
+            yield str(form)
+
+
+def _sync(i: Instr, loops: tuple[Loop, ...], machine: Machine) -> Iterator[tuple[str, str]]:
+    if i.flag is None:
+        return
+    if machine.sync != "flags":
+        yield "E0567", f"{machine.name} keeps program order, it has no {i.opcode}"
+        return
+    source, target, number = i.flag
+    for pipe in dict.fromkeys((source, target)):
+        if pipe not in machine.pipes:
+            yield "E0567", f"{machine.name} has no pipe '{pipe}'"
+    if (source == target) != (i.op == "barrier"):
+        yield "E0567", "a flag goes between two pipes, a barrier stays in one"
+    low, high = number.interval({loop.var: loop.extent for loop in loops})
+    if i.op != "barrier" and (low < 0 or high >= machine.event_ids):
+        yield "E0567", f"event id {number} reaches {low} to {high}, {machine.name} has {machine.event_ids}"

@@ -1,0 +1,61 @@
+"""Sizes of buffers in a machine's spaces: what one slot takes, and in which unit offsets count."""
+
+from __future__ import annotations
+
+from math import prod
+
+from opc.machine.model import Machine
+from opc.program.ir import Buffer, Program
+
+BLOB_ALIGN = 64  # packed and workspace: a cache line, and the widest vector
+
+
+def round_up(value: int, step: int) -> int:
+    """The least multiple of ``step`` that is at least ``value``."""
+    return -(-value // step) * step
+
+
+def offset_unit(machine: Machine, buffer: Buffer) -> int:
+    """Bytes that one unit of an offset stands for: 1, or one register or tile where not addressable."""
+    space = machine.spaces[buffer.space]
+    if buffer.kind != "local" or space.addressable:
+        return 1
+    return space.align if space.align > 1 else machine.vector_bytes
+
+
+def slot_size(machine: Machine, buffer: Buffer) -> int:
+    """What one slot takes, in offset units: matrix spaces round the last two axes up to their fractal,
+    then everything rounds up to the space's alignment (64 bytes in blobs).
+    """
+    space = machine.spaces[buffer.space]
+    if buffer.kind != "local":
+        return round_up(buffer.slot_bytes, BLOB_ALIGN)
+    shape = list(buffer.shape)
+    if space.fractal is not None:
+        for axis, block in zip((-2, -1), space.fractal, strict=True):
+            if len(shape) >= -axis:
+                shape[axis] = round_up(shape[axis], block)
+    size = prod(shape) * buffer.dtype.bytes
+    unit = offset_unit(machine, buffer)
+    return -(-size // unit) if unit > 1 else round_up(size, space.align)
+
+
+def capacity(machine: Machine, space: str) -> int:
+    """Capacity of a local space in offset units; 0 means unlimited."""
+    s = machine.spaces[space]
+    return s.capacity if s.addressable else s.capacity // (s.align if s.align > 1 else machine.vector_bytes)
+
+
+def blob_bytes(program: Program, kind: str) -> int:
+    """Size of the packed or workspace blob: the end of its last buffer."""
+    ends = [b.offsets[0] + b.slot_bytes for b in program.buffers if b.kind == kind and b.offsets]
+    return round_up(max(ends, default=0), BLOB_ALIGN)
+
+
+def space_bytes(program: Program, machine: Machine, space: str) -> int:
+    """Bytes of a local space (per core) that the planned program uses; for CPU scratch, what each
+    thread needs.
+    """
+    used = [b for b in program.buffers if b.kind == "local" and b.space == space and b.offsets]
+    ends = [o * offset_unit(machine, b) + slot_size(machine, b) * offset_unit(machine, b) for b in used for o in b.offsets]
+    return max(ends, default=0)
