@@ -1,1 +1,67 @@
-"""Passes."""
+"""The moves of the compiler: one pass, one file, one name, one table.
+
+``PASSES`` maps a pass name to the class that implements it, imported when it is asked for;
+``PIPELINES`` names the orders in which they run.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from opc.errors import PassError, fail
+from opc.pipeline import Pass
+
+PASSES: dict[str, str] = {
+    "simplify": "passes.tensor.simplify:Simplify",
+    "cse": "passes.tensor.cse:Cse",
+    "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
+    "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
+    "fuse": "passes.tensor.fuse:Fuse",
+    "dce": "passes.tensor.dce:Dce",
+    "tile": "passes.lowering.tile:Tile",
+    "legalise": "passes.lowering.legalise:Legalise",
+    "assign-spaces": "passes.lowering.assign_spaces:AssignSpaces",
+    "multi-buffer": "passes.program.multi_buffer:MultiBuffer",
+    "plan-memory": "passes.program.plan_memory:PlanMemory",
+    "pipeline": "passes.program.pipeline:Pipeline",
+    "expand-slots": "passes.program.expand_slots:ExpandSlots",
+    "list-schedule": "passes.program.list_schedule:ListSchedule",
+    "insert-sync": "passes.program.insert_sync:InsertSync",
+}
+
+PIPELINES: dict[str, tuple[str, ...]] = {
+    # Function -> function of fused groups.
+    "tensor": (
+        "simplify",  # first: extents of 1, copies and dead guards hide what the rest looks for
+        "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
+        "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too
+        "dce",  # before layouts and fusion: a dead reader would cost a pack or a store
+        "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
+        "fuse",  # last: every pass above may add, drop or reorder ops, and groups must stay adjacent
+    ),
+    # Fused groups of one machine -> program.
+    "lowering": (
+        "tile",  # sizes, slots and capacity together: nothing later may change how much is live
+        "legalise",  # on tiles, because what an accumulator drain cannot do becomes work on a tile
+        "assign-spaces",  # last: legalise still adds operations, and each one needs a space
+    ),
+    # Program -> scheduled program; every step after pipeline is order-only.
+    "program": (
+        "multi-buffer",  # slots exist before memory is planned, so each gets its own range
+        "plan-memory",  # before any reordering: a reuse edge is a dependence that the schedulers must see
+        "pipeline",  # on symbolic slots, while the tile loop still is one loop
+        "expand-slots",  # spaces without addresses need constant slots; the unrolled body feeds the scheduler
+        "list-schedule",  # on final addresses and slots: the dependence graph is exact now
+        "insert-sync",  # last: flags follow the final order and add nothing but waiting
+    ),
+}
+
+
+def load(name: str) -> type[Pass]:
+    """The class of pass ``name``. Raises PassError on an unknown name."""
+    if name not in PASSES:
+        known = ", ".join(sorted(PASSES))
+        raise fail(PassError, "E0701", f"unknown pass '{name}'", help=f"known passes: {known}")
+    module, _, cls = PASSES[name].partition(":")
+    found: type[Pass] = getattr(import_module(module), cls)
+    return found

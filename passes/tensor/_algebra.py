@@ -1,0 +1,142 @@
+"""Questions and substitutions on comprehensions that several tensor passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from opc.affine import Affine
+from opc.dtypes import DType, promote
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Call, Const, Dim, DimValue, Expr, Function, Op, Piece, Read, Tensor, rewrite, walk
+
+Tensors = Mapping[str, Tensor]
+
+
+def substitute(expr: Expr, values: Mapping[str, Affine | int]) -> Expr:
+    """``expr`` with dimensions replaced by forms or numbers."""
+
+    def leaf(node: Expr) -> Expr:
+        if isinstance(node, Read):
+            return replace(node, index=tuple(f.substitute(values) for f in node.index))
+        if isinstance(node, DimValue):
+            return DimValue(node.form.substitute(values))
+        return node
+
+    return rewrite(expr, leaf) if values else expr
+
+
+def rename_tensors(op: Op, names: Mapping[str, str]) -> Op:
+    """``op`` reading other tensors: every read of a key becomes a read of its value."""
+
+    def leaf(node: Expr) -> Expr:
+        if isinstance(node, Read) and node.tensor in names:
+            return replace(node, tensor=names[node.tensor])
+        return node
+
+    pieces = tuple(replace(p, body=rewrite(p.body, leaf)) for p in op.pieces)
+    return op if pieces == op.pieces else replace(op, pieces=pieces)
+
+
+def expr_dims(expr: Expr) -> frozenset[str]:
+    """Names of the dimensions that occur in ``expr``."""
+    found: set[str] = set()
+    for node in walk(expr):
+        if isinstance(node, Read):
+            for form in node.index:
+                found |= form.names
+        elif isinstance(node, DimValue):
+            found |= node.form.names
+    return frozenset(found)
+
+
+def expr_reads(expr: Expr) -> list[Read]:
+    """The reads of ``expr``, in order."""
+    return [node for node in walk(expr) if isinstance(node, Read)]
+
+
+def inside(index: Iterable[Affine], shape: Iterable[int], extents: Mapping[str, int]) -> bool:
+    """Whether the index stays in the tensor for every value of the dimensions."""
+    for form, extent in zip(index, shape, strict=True):
+        low, high = form.interval(extents)
+        if low < 0 or high >= extent:
+            return False
+    return True
+
+
+def outside(index: Iterable[Affine], shape: Iterable[int], extents: Mapping[str, int]) -> bool:
+    """Whether the index leaves the tensor for every value of the dimensions."""
+    for form, extent in zip(index, shape, strict=True):
+        low, high = form.interval(extents)
+        if high < 0 or low >= extent:
+            return True
+    return False
+
+
+def expr_type(expr: Expr, tensors: Tensors) -> DType | None:
+    """Type in which ``expr`` is evaluated; None for a literal that adapts and for conditions."""
+    types: list[DType | None] = []
+    for node in walk(expr):
+        if not isinstance(node, Call):
+            types.append(_leaf_type(node, tensors))
+            continue
+        args = types[len(types) - len(node.args) :]
+        del types[len(types) - len(node.args) :]
+        types.append(_call_type(node.fn, args))
+    return types[0]
+
+
+def _leaf_type(node: Const | DimValue | Read, tensors: Tensors) -> DType | None:
+    if isinstance(node, Const):
+        return node.dtype.compute if node.dtype is not None else None
+    return DType.I32 if isinstance(node, DimValue) else tensors[node.tensor].dtype.compute
+
+
+def _call_type(fn: str, args: list[DType | None]) -> DType | None:
+    kind = FUNCTIONS[fn].kind
+    if kind == "cast":
+        return DType(fn).compute
+    if kind == "compare":
+        return None
+    known = [a for a in (args[1:] if kind == "select" else args) if a is not None]
+    result = known[0] if known else None
+    for a in known[1:]:
+        result = promote(result, a) if result is not None else a
+    return result
+
+
+def is_pointwise(op: Op) -> bool:
+    """Whether every output element is one evaluation of one expression."""
+    return op.monoid is None and not any(p.reduce for p in op.pieces)
+
+
+def is_total(op: Op) -> bool:
+    """Whether one piece writes the whole output (the verifier proves it when there is no fill)."""
+    return len(op.pieces) == 1 and op.fill is None
+
+
+def parameters(function: Function) -> frozenset[str]:
+    """Tensors that depend on parameters only: ``param`` arguments and outputs of prepare ops."""
+    names = {a.tensor.name for a in function.args if a.kind == "param"}
+    names.update(t.name for op in function.ops if op.prepare for t in op.outputs)
+    return frozenset(names)
+
+
+def fresh(name: str, taken: Collection[str]) -> str:
+    """``name``, or ``name_2``, ``name_3`` … if it is taken."""
+    result, n = name, 1
+    while result in taken:
+        n += 1
+        result = f"{name}_{n}"
+    return result
+
+
+def apply_to_piece(piece: Piece, values: Mapping[str, Affine | int], dims: tuple[Dim, ...]) -> Piece:
+    """``piece`` over the parallel dimensions ``dims``, its own replaced as ``values`` says."""
+    return replace(
+        piece,
+        dims=dims,
+        index=tuple(f.substitute(values) for f in piece.index),
+        body=substitute(piece.body, values),
+        guards=tuple(g.substitute(values) for g in piece.guards),
+    )
