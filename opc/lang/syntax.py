@@ -1,0 +1,247 @@
+"""The syntax tree of a ``.k`` file: frozen nodes, each with the place it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opc.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A literal; ``int`` when it is written without point and exponent."""
+
+    value: int | float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A dimension, size, attribute, or (as an argument of a kernel) a tensor."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Negate:
+    """``-operand``."""
+
+    operand: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """``left op right``; comparisons are binary too. ``span`` covers both sides."""
+
+    op: str
+    left: Expr
+    right: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """``tensor[index] else fill``."""
+
+    tensor: str
+    index: tuple[Expr, ...]
+    fill: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """``name`` or ``name < extent`` in a domain or a reduction."""
+
+    name: str
+    extent: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """``monoid[dims](body)``."""
+
+    monoid: str
+    dims: tuple[Dim, ...]
+    body: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownReduction:
+    """``name[...](body)`` with a name that is no reduction; kept for a good message."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class NameList:
+    """``[a, b]``, the value of ``wrt=``."""
+
+    names: tuple[str, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A positional argument (``keyword`` None) or ``keyword=value``."""
+
+    keyword: str | None
+    value: Expr | NameList
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """``function(args)``: a scalar function, a cast, or a kernel on whole tensors."""
+
+    function: str
+    args: tuple[Argument, ...]
+    span: Span
+
+
+Expr = Number | Name | Negate | Binary | Read | Reduction | UnknownReduction | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A declared name of a kernel. ``kind``: "input", "param", "inout", "attribute" or "result".
+
+    ``span`` is the name; an attribute has no ``shape``.
+    """
+
+    kind: str
+    name: str
+    type: str
+    shape: tuple[Expr, ...] | None
+    default: Expr | None
+    span: Span
+    type_span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """``let name = value``: a computed size."""
+
+    name: str
+    value: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """``require condition "text"``."""
+
+    condition: Expr
+    text: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ``name = value`` of an ``example`` clause."""
+
+    name: str
+    value: Expr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """``example N = 1, C = 64``."""
+
+    entries: tuple[Entry, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a clause writes: ``name[index]``, or a bare ``name`` for a kernel's result."""
+
+    name: str
+    index: tuple[Expr, ...] | None
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """``targets = value for domain``."""
+
+    targets: tuple[Target, ...]
+    value: Expr
+    domain: tuple[Dim, ...]
+    span: Span
+
+
+Clause = Let | Require | Example | Assign
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel; ``span`` is its name."""
+
+    name: str
+    params: tuple[Param, ...]
+    results: tuple[Param, ...]
+    doc: str
+    clauses: tuple[Clause, ...]
+    span: Span
+
+    @property
+    def tensors(self) -> tuple[Param, ...]:
+        """The tensor parameters, in order."""
+        return tuple(p for p in self.params if p.shape is not None)
+
+    @property
+    def attributes(self) -> tuple[Param, ...]:
+        """The attributes, in order."""
+        return tuple(p for p in self.params if p.shape is None)
+
+    @property
+    def example(self) -> dict[str, Entry]:
+        """Entries of the ``example`` clauses by name."""
+        clauses = (c for c in self.clauses if isinstance(c, Example))
+        return {entry.name: entry for clause in clauses for entry in clause.entries}
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """``kernel name = call``, as in ``kernel g = grad(f, wrt=[x])``."""
+
+    name: str
+    call: Call
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """``use "path"``."""
+
+    path: str
+    span: Span
+
+
+Declaration = Use | Kernel | Derived
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A parsed file: its name for messages, its text, its declarations in order."""
+
+    name: str
+    text: str
+    declarations: tuple[Declaration, ...]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels that are written out, in order."""
+        return tuple(d for d in self.declarations if isinstance(d, Kernel))
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The ``use`` declarations, in order."""
+        return tuple(d for d in self.declarations if isinstance(d, Use))
