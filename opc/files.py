@@ -12,8 +12,8 @@ from opc.errors import RuntimeCallError, fail
 SOURCE_LIMIT = 4 << 20  # bytes of one source text
 
 
-def read_source(path: str) -> str:
-    """The text of a file, or of standard input for ``-``. Raises RuntimeCallError (E0920–E0922)."""
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file, or of standard input for ``-``. Raises RuntimeCallError (E0920, E0922)."""
     try:
         data = sys.stdin.buffer.read(SOURCE_LIMIT + 1) if path == "-" else _read(path)
     except (OSError, ValueError) as problem:
@@ -21,13 +21,16 @@ def read_source(path: str) -> str:
         raise fail(RuntimeCallError, "E0920", f"cannot read '{path}': {reason}") from None
     if len(data) > SOURCE_LIMIT:
         raise fail(RuntimeCallError, "E0922", f"'{path}' is larger than {SOURCE_LIMIT >> 20} MiB")
+    return data
+
+
+def read_text(path: str) -> str:
+    """``read_bytes`` as text. Raises RuntimeCallError E0921 if it is not UTF-8."""
     try:
-        return data.decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as problem:
-        where = f"byte {problem.start}"
-        raise fail(
-            RuntimeCallError, "E0921", f"'{path}' is not UTF-8 text: {where} is invalid", help="save it as UTF-8"
-        ) from None
+        message = f"'{path}' is not UTF-8 text: byte {problem.start} is invalid"
+        raise fail(RuntimeCallError, "E0921", message, help="save it as UTF-8") from None
 
 
 def _read(path: str) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from opc import __version__
 from opc.errors import OpcError
-from opc.files import read_source, write_atomic
+from opc.files import read_text, write_atomic
 
 
 def write_reproducer(problem: Exception, arguments: Sequence[str], source: str | None) -> Path:
@@ -25,7 +25,7 @@ def write_reproducer(problem: Exception, arguments: Sequence[str], source: str |
     ]
     if source not in (None, "-"):
         try:
-            parts.append(f"input {source}:\n{read_source(str(source))}")
+            parts.append(f"input {source}:\n{read_text(str(source))}")
         except OpcError as error:
             parts.append(str(error))
     text = "\n".join(parts)

@@ -1,0 +1,120 @@
+"""What one compilation for one machine produced, and how its passes are run and replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opc.errors import IRError, OpcError
+from opc.files import write_atomic
+from opc.machine.model import Machine
+from opc.pipeline import Context, Pass, Pipeline, Step
+from opc.program.ir import Module, Program
+from opc.tensor.ir import Function
+
+After = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel lowered for one machine: as written, after the tensor passes, and as a program."""
+
+    machine: Machine
+    source: Function
+    function: Function
+    module: Module
+    steps: tuple[Step, ...]
+
+
+def text_of(ir: Any) -> str:
+    """Canonical text of a tensor function, a program or a module."""
+    if isinstance(ir, Function):
+        from opc.tensor.text import print_function
+
+        return print_function(ir)
+    from opc.program.text import print_module, print_program
+
+    return print_program(ir) if isinstance(ir, Program) else print_module(ir)
+
+
+def parse_ir(text: str, file: str) -> Any:
+    """Read either IR: a function if the first word is ``func``, else a module."""
+    first = next((line.split() for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"), [""])
+    if first[0] == "func":
+        from opc.tensor.text import parse_function
+
+        return parse_function(text, file)
+    from opc.program.text import parse_module
+
+    return parse_module(text, file)
+
+
+def verifier(machine: Machine) -> Callable[[Any], None]:
+    """The check a pipeline runs after every pass."""
+
+    def verify(ir: Any) -> None:
+        if isinstance(ir, Function):
+            from opc.tensor.verify import verify as check_function
+
+            check_function(ir)
+            return
+        from opc.program.verify import verify as check_program
+
+        for program in ir.programs if isinstance(ir, Module) else (ir,):
+            check_program(program, machine)
+
+    return verify
+
+
+def run_passes(
+    ir: Any, passes: Sequence[Pass], machine: Machine, after: After | None = None, dump: Path | None = None
+) -> tuple[Any, list[Step]]:
+    """Run ``passes`` on ``ir``, verified after each; a pass that breaks leaves its input in ``dump``.
+
+    The exception then carries a note with the one-line command that replays the failure.
+    """
+    good: list[Any] = [ir]
+    done: list[Step] = []
+
+    def keep(step: Step) -> None:
+        good[0] = step.ir
+        done.append(step)
+        if after is not None:
+            after(step)
+
+    try:
+        return Pipeline(tuple(passes), verifier(machine)).run(ir, Context(machine), keep)
+    except OpcError as problem:
+        if not isinstance(problem, IRError):
+            raise  # the kernel is at fault, not the pass
+        raise _blame(problem, good[0], passes[len(done)], machine, dump) from problem
+    except Exception as problem:
+        raise _blame(problem, good[0], passes[len(done)], machine, dump) from problem
+
+
+class PassFailure(Exception):
+    """A pass raised, or produced IR that breaks an invariant: a bug in opc, with its replay command."""
+
+
+def _blame(problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None) -> PassFailure:
+    failure = PassFailure(f"pass '{culprit.name}' failed: {type(problem).__name__}: {problem}")
+    if dump is None:
+        import tempfile
+
+        dump = Path(tempfile.mkdtemp(prefix="opc-"))
+    where = write_atomic(dump / f"before-{culprit.name}.ir", text_of(ir))
+    failure.add_note(f"replay: opc opt {where} --passes '{pass_text(culprit)}' --machine {machine.name}")
+    return failure
+
+
+def pass_text(p: Any) -> str:
+    """A pass as ``--passes`` reads it: its name, and the options that differ from their defaults."""
+    options = []
+    for field in dataclasses.fields(p):
+        value = getattr(p, field.name)
+        if value != field.default:
+            options.append(f"{field.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return p.name + (f"{{{','.join(options)}}}" if options else "")

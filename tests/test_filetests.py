@@ -1,0 +1,103 @@
+"""Golden tests of passes: text in, text out, and the same meaning; ``--bless`` rewrites the text.
+
+A file holds ``# RUN: pass-a,pass-b{size=4} machine=NAME``, the input IR, ``# ====`` and the expected IR, or
+the diagnostic the passes must raise. Both texts must be canonical, and both are executed on the same random
+data: a golden whose meaning differs from its input is never written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opc import data, machine
+from opc.build import parse_ir, run_passes, text_of, verifier
+from opc.driver import pass_table
+from opc.errors import OpcError
+from opc.machine.model import Machine
+from opc.pipeline import parse_passes
+from opc.program.ir import Module
+from opc.tensor.ir import Function
+
+FOLDER = Path(__file__).parent / "filetests"
+FILES = sorted(FOLDER.rglob("*.ir"))
+SEPARATOR = "\n# ====\n"
+RUN = re.compile(r"# RUN: (?P<passes>.*?)(?: machine=(?P<machine>\S+))?$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A parsed test file."""
+
+    path: Path
+    header: str
+    passes: str
+    machine: Machine
+    before: str
+    after: str
+
+    @staticmethod
+    def read(path: Path) -> Case:
+        header, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        match = RUN.match(header)
+        assert match is not None, f"{path}: the first line must be '# RUN: passes machine=NAME'"
+        before, _, after = rest.partition(SEPARATOR)
+        return Case(
+            path, header, match["passes"], machine.load(match["machine"] or "avx2"), before.rstrip() + "\n", after
+        )
+
+    def bless(self, after: str) -> None:
+        self.path.write_text(f"{self.header}\n{self.before.rstrip()}{SEPARATOR}{after}", encoding="utf-8")
+
+
+def transform(case: Case, ir: Any) -> tuple[str, Any]:
+    """Text after the passes and their result, or the diagnostic and None."""
+    try:
+        result, _ = run_passes(ir, parse_passes(case.passes, pass_table()), case.machine)
+    except OpcError as error:
+        return str(error) + "\n", None
+    return text_of(result), result
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(FOLDER)) for f in FILES])
+def test_file(path: Path, bless: bool) -> None:
+    case = Case.read(path)
+    ir = parse_ir(case.before, path.name)
+    assert text_of(ir) == case.before, "the input is not canonical text"
+    verifier(case.machine)(ir)
+    text, result = transform(case, ir)
+    if result is not None:
+        assert text_of(parse_ir(text, path.name)) == text, "the output does not read back"
+        assert_same_meaning(ir, result)
+    if bless:
+        case.bless(text)
+        return
+    assert text == case.after, "run 'make bless' if the new text is right"
+
+
+def assert_same_meaning(before: Any, after: Any) -> None:
+    """Execute both on the same data: within the oracle's bounds, or equal where only programs are compared."""
+    if isinstance(before, Function):
+        arrays = data.arguments(before, seed=1)
+        expected = oracle(before, arrays)
+        found = oracle(after, arrays) if isinstance(after, Function) else exact(execute(after, arrays))
+        for name, (value, bound) in expected.items():
+            other, slack = found[name]
+            close(name, value, other, bound + slack)
+        return
+    arrays = program_arguments(before)
+    left, right = execute(before, arrays), execute(after, arrays)
+    for name, value in left.items():
+        np.testing.assert_array_equal(right[name], value, err_msg=name)
+
+
+def close(name: str, value: Any, other: Any, bound: Any) -> None:
+    same = (value == other) | (np.isnan(value) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        inside = same | (np.abs(value - other) <= bound)
+    assert inside.all(), f"{name} changed its meaning at {np.argwhere(~inside)[:3].tolist()}"
