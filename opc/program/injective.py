@@ -76,5 +76,6 @@ def overlaps_when_shifted(index: Sequence[Affine], name: str, extents: Mapping[s
         size *= extent
     if size > _ENUMERABLE:
         return False
-    values = {sum(c * v for (c, _), v in zip(rest, p, strict=True)) for p in product(*(range(e) for _, e in rest))}
+    points = product(*(range(e) for _, e in rest))
+    values = {sum(c * v for (c, _), v in zip(rest, p, strict=True)) for p in points}
     return any(v + step * d in values for d in range(1, extents[name]) for v in values)

@@ -9,7 +9,7 @@
  5. E0564  Scale forms are the machine's; a changed type needs "convert".
  6. E0565  The vector unit has the function and the element types.
  7. E0566  Slots, and indices into spaces that are not addressable, are constant once "expanded".
- 8. E0567  Sync: pipes and event ids exist, source and destination pipe differ; none on machines without flags.
+ 8. E0567  Sync: pipes and event ids exist, a flag's pipes differ; none on machines without flags.
 
 Levels: "tiled" checks 1, 2 and 8; "legal" all but 7; "expanded" all.
 """
@@ -88,7 +88,8 @@ def _shared(program: Program, spans: list[tuple[Buffer, int, int]]) -> Iterator[
             if a.name == b.name:
                 yield f"slots of '{a.name}' overlap"
             elif a.kind == "packed" or ranges[a.name].overlaps(ranges[b.name]):
-                yield f"'{a.name}' and '{b.name}' share bytes {max(low, low2)} to {min(high, high2)} while both live"
+                where = f"{max(low, low2)} to {min(high, high2)}"
+                yield f"'{a.name}' and '{b.name}' share bytes {where} while both live"
 
 
 def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
@@ -135,7 +136,7 @@ def _cube(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[t
     if operands[0].dtype != operands[1].dtype:
         yield "E0563", f"cube operands are {operands[0].dtype} and {operands[1].dtype}"
     elif expected is not None and acc.dtype != expected:
-        yield "E0563", f"the cube sums {operands[0].dtype} products in {expected}, '{acc.name}' is {acc.dtype}"
+        yield "E0563", f"products of {operands[0].dtype} sum in {expected}, '{acc.name}' is {acc.dtype}"
 
 
 def _scale(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:

@@ -56,6 +56,10 @@ def space_bytes(program: Program, machine: Machine, space: str) -> int:
     """Bytes of a local space (per core) that the planned program uses; for CPU scratch, what each
     thread needs.
     """
-    used = [b for b in program.buffers if b.kind == "local" and b.space == space and b.offsets]
-    ends = [o * offset_unit(machine, b) + slot_size(machine, b) * offset_unit(machine, b) for b in used for o in b.offsets]
+    ends = [
+        (offset + slot_size(machine, b)) * offset_unit(machine, b)
+        for b in program.buffers
+        if b.kind == "local" and b.space == space
+        for offset in b.offsets
+    ]
     return max(ends, default=0)

@@ -183,12 +183,9 @@ class _Checker:
             for axis, (form, extent) in enumerate(zip(access.index, shape, strict=True)):
                 low, high = form.interval(extents)
                 if low < 0 or high >= extent:
-                    self.report(
-                        "E0555",
-                        f"axis {axis} of '{access.buffer}' has {extent} elements, {form} reaches {low} to {high}",
-                        i,
-                        help="give the copy a fill, or shrink the loop",
-                    )
+                    what = f"axis {axis} of '{access.buffer}' has {extent} elements"
+                    message = f"{what}, {form} reaches {low} to {high}"
+                    self.report("E0555", message, i, help="give the copy a fill, or shrink the loop")
 
     def destinations(self, i: Instr) -> None:
         for access in i.dst:

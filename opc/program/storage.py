@@ -1,0 +1,170 @@
+"""Where the interpreter keeps buffers, and how an access becomes a NumPy view.
+
+Local buffers start poisoned (all bits set: NaN in every float type, -1 in every integer type). After
+plan-memory the local buffers of a space share one array of bytes at their offsets, so that a wrong
+reuse of memory changes results. With checking on, every element also records who wrote it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opc.errors import IRError, fail
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Program
+from opc.program.memory import offset_unit, slot_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Array = Any  # np.ndarray of any element type
+
+
+class Storage:
+    """Arrays of every buffer, one per slot; ``owners`` mirrors them when reads are checked."""
+
+    def __init__(
+        self, program: Program, arrays: Mapping[str, Array], machine: Machine | None, check: bool
+    ) -> None:
+        self.slots: dict[str, list[Array]] = {}
+        self.owners: dict[str, list[Array]] = {}
+        self.ids = {b.name: 1 + n % 255 for n, b in enumerate(program.buffers)}
+        self._poisoned: list[tuple[Array, int]] = []
+        for b in program.buffers:
+            if b.kind != "local":
+                self._bind(b, arrays, check)
+        self._locals(program, machine, check)
+
+    def _bind(self, b: Buffer, arrays: Mapping[str, Array], check: bool) -> None:
+        import numpy as np
+
+        array = arrays.get(b.name)
+        if array is None and b.kind == "workspace":
+            array = np.empty(b.shape, b.dtype.numpy)
+            _bytes(array).fill(0xFF)
+        if array is None:
+            raise fail(IRError, "E0403", f"the program needs an array for its {b.kind} '{b.name}'")
+        if array.shape != b.shape or array.dtype != b.dtype.numpy:
+            found = f"{array.dtype}{list(array.shape)}"
+            raise fail(IRError, "E0403", f"'{b.name}' is {b.dtype}{list(b.shape)}, the array is {found}")
+        self.slots[b.name] = [array]
+        if check and b.kind in ("output", "workspace"):
+            self.owners[b.name] = [np.zeros(b.shape, f"u{b.dtype.bytes}")]
+
+    def _locals(self, program: Program, machine: Machine | None, check: bool) -> None:
+        import numpy as np
+
+        private = [b for b in program.buffers if b.kind == "local"]
+        planned = [b for b in private if b.offsets and machine is not None and b.space in machine.spaces]
+        sizes: dict[str, int] = {}
+        for b in planned:
+            assert machine is not None
+            unit = offset_unit(machine, b)
+            end = (max(b.offsets) + slot_size(machine, b)) * unit
+            sizes[b.space] = max(sizes.get(b.space, 0), end)
+        arenas = {space: self._poison(np.empty(size, np.uint8), 0xFF) for space, size in sizes.items()}
+        marks = {space: self._poison(np.empty(size, np.uint8), 0) for space, size in sizes.items()} if check else {}
+        for b in private:
+            kind = np.dtype(f"u{b.dtype.bytes}")
+            if b in planned and machine is not None:
+                starts = [o * offset_unit(machine, b) for o in b.offsets]
+                self.slots[b.name] = [_carve(arenas[b.space], s, b, b.dtype.numpy) for s in starts]
+                if check:
+                    self.owners[b.name] = [_carve(marks[b.space], s, b, kind) for s in starts]
+                continue
+            whole = np.empty((b.slots, *b.shape), b.dtype.numpy)
+            self._poison(_bytes(whole), 0xFF)
+            self.slots[b.name] = list(whole)
+            if check:
+                owner = np.empty((b.slots, *b.shape), kind)
+                self._poison(_bytes(owner), 0)
+                self.owners[b.name] = list(owner)
+            # Scalars come out of list() as copies; keep views.
+            if not b.shape:
+                self.slots[b.name] = [whole[n : n + 1].reshape(()) for n in range(b.slots)]
+                if check:
+                    self.owners[b.name] = [owner[n : n + 1].reshape(()) for n in range(b.slots)]
+
+    def _poison(self, array: Array, value: int) -> Array:
+        self._poisoned.append((array, value))
+        return array
+
+    def forget(self) -> None:
+        """Poison every local buffer: a core begins an iteration knowing nothing."""
+        for array, value in self._poisoned:
+            array.fill(value)
+
+
+def _bytes(array: Array) -> Array:
+    import numpy as np
+
+    return array.reshape(-1).view(np.uint8)
+
+
+def _carve(arena: Array, start: int, b: Buffer, dtype: np.dtype[Any]) -> Array:
+    return arena[start : start + b.slot_bytes].view(dtype).reshape(b.shape)
+
+
+class Reference:
+    """An access prepared for repeated evaluation: one view axis per name of ``dims``, stride 0 where
+    the index does not use it.
+    """
+
+    def __init__(self, access: Access, dims: Sequence[tuple[str, int]], extents: Mapping[str, int]) -> None:
+        self.access = access
+        self.shape = tuple(extent for _, extent in dims)
+        self.bases = []
+        self.reach = []
+        for form in access.index:
+            local, base = form.split(extents)
+            self.bases.append(base)
+            self.reach.append(local.interval(extents))
+        self.steps = [[form.coefficient(name) for form in access.index] for name, _ in dims]
+
+    def start(self, env: Mapping[str, int]) -> list[int]:
+        """The index of the dims' origin."""
+        return [base.evaluate(env) for base in self.bases]
+
+    def inside(self, start: list[int], shape: tuple[int, ...]) -> bool:
+        """Whether the whole access stays in a buffer of that shape."""
+        for s, (low, high), extent in zip(start, self.reach, shape, strict=True):
+            if s + low < 0 or s + high >= extent:
+                return False
+        return True
+
+    def pick(self, slots: list[Array], env: Mapping[str, int]) -> Array:
+        """The array of the slot in use."""
+        return slots[self.access.slot.evaluate(env) % len(slots)] if len(slots) > 1 else slots[0]
+
+    def view(self, array: Array, env: Mapping[str, int]) -> Array:
+        """A writable view of the accessed elements. Raises IRError (E0555) outside the buffer."""
+        from numpy.lib.stride_tricks import as_strided
+
+        start = self.start(env)
+        if not self.inside(start, array.shape):
+            raise fail(IRError, "E0555", f"'{self.access.buffer}' of shape {list(array.shape)} is left at {start}")
+        # The ellipsis keeps a view of a scalar a view.
+        origin = array[(*(slice(s, None) for s in start), ...)]
+        strides = tuple(sum(c * s for c, s in zip(steps, array.strides, strict=True)) for steps in self.steps)
+        return as_strided(origin, self.shape, strides)
+
+    def gather(self, array: Array, env: Mapping[str, int], fill: float | int) -> Array:
+        """A copy of the accessed elements, with ``fill`` where the index leaves the buffer."""
+        import numpy as np
+
+        start = self.start(env)
+        if self.inside(start, array.shape):
+            return self.view(array, env)
+        rank = len(self.shape)
+        index, valid = [], np.ones(self.shape, bool)
+        for axis, (s, extent) in enumerate(zip(start, array.shape, strict=True)):
+            position = np.full((1,) * rank, s)
+            for dim, steps in enumerate(self.steps):
+                if steps[axis]:
+                    grid = np.arange(self.shape[dim]) * steps[axis]
+                    position = position + grid.reshape((1,) * dim + (-1,) + (1,) * (rank - dim - 1))
+            valid &= (position >= 0) & (position < extent)
+            index.append(np.clip(position, 0, extent - 1))
+        found = array[tuple(index)]
+        return np.where(valid, found, np.asarray(fill, array.dtype))
