@@ -1,8 +1,8 @@
 """What an instruction costs: the cycles it takes on its pipe (``opc.program.pipes`` says which).
 
-Shared by the scheduler and by the NPU's timing simulator, so that both mean the same figures.
-Everything comes from the machine file; an instruction's cost depends on its shape only, never on
-loop values.
+One formula over an instruction's shape, shared by the scheduler (program IR) and the NPU's timing
+simulator (listing), so that both mean the same figures. Everything comes from the machine file; the cost
+depends on the shape only, never on loop values.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from opc.dtypes import DType
 from opc.machine.model import Machine, VectorCost
 from opc.program.ir import Access, Buffer, Instr
-from opc.program.pipes import route_of
 
 _UNIT = VectorCost(0.0, 1.0, 0.0)
 
@@ -28,105 +28,148 @@ class Cost:
     latency: float
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One operand as costs see it: its space, element type, and bytes between neighbours per dimension."""
+
+    space: str
+    dtype: DType
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All that an instruction's cost depends on: class, operation, box, and operands (dst first)."""
+
+    opcode_class: str
+    op: str
+    extents: tuple[int, ...]
+    destinations: tuple[Stream, ...]
+    sources: tuple[Stream, ...]
+
+
 def cycles(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> Cost:
     """Occupancy and latency of ``instr`` on its pipe, in cycles of the machine's clock."""
-    kind = instr.opcode_class
-    if kind == "sync":
+    return cost_of(shape_of(instr, buffers), machine)
+
+
+def shape_of(instr: Instr, buffers: Mapping[str, Buffer]) -> Shape:
+    """The shape of a program instruction; loop variables do not matter."""
+    return Shape(
+        instr.opcode_class,
+        instr.op,
+        tuple(e for _, e in instr.dims),
+        tuple(_stream(a, instr, buffers) for a in instr.dst),
+        tuple(_stream(a, instr, buffers) for a in instr.sources),
+    )
+
+
+def _stream(access: Access, instr: Instr, buffers: Mapping[str, Buffer]) -> Stream:
+    buffer = buffers[access.buffer]
+    strides: dict[str, int] = dict.fromkeys((n for n, _ in instr.dims), 0)
+    pitch = buffer.dtype.bytes
+    for form, extent in zip(reversed(access.index), reversed(buffer.shape), strict=False):
+        for name, coefficient in form.terms:
+            if name in strides:
+                strides[name] += coefficient * pitch
+        pitch *= extent
+    return Stream(buffer.space, buffer.dtype, tuple(strides.values()))
+
+
+def cost_of(shape: Shape, machine: Machine) -> Cost:
+    """Occupancy and latency of an instruction of that shape."""
+    if shape.opcode_class == "sync":
         return Cost(machine.sync_cycles, machine.sync_cycles)
-    if kind == "cube":
-        busy = machine.cube_issue + _blocks(instr, buffers, machine)
+    if shape.opcode_class == "cube":
+        busy = machine.cube_issue + _blocks(shape, machine)
         return Cost(busy, busy + machine.cube_latency)
-    if kind == "vector":
-        return _vector_cost(instr, buffers, machine)
-    route = route_of(instr, buffers, machine)
+    if shape.opcode_class == "vector":
+        return _vector_cost(shape, machine)
+    source = shape.sources[0] if shape.sources else shape.destinations[0]
+    route = machine.route(shape.opcode_class, source.space, shape.destinations[0].space)
     if route is None:
         width = machine.vector_bytes or 1
-        busy = float(max(1, _repeats(instr.dst[0], instr, buffers, width)))
+        busy = float(max(1, _repeats(shape.destinations[0], shape, width)))
         return Cost(busy, busy)
-    busy = route.head + _charged_bytes(instr, buffers, machine, route.burst) / route.bandwidth
+    busy = route.head + _charged_bytes(shape, machine, route.burst) / route.bandwidth
     return Cost(busy, busy + route.latency)
 
 
 def work(instr: Instr) -> int:
     """Elements of the iteration box."""
-    count = 1
-    for _, extent in instr.dims:
-        count *= extent
-    return count
+    return _elements(tuple(e for _, e in instr.dims))
 
 
 def contiguous_run(access: Access, instr: Instr, buffers: Mapping[str, Buffer]) -> tuple[int, int]:
     """(elements in one contiguous run, number of runs) of an access over the iteration box."""
-    strides: dict[str, int] = dict.fromkeys((n for n, _ in instr.dims), 0)
-    stride = 1
-    shape = buffers[access.buffer].shape
-    for form, extent in zip(reversed(access.index), reversed(shape), strict=False):
-        for name, coefficient in form.terms:
-            if name in strides:
-                strides[name] += coefficient * stride
-        stride *= extent
+    return _runs(_stream(access, instr, buffers), tuple(e for _, e in instr.dims))
+
+
+def _elements(extents: tuple[int, ...]) -> int:
+    count = 1
+    for extent in extents:
+        count *= extent
+    return count
+
+
+def _runs(stream: Stream, extents: tuple[int, ...]) -> tuple[int, int]:
     run, runs = 1, 1
-    moving = [(strides[n], e) for n, e in instr.dims if e > 1]
+    moving = [(s, e) for s, e in zip(stream.strides, extents, strict=True) if e > 1]
     for step, extent in sorted(moving, key=lambda item: (item[0] == 0, item[0])):
-        if step == run and runs == 1:
+        if step == run * stream.dtype.bytes and runs == 1:
             run *= extent
         else:
             runs *= extent
     return run, runs
 
 
-def _charged_bytes(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine, burst: int) -> int:
+def _charged_bytes(shape: Shape, machine: Machine, burst: int) -> int:
     """Bytes a transfer is charged for: each contiguous run pays at least one burst.
 
     Spaces with a fractal reorder inside the block, so their side never breaks a run.
     """
     charged = 0
-    for access in (instr.dst[0], *instr.sources):
-        buffer = buffers[access.buffer]
-        space = machine.spaces.get(buffer.space)
+    for stream in (shape.destinations[0], *shape.sources):
+        space = machine.spaces.get(stream.space)
         if space is not None and space.fractal is not None:
-            run, runs = work(instr), 1
+            run, runs = _elements(shape.extents), 1
         else:
-            run, runs = contiguous_run(access, instr, buffers)
-        charged = max(charged, runs * max(burst, run * buffer.dtype.bytes))
+            run, runs = _runs(stream, shape.extents)
+        charged = max(charged, runs * max(burst, run * stream.dtype.bytes))
     return charged
 
 
-def _blocks(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> int:
+def _blocks(shape: Shape, machine: Machine) -> int:
     """Matrix blocks of a cube instruction; dims of all three operands count as a batch."""
-    kept = _dims_of(instr.dst[0])
-    left, right = (_dims_of(s) for s in instr.sources[:2])
+    left, right = shape.sources[:2]
     m = n = k = batch = 1
-    for name, extent in instr.dims:
-        if name not in kept:
+    dims = zip(shape.extents, shape.destinations[0].strides, left.strides, right.strides, strict=True)
+    for extent, kept, in_left, in_right in dims:
+        if not kept:
             k *= extent
-        elif name in left and name in right:
+        elif in_left and in_right:
             batch *= extent
-        elif name in left:
+        elif in_left:
             m *= extent
         else:
             n *= extent
-    dtype = buffers[instr.sources[0].buffer].dtype
-    m0, n0, k0 = machine.cube_shape.get(dtype, (1, max(1, machine.vector_bytes // dtype.bytes), 1))
+    fallback = (1, max(1, machine.vector_bytes // left.dtype.bytes), 1)
+    m0, n0, k0 = machine.cube_shape.get(left.dtype, fallback)
     return batch * ceil(m / m0) * ceil(n / n0) * ceil(k / k0)
 
 
-def _dims_of(access: Access) -> frozenset[str]:
-    return frozenset(name for form in access.index for name, _ in form.terms)
-
-
-def _vector_cost(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> Cost:
+def _vector_cost(shape: Shape, machine: Machine) -> Cost:
     costs = machine.vector_costs
-    family = "reduce" if instr.op.startswith("reduce_") else instr.op
-    model = costs.get(instr.op) or costs.get(family) or costs.get("default") or _UNIT
+    family = "reduce" if shape.op.startswith("reduce_") else shape.op
+    model = costs.get(shape.op) or costs.get(family) or costs.get("default") or _UNIT
     # A reduction streams its source; everything else is paced by what it writes.
-    paced = instr.sources[0] if family == "reduce" and instr.sources else instr.dst[0]
-    busy = model.slope * _repeats(paced, instr, buffers, machine.vector_bytes or 1)
+    paced = shape.sources[0] if family == "reduce" and shape.sources else shape.destinations[0]
+    busy = model.slope * _repeats(paced, shape, machine.vector_bytes or 1)
     return Cost(max(1.0, busy), max(1.0, model.head + busy + model.tail))
 
 
-def _repeats(access: Access, instr: Instr, buffers: Mapping[str, Buffer], width: int) -> int:
+def _repeats(stream: Stream, shape: Shape, width: int) -> int:
     """Vector steps of ``width`` bytes at the widest element type of the instruction."""
-    widest = max(buffers[a.buffer].dtype.bytes for a in (*instr.dst, *instr.sources))
-    run, runs = contiguous_run(access, instr, buffers)
+    widest = max(s.dtype.bytes for s in (*shape.destinations, *shape.sources))
+    run, runs = _runs(stream, shape.extents)
     return runs * ceil(run * widest / width)
