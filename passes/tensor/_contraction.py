@@ -8,7 +8,6 @@ from opc.dtypes import DType
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read
 from passes.tensor._algebra import Tensors, parameters
 
-
 # Cast -> types whose values it all keeps.
 _KEEPS = {
     "f64": {DType.F64, DType.F32, DType.F16, DType.BF16},
