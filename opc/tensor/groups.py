@@ -1,0 +1,110 @@
+"""The contract of groups between ``fuse`` and lowering: what makes ops one program nest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Call, Function, Op, Piece, Read, reads
+
+Problem = tuple[Op, str, str]  # where, code, message
+
+
+def group_problems(f: Function) -> Iterator[Problem]:
+    """Every way in which the groups of ``f`` break the contract; nothing before ``fuse``."""
+    if all(op.group is None for op in f.ops):
+        return
+    members: dict[str, list[Op]] = {}
+    previous: str | None = None
+    for op in f.ops:
+        if op.group is None:
+            yield op, "E0542", "no group, though other ops have one"
+            previous = None
+            continue
+        if op.group in members and op.group != previous:
+            yield op, "E0543", f"group '{op.group}' goes on after other ops"
+        members.setdefault(op.group, []).append(op)
+        previous = op.group
+    for name, ops in members.items():
+        if len(ops) > 1:
+            yield from _several(name, ops)
+
+
+def is_contraction(op: Op) -> bool:
+    """A sum over reduced dimensions of a product of two reads, casts allowed."""
+    if op.monoid != "sum" or len(op.pieces) != 1 or not op.pieces[0].reduce:
+        return False
+    body = op.pieces[0].body
+    return isinstance(body, Call) and body.fn == "mul" and all(_is_read(arg) for arg in body.args)
+
+
+def _is_read(expr: object) -> bool:
+    while isinstance(expr, Call) and expr.fn in FUNCTIONS and FUNCTIONS[expr.fn].kind == "cast" and expr.args:
+        expr = expr.args[0]
+    return isinstance(expr, Read)
+
+
+def _several(name: str, ops: list[Op]) -> Iterator[Problem]:
+    for op in ops[1:]:
+        if op.prepare != ops[0].prepare:
+            yield op, "E0544", f"group '{name}' mixes prepare and run"
+    plain = True
+    for op in ops:
+        if len(op.pieces) != 1 or op.fill is not None:
+            plain = False
+            yield (
+                op,
+                "E0545",
+                f"group '{name}' has several ops, so each has one piece and no fill; this one has not",
+            )
+    if not plain:
+        return
+    if all(op.monoid is None for op in ops[1:]) and (ops[0].monoid is None or is_contraction(ops[0])):
+        yield from _aligned(name, ops)
+    else:
+        yield from _rows(name, ops)
+
+
+def _aligned(name: str, ops: list[Op]) -> Iterator[Problem]:
+    """Contraction and pointwise groups: one domain, every tensor read where it is written."""
+    root = ops[0].pieces[0]
+    made: set[str] = {t.name for t in ops[0].outputs}
+    for op in ops[1:]:
+        piece = op.pieces[0]
+        if piece.dims != root.dims:
+            yield op, "E0546", f"its dimensions are not those of the first op of group '{name}'"
+        elif piece.index != root.index or piece.guards != root.guards:
+            yield op, "E0547", f"its output index or guards are not those of the first op of group '{name}'"
+        for read in reads(op):
+            if read.tensor in made and read.index != root.index:
+                yield op, "E0549", f"'{read.tensor}' is made in group '{name}' and read at another element"
+        made.update(t.name for t in op.outputs)
+
+
+def _rows(name: str, ops: list[Op]) -> Iterator[Problem]:
+    """Row groups: shared parallel dimensions, read as written; further dimensions are free."""
+    pieces = [op.pieces[0] for op in ops]
+    shared = set.intersection(*({d.name for d in p.dims} for p in pieces))
+    for op, piece in zip(ops[1:], pieces[1:], strict=True):
+        wrong = sorted(n for n in shared if piece.extents[n] != pieces[0].extents[n])
+        if wrong:
+            yield op, "E0548", f"dimensions {', '.join(wrong)} differ in extent within group '{name}'"
+    made: dict[str, Piece] = {}
+    for op, piece in zip(ops, pieces, strict=True):
+        for read in reads(op):
+            writer = made.get(read.tensor)
+            if writer is not None and not _same_row(writer, read, shared):
+                yield op, "E0549", f"'{read.tensor}' is made in group '{name}' and read in another row"
+        made.update((t.name, piece) for t in op.outputs)
+
+
+def _same_row(writer: Piece, read: Read, shared: set[str]) -> bool:
+    if len(writer.index) != len(read.index):
+        return False
+    for written, index in zip(writer.index, read.index, strict=True):
+        if written.names <= shared and written.names:
+            if index != written:
+                return False
+        elif written.split(shared)[0] != index.split(shared)[0]:
+            return False
+    return True
