@@ -1,0 +1,92 @@
+"""The dynamic trace of one core: loops unrolled into instruction numbers and address lists.
+
+The k-th execution of static instruction ``j`` is entry k of each of its lists, so a trace of a million
+instructions is a flat list of small numbers and no environment is ever built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opc.affine import Affine
+from opc.npu.listing import Instruction, Phase, Region, Statement, instructions
+
+Ranges = tuple[tuple[str, range], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """An instruction of the text with the loops around it (the core index first)."""
+
+    number: int
+    instruction: Instruction
+    ranges: Ranges
+
+    @property
+    def count(self) -> int:
+        n = 1
+        for _, values in self.ranges:
+            n *= len(values)
+        return n
+
+    def values(self, form: Affine) -> list[int]:
+        """The form's value at each execution, in order."""
+        found = [form.const]
+        repeat = 1
+        # Outermost first: every known value is followed by its inner iterations.
+        for var, values in self.ranges:
+            c = form.coefficient(var)
+            if c:
+                found = [v for base in found for v in [base] * repeat] if repeat > 1 else found
+                repeat = 1
+                found = [base + c * v for base in found for v in values]
+            else:
+                repeat *= len(values)
+        return [v for v in found for _ in range(repeat)] if repeat > 1 else found
+
+    def addresses(self, region: Region) -> list[int]:
+        """Address of the region's first element at each execution."""
+        base = self.values(region.base)
+        if not region.table:
+            return base
+        table, n = region.table, len(region.table)
+        return [table[s % n] + b for s, b in zip(self.values(region.select), base, strict=True)]
+
+    def environment(self, execution: int) -> dict[str, int]:
+        """The loop variables of one execution, for messages."""
+        env: dict[str, int] = {}
+        for var, values in reversed(self.ranges):
+            execution, at = divmod(execution, len(values))
+            env[var] = values[at]
+        return {var: env[var] for var, _ in self.ranges}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """``order`` lists static instruction numbers in program order."""
+
+    statics: tuple[Static, ...]
+    order: list[int]
+
+
+def expand(phase: Phase, iterations: range) -> Trace:
+    """The trace of one core that runs ``iterations`` of a phase."""
+    outer = (phase.var, iterations)
+    statics = tuple(
+        Static(n, i, (outer, *((loop.var, range(loop.extent)) for loop in loops)))
+        for n, (i, loops) in enumerate(instructions(phase.body))
+    )
+    order, _ = _order(phase.body, 0)
+    return Trace(statics, order * len(iterations))
+
+
+def _order(body: tuple[Statement, ...], first: int) -> tuple[list[int], int]:
+    order: list[int] = []
+    for s in body:
+        if isinstance(s, Instruction):
+            order.append(first)
+            first += 1
+        else:
+            inner, first = _order(s.body, first)
+            order += inner * s.extent
+    return order, first
