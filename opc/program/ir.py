@@ -75,7 +75,8 @@ class Instr:
     destination when this form is 0 and accumulates otherwise (None: always accumulates).
     ``fill``: value of source elements whose index leaves the source buffer (copies only).
     ``form``: value written by ``vector.iota``, or the count already merged for ``reduce_moments``.
-    ``flag``: (source pipe, destination pipe, event id) of sync instructions, (pipe, pipe, 0) of barriers.
+    ``flag``: (source pipe, destination pipe, event id) of sync instructions, (pipe, pipe, 0) of barriers;
+    the id counts modulo the machine's event ids, and a barrier may name the pipe "ALL".
     ``stage``: pipeline stage, set by ``pipeline``. ``line``: source line.
     """
 

@@ -37,7 +37,7 @@ def machine_problems(program: Program, machine: Machine, level: str) -> list[Dia
         return found
     found += [Diagnostic("E0561", m) for m in _offsets(program, machine)]
     for instr, loops in instructions(program.body):
-        checks = list(_sync(instr, loops, machine))
+        checks = list(_sync(instr, machine))
         if level != "tiled":
             checks += _legal(instr, table, machine)
         if level == "expanded":
@@ -176,18 +176,15 @@ def _moving(access: Access, around: set[str]) -> Iterator[str]:
             yield str(form)
 
 
-def _sync(i: Instr, loops: tuple[Loop, ...], machine: Machine) -> Iterator[tuple[str, str]]:
+def _sync(i: Instr, machine: Machine) -> Iterator[tuple[str, str]]:
     if i.flag is None:
         return
     if machine.sync != "flags":
         yield "E0567", f"{machine.name} keeps program order, it has no {i.opcode}"
         return
-    source, target, number = i.flag
+    source, target, _ = i.flag
     for pipe in dict.fromkeys((source, target)):
-        if pipe not in machine.pipes:
+        if pipe not in machine.pipes and not (pipe == "ALL" and i.op == "barrier"):
             yield "E0567", f"{machine.name} has no pipe '{pipe}'"
     if (source == target) != (i.op == "barrier"):
         yield "E0567", "a flag goes between two pipes, a barrier stays in one"
-    low, high = number.interval({loop.var: loop.extent for loop in loops})
-    if i.op != "barrier" and (low < 0 or high >= machine.event_ids):
-        yield "E0567", f"event id {number} reaches {low} to {high}, {machine.name} has {machine.event_ids}"

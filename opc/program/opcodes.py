@@ -50,6 +50,8 @@ _VECTOR = (
         if f.kind != "cast"
     ),
 )
+# A flag's id is a form of loop variables, taken modulo the machine's event ids: `2*i + 1` of 4 ids
+# alternates between 1 and 3. A barrier on pipe "ALL" orders every pipe with every other.
 _SYNC = (
     Opcode("sync.set_flag", 0, 0, False, "after all earlier work of the source pipe: set the binary flag"),
     Opcode("sync.wait_flag", 0, 0, False, "block the destination pipe until the flag is set, then clear it"),

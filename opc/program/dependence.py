@@ -1,0 +1,311 @@
+"""Which instructions of a body must keep their order, and across how many iterations.
+
+Two accesses conflict when one writes and their regions may meet: in one buffer when the slots may be
+equal and the boxes (with the lattice of their steps) may overlap on every axis; in two local buffers,
+or two of the packed or workspace blob, when their planned ranges share bytes. Loops inside a statement
+are summarised by letting their variables range freely.
+
+Distances count iterations of the enclosing loops as one flattened sequence, so a dependence that
+crosses the end of an inner loop has a distance too. Every answer errs towards "conflict" and towards
+the shorter distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import gcd
+
+from opc.affine import Affine
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
+from opc.program.memory import slot_size
+from opc.program.opcodes import OPCODES
+
+FAR = 8  # distances beyond it are reported as FAR + 1
+KINDS = ("RAW", "WAR", "WAW")
+_ENUMERABLE = 256
+
+Shift = Mapping[str, int]  # loop variable -> how much later the second access is
+Extents = Mapping[str, int]
+Pairs = frozenset[tuple[int, int]]  # slots of two buffers that share bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Dep:
+    """Statement ``target`` must follow statement ``source``, ``distance`` iterations later (0: the
+    same iteration). No conflict between the two is closer; farther ones may exist.
+    """
+
+    source: int
+    target: int
+    kind: str
+    distance: int
+    buffer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Values ``base + low … base + high`` in steps of ``step`` (0: one value); ``base`` is a form of
+    the loop variables outside.
+    """
+
+    base: Affine
+    low: int
+    high: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One access: what it does to which region."""
+
+    buffer: str
+    reads: bool
+    writes: bool
+    slot: Span
+    axes: tuple[Span, ...]
+
+
+def touches(stmt: Stmt) -> tuple[Touch, ...]:
+    """All accesses of a statement as seen from outside it."""
+    found: dict[Touch, None] = {}
+    stack: list[tuple[Stmt, dict[str, int]]] = [(stmt, {})]
+    while stack:
+        s, inside = stack.pop()
+        if isinstance(s, Loop):
+            deeper = {**inside, s.var: s.extent}
+            stack.extend((inner, deeper) for inner in reversed(s.body))
+        else:
+            found.update(dict.fromkeys(instr_touches(s, inside)))
+    return tuple(found)
+
+
+def instr_touches(instr: Instr, inside: Extents) -> list[Touch]:
+    """Accesses of one instruction; the variables in ``inside`` range freely."""
+    extents = {**inside, **instr.extents}
+    found = [_touch(a, extents, True, False) for a in instr.sources]
+    overwrites = instr.init is not None and instr.init.is_const and instr.init.const == 0
+    updates = OPCODES[instr.opcode].reduces and not overwrites
+    return found + [_touch(a, extents, updates, True) for a in instr.dst]
+
+
+def _touch(access: Access, extents: Extents, reads: bool, writes: bool) -> Touch:
+    axes = tuple(_span(form, extents) for form in access.index)
+    return Touch(access.buffer, reads, writes, _span(access.slot, extents), axes)
+
+
+def _span(form: Affine, extents: Extents) -> Span:
+    if not any(name in extents for name, _ in form.terms):
+        return Span(form, 0, 0, 0)
+    local, base = form.split(extents)
+    low, high = local.interval(extents)
+    step = 0
+    for name, c in local.terms:
+        if extents[name] > 1:
+            step = gcd(step, c)
+    return Span(base, low, high, step)
+
+
+class Dependences:
+    """Answers for one program; ``machine`` gives the sizes that planned buffers occupy."""
+
+    def __init__(self, program: Program, machine: Machine) -> None:
+        self.buffers = program.table()
+        self._shared = _shared_slots(program, machine)
+
+    def may_meet(self, a: Touch, b: Touch) -> bool:
+        """Whether the two touch memory that could be the same at all, and one writes."""
+        if not (a.writes or b.writes):
+            return False
+        return a.buffer == b.buffer or (a.buffer, b.buffer) in self._shared
+
+    def meet(self, a: Touch, b: Touch, shift: Shift, extents: Extents) -> bool:
+        """Whether ``a`` now and ``b`` ``shift`` later may touch a common element.
+
+        ``extents`` holds every loop around both; loops that are not in ``shift`` have no fixed
+        relation between the two.
+        """
+        if a.buffer == b.buffer:
+            slots = self.buffers[a.buffer].slots
+            if slots > 1 and not _congruent(a.slot, b.slot, shift, extents, slots):
+                return False
+            return all(_overlap(p, q, shift, extents) for p, q in zip(a.axes, b.axes, strict=True))
+        pairs = self._shared[a.buffer, b.buffer]
+        counts = (self.buffers[a.buffer].slots, self.buffers[b.buffer].slots)
+        return _slots_meet(a.slot, b.slot, shift, extents, counts, pairs)
+
+    def between(
+        self, nodes: Sequence[tuple[Touch, ...]], loops: Sequence[Loop], carried: int = 1
+    ) -> list[Dep]:
+        """Dependences among nodes (each the touches of some statement) of one body.
+
+        ``loops`` are the loops around the body, outermost first. The ``carried`` innermost of them
+        count as iterations; of the others both ends see the same iteration.
+        """
+        steps = _Steps(loops, carried)
+        found: list[Dep] = []
+        by_buffer: dict[str, list[int]] = {}
+        for n, node in enumerate(nodes):
+            for name in dict.fromkeys(t.buffer for t in node):
+                by_buffer.setdefault(name, []).append(n)
+        for s, node in enumerate(nodes):
+            names = {name for touch in node for name in self._aliases(touch.buffer)}
+            for t in sorted({t for name in names for t in by_buffer.get(name, ())}):
+                found += self._pair(s, node, t, nodes[t], steps)
+        return found
+
+    def _aliases(self, name: str) -> Iterable[str]:
+        return (name, *(b for a, b in self._shared if a == name))
+
+    def _pair(
+        self, s: int, source: tuple[Touch, ...], t: int, target: tuple[Touch, ...], steps: _Steps
+    ) -> list[Dep]:
+        best: dict[str, Dep] = {}
+        for a in source:
+            for b in target:
+                if not self.may_meet(a, b):
+                    continue
+                distance = steps.first(self, a, b, int(s >= t))
+                if distance is None:
+                    continue
+                for kind in _kinds(a, b):
+                    if kind not in best or distance < best[kind].distance:
+                        best[kind] = Dep(s, t, kind, distance, a.buffer)
+        return [best[k] for k in KINDS if k in best]
+
+
+def dependences(
+    body: Sequence[Stmt], loops: Sequence[Loop], program: Program, machine: Machine, carried: int = 1
+) -> list[Dep]:
+    """Dependences among the statements of ``body``, which ``loops`` (outermost first) surround.
+
+    For each ordered pair and kind the least distance, 0 only where the source comes first. The
+    ``carried`` innermost loops count as iterations (pass 0 for order inside one iteration only).
+    """
+    return Dependences(program, machine).between([touches(s) for s in body], loops, carried)
+
+
+def _kinds(a: Touch, b: Touch) -> list[str]:
+    holds = (a.writes and b.reads, a.reads and b.writes, a.writes and b.writes)
+    return [kind for kind, true in zip(KINDS, holds, strict=True) if true]
+
+
+class _Steps:
+    """The distances to try: for each the shifts of the loop variables that it can mean."""
+
+    def __init__(self, loops: Sequence[Loop], carried: int) -> None:
+        self.extents = {loop.var: loop.extent for loop in loops}
+        split = len(loops) - carried
+        self.fixed = {loop.var: 0 for loop in loops[:split]}
+        self.carriers = [(loop.var, loop.extent) for loop in loops[split:]]
+        self.total = 1
+        for _, extent in self.carriers:
+            self.total *= extent
+        self._shifts: dict[int, list[dict[str, int]]] = {}
+
+    def first(self, known: Dependences, a: Touch, b: Touch, least: int) -> int | None:
+        """The least distance at which ``b`` conflicts with ``a``; None if there is none."""
+        if not known.meet(a, b, self.fixed, self.extents):
+            return None
+        for distance in range(least, min(self.total, FAR + 1)):
+            if any(known.meet(a, b, shift, self.extents) for shift in self.shifts(distance)):
+                return distance
+        return FAR + 1 if self.total > FAR + 1 else None
+
+    def shifts(self, distance: int) -> list[dict[str, int]]:
+        """Every way the variables can move when the flattened iteration advances by ``distance``."""
+        if distance not in self._shifts:
+            partial: list[tuple[int, dict[str, int]]] = [(0, dict(self.fixed))]
+            rest = distance
+            for var, extent in reversed(self.carriers):
+                rest, digit = divmod(rest, extent)
+                partial = [
+                    (up, {**known, var: move})
+                    for carry, known in partial
+                    for up, move in ((0, digit + carry), (1, digit + carry - extent))
+                    if abs(move) < extent
+                ]
+            # What remains to carry beyond the outermost loop would leave the sequence.
+            self._shifts[distance] = [known for carry, known in partial if carry + rest == 0]
+        return self._shifts[distance]
+
+
+def _difference(p: Span, q: Span, shift: Shift, extents: Extents) -> tuple[int, int, int, int]:
+    """(constant, low, high, step) of q's value minus p's, q being ``shift`` later."""
+    const = q.base.const - p.base.const
+    low, high, step = q.low - p.high, q.high - p.low, gcd(p.step, q.step)
+    # The lattices start at the low ends.
+    offset = q.low - p.low
+    if p.base.terms == q.base.terms and all(name in shift for name, _ in q.base.terms):
+        const += sum(c * shift[name] for name, c in q.base.terms)
+        return const + offset, low - offset, high - offset, step
+    first, second = dict(p.base.terms), dict(q.base.terms)
+    for name in sorted(first.keys() | second.keys()):
+        a, b = first.get(name, 0), second.get(name, 0)
+        # A variable with a fixed shift is one unknown, any other is two.
+        for free in (b - a,) if name in shift else (-a, b):
+            reach = free * (extents[name] - 1)
+            low, high = low + min(reach, 0), high + max(reach, 0)
+            step = gcd(step, free) if extents[name] > 1 else step
+        const += b * shift.get(name, 0)
+    return const + offset, low - offset, high - offset, step
+
+
+def _overlap(p: Span, q: Span, shift: Shift, extents: Extents) -> bool:
+    const, low, high, step = _difference(p, q, shift, extents)
+    if not const + low <= 0 <= const + high:
+        return False
+    return const % step == 0 if step else const == 0
+
+
+def _congruent(p: Span, q: Span, shift: Shift, extents: Extents, slots: int) -> bool:
+    const, _, _, step = _difference(p, q, shift, extents)
+    return const % gcd(step, slots) == 0
+
+
+def _slots_meet(
+    p: Span, q: Span, shift: Shift, extents: Extents, counts: tuple[int, int], pairs: Pairs
+) -> bool:
+    """Whether slots of two different buffers that share bytes can be live at the two ends."""
+    names = sorted(p.base.names | q.base.names)
+    if p.step or q.step or any(name not in shift for name in names):
+        return True
+    ranges = [range(min(extents[name], counts[0] * counts[1])) for name in names]
+    size = 1
+    for r in ranges:
+        size *= len(r)
+    if size > _ENUMERABLE:
+        return True
+    for point in product(*ranges):
+        now = dict(zip(names, point, strict=True))
+        later = {name: value + shift[name] for name, value in now.items()}
+        if (p.base.evaluate(now) % counts[0], q.base.evaluate(later) % counts[1]) in pairs:
+            return True
+    return False
+
+
+def _shared_slots(program: Program, machine: Machine) -> dict[tuple[str, str], Pairs]:
+    """For pairs of different buffers the pairs of slots whose planned ranges share bytes."""
+    found: dict[tuple[str, str], Pairs] = {}
+    planned = [b for b in program.buffers if b.offsets]
+    for i, a in enumerate(planned):
+        for b in planned[i + 1 :]:
+            if (a.space, a.kind) != (b.space, b.kind):
+                continue
+            pairs = _sharing(a, b, machine)
+            if pairs:
+                found[a.name, b.name] = frozenset(pairs)
+                found[b.name, a.name] = frozenset((j, i) for i, j in pairs)
+    return found
+
+
+def _sharing(a: Buffer, b: Buffer, machine: Machine) -> list[tuple[int, int]]:
+    size_a, size_b = slot_size(machine, a), slot_size(machine, b)
+    return [
+        (i, j)
+        for i, x in enumerate(a.offsets)
+        for j, y in enumerate(b.offsets)
+        if x < y + size_b and y < x + size_a
+    ]
