@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,21 @@ def parse_ir(text: str, file: str) -> Any:
     return parse_module(text, file)
 
 
-def verifier(machine: Machine) -> Callable[[Any], None]:
-    """The check a pipeline runs after every pass."""
+# How far a program has come after a pass; the passes between keep the level. See opc.program.verify.
+_LEVELS = {"tile": "tiled", "assign-spaces": "legal", "expand-slots": "expanded"}
 
-    def verify(ir: Any) -> None:
-        if isinstance(ir, Function):
-            from opc.tensor.verify import verify as check_function
 
-            check_function(ir)
-            return
-        from opc.program.verify import verify as check_program
+def verify(ir: Any, machine: Machine, level: str = "tiled") -> None:
+    """Raise IRError with every broken invariant of a function, program or module."""
+    if isinstance(ir, Function):
+        from opc.tensor.verify import verify as check_function
 
-        for program in ir.programs if isinstance(ir, Module) else (ir,):
-            check_program(program, machine)
+        check_function(ir)
+        return
+    from opc.program.verify import verify as check_program
 
-    return verify
+    for program in ir.programs if isinstance(ir, Module) else (ir,):
+        check_program(program, machine, level)
 
 
 def run_passes(
@@ -76,23 +77,21 @@ def run_passes(
 
     The exception then carries a note with the one-line command that replays the failure.
     """
-    good: list[Any] = [ir]
     done: list[Step] = []
-
-    def keep(step: Step) -> None:
-        good[0] = step.ir
-        done.append(step)
-        if after is not None:
-            after(step)
-
-    try:
-        return Pipeline(tuple(passes), verifier(machine)).run(ir, Context(machine), keep)
-    except OpcError as problem:
-        if not isinstance(problem, IRError):
-            raise  # the kernel is at fault, not the pass
-        raise _blame(problem, good[0], passes[len(done)], machine, dump) from problem
-    except Exception as problem:
-        raise _blame(problem, good[0], passes[len(done)], machine, dump) from problem
+    level = "tiled"
+    for p in passes:
+        level = _LEVELS.get(p.name, level)
+        check = partial(verify, machine=machine, level=level)
+        try:
+            ir, steps = Pipeline((p,), check).run(ir, Context(machine), after)
+        except OpcError as problem:
+            if not isinstance(problem, IRError):
+                raise  # the kernel is at fault, not the pass
+            raise _blame(problem, ir, p, machine, dump) from problem
+        except Exception as problem:
+            raise _blame(problem, ir, p, machine, dump) from problem
+        done += steps
+    return ir, done
 
 
 class PassFailure(Exception):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from opc import data, machine
-from opc.build import parse_ir, run_passes, text_of, verifier
+from opc.build import parse_ir, run_passes, text_of, verify
 from opc.driver import pass_table
 from opc.errors import OpcError
 from opc.machine.model import Machine
@@ -69,7 +69,7 @@ def test_file(path: Path, bless: bool) -> None:
     case = Case.read(path)
     ir = parse_ir(case.before, path.name)
     assert text_of(ir) == case.before, "the input is not canonical text"
-    verifier(case.machine)(ir)
+    verify(ir, case.machine)
     text, result = transform(case, ir)
     if result is not None:
         assert text_of(parse_ir(text, path.name)) == text, "the output does not read back"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from opc import driver
-from opc.build import parse_ir, run_passes, text_of, verifier
+from opc.build import parse_ir, run_passes, text_of, verify
 from opc.files import read_text, write_atomic
 from opc.pipeline import Step, parse_passes
 from opc.report.tables import duration, table
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Read, verify, run the passes with verification after each, print."""
     machine = driver.target_machine("", options.machine)
     ir = parse_ir(read_text(options.file), "<stdin>" if options.file == "-" else options.file)
-    verifier(machine)(ir)
+    verify(ir, machine)
     passes = parse_passes(options.passes, driver.pass_table())
 
     def after(step: Step) -> None:

@@ -1,0 +1,216 @@
+"""A compiled kernel: call it, bind its parameters, look inside, save it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from opc.build import Build
+from opc.errors import RuntimeCallError, fail
+from opc.signature import Signature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from opc.arrays import Array
+    from opc.cpu import CpuKernel
+    from opc.npu import Timeline
+    from opc.npu_kernel import NpuKernel
+
+Result = Any  # one array, or a tuple of arrays
+
+
+class Kernel:
+    """A kernel compiled for one set of sizes, one dtype and one memory order.
+
+    Call it with arrays in declared order or by name: ``y = kernel(x, w, gamma, beta, mean, var)``, or
+    ``kernel(x, w=w, ..., out=y)``. Inputs are used in place where they are dense in the kernel's memory
+    order. Calls may run in several threads at once; the interpreter lock is released while native code runs.
+
+    Raises RuntimeCallError (E0901–E0913) for arrays it cannot use. Made by ``opc.compile`` and ``opc.load``.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        native: CpuKernel | None,
+        npu: Callable[[], NpuKernel],
+        threads: int,
+    ) -> None:
+        self._build, self._native, self._make_npu = build, native, npu
+        self._threads = threads
+        self._npu: NpuKernel | None = None
+        self._lock = threading.Lock()
+        self.signature = Signature(build.source)
+        self.name = build.source.name
+        self.machine = build.machine.name
+        self.doc = build.source.doc
+
+    def __repr__(self) -> str:
+        return f"<opc.Kernel {self.name}{self.signature} on {self.machine}>"
+
+    # Running
+
+    def __call__(self, *arrays: object, out: object = None, **named: object) -> Result:
+        """Run on ``arrays``; parameters are packed anew each time, so they are never stale.
+
+        Returns the result array, or a tuple of them. With ``out=`` (an array, or a tuple) results are
+        written there. Raises RuntimeCallError E0901–E0912.
+        """
+        native = self.native
+        inputs = self.signature.inputs(arrays, named)
+        outputs = self.signature.outputs(out, inputs)
+        packed = native.prepare(inputs, self._threads)
+        native.run(inputs, packed, self._named(outputs), self._threads)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def bind(self, **params: object) -> BoundKernel:
+        """A kernel with all its ``param`` arguments packed once. Raises RuntimeCallError E0901–E0911.
+
+        The arrays may change afterwards without effect; bind again to take the new values.
+        """
+        for name in params:
+            if self.signature.slot(name).kind != "param":
+                known = ", ".join(s.name for s in self.signature.params) or "none"
+                message = f"'{name}' of '{self.name}' is not a parameter"
+                raise fail(RuntimeCallError, "E0911", message, help=f"its parameters: {known}")
+        found = {s.name: s.accept(params[s.name]) for s in self.signature.params if s.name in params}
+        if len(found) != len(self.signature.params):
+            missing = ", ".join(s.name for s in self.signature.params if s.name not in found)
+            message = f"bind of '{self.name}' lacks {missing}"
+            raise fail(RuntimeCallError, "E0911", message, help="bind all parameters together")
+        return BoundKernel(self, found)
+
+    def start(self, *arrays: object, out: object = None, **named: object) -> Pending:
+        """Begin a call in the background; ``wait()`` on the answer gives its result."""
+        return Pending(lambda: self(*arrays, out=out, **named))
+
+    def empty(self, name: str) -> Array:
+        """An uninitialised array for an argument or result, in the kernel's memory order."""
+        return self.signature.slot(name).empty()
+
+    def _named(self, outputs: tuple[Array, ...]) -> dict[str, Array]:
+        return {s.name: a for s, a in zip(self.signature.results, outputs, strict=True)}
+
+    # Looking inside
+
+    @property
+    def native(self) -> CpuKernel:
+        """The CPU back end's kernel. Raises RuntimeCallError E0912 if there is none."""
+        if self._native is None:
+            message = f"'{self.name}' was compiled for {self.machine}, which is simulated"
+            raise fail(RuntimeCallError, "E0912", message, help="use kernel.simulate(...), or compile for a CPU")
+        return self._native
+
+    @property
+    def npu(self) -> NpuKernel:
+        """The same kernel for the NPU, built on first use. Raises MachineError for a dtype it lacks."""
+        with self._lock:
+            if self._npu is None:
+                self._npu = self._make_npu()
+            return self._npu
+
+    @property
+    def llvm_ir(self) -> str:
+        """Optimised LLVM IR."""
+        return self.native.llvm_ir
+
+    @property
+    def asm(self) -> str:
+        """Assembly of the machine the kernel was compiled for."""
+        return self.native.asm
+
+    @property
+    def tensor_ir(self) -> str:
+        """Tensor IR after its passes, as canonical text."""
+        from opc.build import text_of
+
+        return text_of(self._build.function)
+
+    @property
+    def program_ir(self) -> str:
+        """Program IR after its passes, as canonical text."""
+        from opc.build import text_of
+
+        return text_of(self._build.module)
+
+    @property
+    def listing(self) -> str:
+        """The NPU listing: prepare, then run."""
+        return self.npu.text
+
+    @property
+    def timeline(self) -> Timeline:
+        """Simulated time of the listing: cycles, and what every pipe did when."""
+        return self.npu.timeline
+
+    def simulate(self, *arrays: object, **named: object) -> Result:
+        """Run the NPU listing on the simulator and return its results.
+
+        Raises RuntimeCallError for arrays it cannot use and ListingError for a listing that is not safe.
+        """
+        signature = self.npu.signature
+        results = self.npu.simulate(signature.inputs(arrays, named))
+        outputs = tuple(results[s.name] for s in signature.results)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    # Keeping
+
+    def save(self, path: str | Path) -> None:
+        """Write the kernel to one file that ``opc.load`` reads; whole or not at all. Raises E0923."""
+        from opc.archive import save
+
+        save(self._build, path)
+
+
+class BoundKernel:
+    """A kernel whose parameters were packed once by ``Kernel.bind``; call it with the inputs."""
+
+    def __init__(self, kernel: Kernel, params: Mapping[str, Array]) -> None:
+        self.kernel = kernel
+        self._params = dict(params)
+        self._packed = kernel.native.prepare(params, kernel._threads)
+
+    def __repr__(self) -> str:
+        return f"{self.kernel!r} with {', '.join(self._params)} bound"
+
+    def __call__(self, *arrays: object, out: object = None, **named: object) -> Result:
+        """Run on the inputs that are not bound. Raises RuntimeCallError E0901–E0910."""
+        signature = self.kernel.signature
+        inputs = signature.inputs(arrays, named, self._params)
+        outputs = signature.outputs(out, inputs)
+        self.kernel.native.run(inputs, self._packed, self.kernel._named(outputs), self.kernel._threads)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def start(self, *arrays: object, out: object = None, **named: object) -> Pending:
+        """Begin a call in the background; ``wait()`` on the answer gives its result."""
+        return Pending(lambda: self(*arrays, out=out, **named))
+
+
+class Pending:
+    """A call under way in another thread."""
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call = call
+        self._result: Result = None
+        self._problem: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as problem:
+            self._problem = problem
+
+    def done(self) -> bool:
+        """Whether ``wait`` would return at once."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> Result:
+        """The result of the call, or its exception; may be called again."""
+        self._thread.join()
+        if self._problem is not None:
+            raise self._problem
+        return self._result
