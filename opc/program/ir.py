@@ -7,7 +7,7 @@ The region an operand touches is the box hull of that access.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
@@ -188,3 +188,11 @@ class Module:
     @property
     def programs(self) -> tuple[Program, Program]:
         return self.prepare, self.run
+
+
+def map_programs(ir: Module | Program, rewrite: Callable[[Program], Program]) -> Module | Program:
+    """``rewrite`` applied to a program or to both of a module; the same object if nothing changed."""
+    if isinstance(ir, Program):
+        return rewrite(ir)
+    prepare, run = (rewrite(p) for p in ir.programs)
+    return ir if prepare is ir.prepare and run is ir.run else Module(prepare, run)
