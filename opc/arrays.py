@@ -157,3 +157,8 @@ def _short(dtype: np.dtype[Any]) -> str:
         if kind.numpy == dtype:
             return str(kind)
     return "f32"
+
+
+def physical(array: Array, tensor: Tensor) -> Array:
+    """A view of ``array`` whose axes run in memory order, as program buffers declare them."""
+    return array.transpose(tensor.memory_order)

@@ -146,8 +146,9 @@ class _Reader:
 
 
 def print_module(module: Module) -> str:
-    """Both programs, prepare first."""
-    return "".join(print_program(p) for p in module.programs)
+    """Both programs, prepare first; an empty prepare is left out."""
+    shown = module.programs if module.prepare.body or module.prepare.buffers else (module.run,)
+    return "".join(print_program(p) for p in shown)
 
 
 def parse_module(text: str, file: str = "<program>") -> Module:

@@ -1,0 +1,83 @@
+"""Saved kernels: one archive of canonical texts with a checksum each, and nothing executable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opc import machine as machines
+from opc.build import Build, text_of
+from opc.errors import OpcError, RuntimeCallError, fail
+from opc.files import read_bytes, write_atomic
+
+if TYPE_CHECKING:
+    from opc.program.ir import Module
+    from opc.tensor.ir import Function
+
+FORMAT = "opc-kernel v1"
+_PARTS = ("source.tensor", "function.tensor", "module.program")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp keeps archives reproducible
+
+
+def save(build: Build, path: str | Path) -> None:
+    """Write the kernel's texts to ``path``, whole or not at all. Raises RuntimeCallError E0923."""
+    parts = {
+        "source.tensor": text_of(build.source),
+        "function.tensor": text_of(build.function),
+        "module.program": text_of(build.module),
+    }
+    manifest = {
+        "format": FORMAT,
+        "machine": build.machine.name,
+        "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()},
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in {"manifest.json": json.dumps(manifest, indent=2), **parts}.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
+    write_atomic(Path(path), buffer.getvalue())
+
+
+def read(path: str | Path) -> Build:
+    """The build that ``save`` wrote. Raises RuntimeCallError E0914, E0920."""
+    raw = read_bytes(str(path))
+    try:
+        manifest, parts = _parts(raw)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError) as problem:
+        raise _unusable(path, f"it is no saved kernel ({problem})") from None
+    if manifest.get("format") != FORMAT:
+        raise _unusable(path, f"its format is {manifest.get('format')}, this opc reads {FORMAT}")
+    for name, text in parts.items():
+        if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"].get(name):
+            raise _unusable(path, f"its part {name} is damaged")
+    try:
+        machine = machines.load(str(manifest["machine"]))
+        source, function, module = _parse(parts)
+    except OpcError as error:
+        raise _unusable(path, error.diagnostics[0].message) from None
+    return Build(machine, source, function, module, ())
+
+
+def _parts(raw: bytes) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        return manifest, {name: archive.read(name).decode("utf-8") for name in _PARTS}
+
+
+def _parse(parts: dict[str, str]) -> tuple[Function, Function, Module]:
+    from opc.program.text import parse_module
+    from opc.tensor.text import parse_function
+
+    source = parse_function(parts["source.tensor"], "source.tensor")
+    function = parse_function(parts["function.tensor"], "function.tensor")
+    return source, function, parse_module(parts["module.program"], "module.program")
+
+
+def _unusable(path: str | Path, reason: str) -> OpcError:
+    return fail(
+        RuntimeCallError, "E0914", f"cannot load '{path}': {reason}", help="save the kernel again, or compile its source"
+    )
