@@ -1,0 +1,158 @@
+"""Elementwise instructions: vector.*, scale.drain and copies whose source index never leaves its buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from opc.affine import Affine
+from opc.cpu import access, nest, ops, values
+from opc.cpu.function import Function
+from opc.cpu.layout import View
+from opc.cpu.values import Vec
+from opc.program.ir import Instr
+
+UNROLL_LIMIT = 512  # vectors; above it register buffers fall back to the stack
+COPIES = ("copy_in.copy", "copy_out.copy", "vector.copy", "scale.drain")
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An elementwise instruction with its operands linearised; literals stay numbers."""
+
+    instr: Instr
+    dst: View
+    src: tuple[View | float | int, ...]
+
+    @property
+    def views(self) -> list[View]:
+        return [self.dst, *(s for s in self.src if isinstance(s, View))]
+
+    @property
+    def move(self) -> bool:
+        """True if bits are copied unchanged."""
+        source = self.src[0] if self.src else 0
+        return (
+            self.instr.opcode in COPIES
+            and isinstance(source, View)
+            and source.dtype is self.dst.dtype
+            and "relu" not in self.instr.scale
+        )
+
+
+def emit(f: Function, e: Element) -> None:
+    """Emit the whole instruction."""
+    dims = nest.significant(f, e.instr.dims)
+    form = e.instr.form or Affine()
+    dims, forms = nest.merge(dims, [*(v.form for v in e.views), form])
+    e, form = _with_forms(e, forms[:-1]), forms[-1]
+    if e.move and _block_move(f, e, dims):
+        return
+    vector = _vector_dim(e, dims)
+    lanes = _lanes(f, e, vector.extent)
+    outer = nest.by_stride([d for d in dims if d is not vector], e.dst)
+    count = -(-vector.extent // lanes)
+    for d in outer:
+        count *= d.extent
+    unroll = count <= (UNROLL_LIMIT if any(v.register for v in e.views) else 8)
+
+    def body(live: int) -> None:
+        store_result(f, e, vector.name, _value(f, e, form, vector.name, lanes, live), live)
+
+    nest.walk(f, outer, lambda: nest.chunks(f, vector, lanes, body, unroll), unroll)
+
+
+def _with_forms(e: Element, forms: list[Affine]) -> Element:
+    left = iter(forms)
+    dst = replace(e.dst, form=next(left))
+    return replace(e, dst=dst, src=tuple(replace(s, form=next(left)) if isinstance(s, View) else s for s in e.src))
+
+
+def _block_move(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
+    """Long contiguous rows in memory go through memcpy."""
+    source = e.src[0]
+    assert isinstance(source, View)
+    inner = [d for d in dims if e.dst.stride(d.name) == 1 and source.stride(d.name) == 1]
+    size = e.dst.dtype.bytes
+    if e.dst.register or source.register or not inner or inner[0].extent * size < 256:
+        return False
+    length = inner[0].extent * size
+    f.bind({inner[0].name: 0})
+
+    def body() -> None:
+        copy_bytes(f, f.pointer(e.dst.base, e.dst.form), f.pointer(source.base, source.form), str(length))
+
+    outer = nest.by_stride([d for d in dims if d is not inner[0]], e.dst)
+    nest.walk(f, outer, body, unroll=False)
+    return True
+
+
+def copy_bytes(f: Function, to: str, source: str, length: str) -> None:
+    f.call("llvm.memcpy.p0.p0.i64", "void", [to, source, length, "false"], ["ptr", "ptr", "i64", "i1"])
+
+
+def _vector_dim(e: Element, dims: list[nest.Dim]) -> nest.Dim:
+    """Unit stride in the destination before unit stride in the sources before length."""
+    if not dims:
+        return nest.Dim("one.", 1)
+
+    def merit(d: nest.Dim) -> tuple[int, int, int]:
+        strides = [v.stride(d.name) for v in e.views]
+        return (strides[0] == 1) * 2 + sum(s == 1 for s in strides[1:]), sum(s == 0 for s in strides), d.extent
+
+    return max(dims, key=merit)
+
+
+def _lanes(f: Function, e: Element, extent: int) -> int:
+    width = max((v.dtype.compute.bytes for v in e.views), default=4)
+    if e.move and not any(v.register for v in e.views):
+        width = e.dst.dtype.bytes
+    if extent == 1:
+        f.bind({"one.": 0})
+        return 1
+    return min(f.module.vector_bytes // width, 1 << (extent - 1).bit_length())
+
+
+def _value(f: Function, e: Element, form: Affine, dim: str, lanes: int, live: int) -> Vec:
+    i = e.instr
+    if i.op == "iota":
+        return iota(f, form, dim, lanes)
+    operands: list[ops.Value] = [
+        access.load(f, s, dim, lanes, live, raw=e.move) if isinstance(s, View) else s for s in e.src
+    ]
+    if i.opcode in COPIES:
+        return _copied(f, e, operands[0], lanes)
+    loaded = operands[1:] if i.op == "select" else operands
+    kinds = [v.kind for v in loaded if isinstance(v, Vec)]
+    literals = [v for v in loaded if not isinstance(v, Vec)]
+    kind = ops.compute_kind(i.op, kinds, literals, str(e.dst.dtype.compute))
+    return ops.apply(f, i.op, operands, kind, lanes)
+
+
+def _copied(f: Function, e: Element, value: ops.Value, lanes: int) -> Vec:
+    if not isinstance(value, Vec):
+        return values.splat(str(e.dst.dtype.compute), lanes, value)
+    for form in e.instr.scale:
+        if form == "relu":
+            value = ops.apply(f, "max", [value, 0], value.kind, lanes)
+    return value
+
+
+def iota(f: Function, form: Affine, dim: str, lanes: int) -> Vec:
+    """The form's value as i32, stepping along ``dim``."""
+    start = f.index(form)
+    if isinstance(start, int):
+        base: Vec = values.splat("i32", lanes, start)
+    else:
+        base = values.broadcast(f, Vec("i32", 1, f.op(f"trunc i64 {start} to i32")), lanes)
+    step = form.coefficient(dim)
+    if lanes == 1 or not step:
+        return base
+    steps = Vec("i32", lanes, "<" + ", ".join(f"i32 {i * step}" for i in range(lanes)) + ">")
+    return values.binary(f, "add", base, steps)
+
+
+def store_result(f: Function, e: Element, dim: str, value: Vec, live: int) -> None:
+    """Store into the destination, whose bits ``value`` already holds if the instruction only moves."""
+    access.store(f, e.dst, dim, value, live, raw=e.move)
+
+

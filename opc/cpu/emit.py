@@ -1,0 +1,201 @@
+"""Program IR to LLVM text: one function per top-level statement, one entry that runs them in order.
+
+A statement is a phase: phases are separated by the join of a parallel region. Threads take contiguous shares of a
+parallel loop's iterations; iterations are independent, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from opc.cpu import elementwise, gather, layout, mma, reduce
+from opc.cpu.function import Function, Index, Module
+from opc.cpu.layout import Layout, View
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
+
+ARGUMENTS = ("input", "param", "inout", "output")
+CONTEXT = ("packed", "workspace", "scratch")
+RUNTIME = ("ptr", "ptr", "ptr")  # GOMP_parallel, omp_get_thread_num, omp_get_num_threads
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The emitted entry of one program: ``symbol(arguments, packed, workspace, scratch, threads, runtime)``."""
+
+    symbol: str
+    arguments: tuple[Buffer, ...]
+    layout: Layout
+    width: int  # most iterations of any phase: more threads than that are of no use
+
+
+def arguments(program: Program) -> tuple[Buffer, ...]:
+    """Buffers that the caller binds, in order of declaration."""
+    return tuple(b for b in program.buffers if b.kind in ARGUMENTS)
+
+
+def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Entry:
+    """Add the program's functions to ``module``."""
+    plan = layout.plan(program, machine)
+    width = 1
+    phases: list[tuple[str, int]] = []
+    for number, stmt in enumerate(program.body):
+        extent = stmt.extent if isinstance(stmt, Loop) and stmt.parallel else 1
+        width = max(width, extent)
+        name = f"{symbol}.{number}"
+        _Phase(module, program, machine, plan, name).emit(stmt)
+        _team(module, program, name, extent, plan.scratch)
+        phases.append((name, extent))
+    entry = Entry(symbol, arguments(program), plan, width)
+    _entry(module, entry, phases)
+    return entry
+
+
+class _Phase:
+    """Emits one top-level statement as ``name(arguments…, packed, workspace, scratch, begin, end)``."""
+
+    def __init__(self, module: Module, program: Program, machine: Machine, plan: Layout, name: str) -> None:
+        self.program, self.machine, self.plan = program, machine, plan
+        self.buffers = program.table()
+        self.order = {b.name: i for i, b in enumerate(arguments(program))}
+        self.f = Function(module, name, _parameters(program) + ", i64 %begin, i64 %end", linkage="internal")
+        self.extents: dict[str, int] = {}
+        self.registers: dict[str, str] = {}
+
+    def emit(self, stmt: Stmt) -> None:
+        if isinstance(stmt, Loop) and stmt.parallel:
+            self._loop(stmt, "%begin", "%end")
+        else:
+            self._statement(stmt)
+        self.f.finish()
+
+    def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
+        self.extents[loop.var] = loop.extent
+
+        def body(i: Index, _: list[str]) -> list[str]:
+            self.f.bind({loop.var: i})
+            for stmt in loop.body:
+                self._statement(stmt)
+            return []
+
+        self.f.loop(end, body, start=begin)
+        del self.extents[loop.var]
+
+    def _statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, Loop):
+            self._loop(stmt, 0, stmt.extent)
+            return
+        self._instruction(stmt)
+
+    def _instruction(self, i: Instr) -> None:
+        if i.opcode_class == "sync":
+            return  # program order holds on one core, and phases are joined
+        dst = tuple(self._view(a) for a in i.dst)
+        src = tuple(self._view(s) if isinstance(s, Access) else s.value for s in i.src)
+        f = self.f
+        if i.opcode == "cube.mma":
+            a, b = (s for s in src if isinstance(s, View))
+            mma.emit(f, mma.Mma(i, dst[0], a, b))
+        elif i.op.startswith("reduce_"):
+            reduce.emit(f, i, dst, src)
+        elif i.fill is not None and isinstance(i.src[0], Access):
+            self._gather(i, dst[0], src[0])
+        else:
+            elementwise.emit(f, elementwise.Element(i, dst[0], src))
+
+    def _gather(self, i: Instr, dst: View, src: View | float | int) -> None:
+        source = i.src[0]
+        assert isinstance(source, Access) and isinstance(src, View)
+        checks = gather.checks_of(i, source, self.buffers[source.buffer], self.extents)
+        if checks:
+            gather.emit(self.f, gather.Gather(i, dst, src, checks))
+        else:
+            elementwise.emit(self.f, elementwise.Element(replace(i, fill=None), dst, (src,)))
+
+    def _view(self, access: Access) -> View:
+        b = self.buffers[access.buffer]
+        space = self.machine.spaces[b.space]
+        if b.kind == "local" and not space.addressable:
+            return self._register(b, access)
+        base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
+        base = base or f"%a{self.order[b.name]}"
+        return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
+
+    def _register(self, b: Buffer, access: Access) -> View:
+        vector = self.f.module.vector_bytes
+        row = layout.register_row(b, vector)
+        size = row * (b.elements // (b.shape[-1] if b.shape else 1)) * b.dtype.bytes
+        if b.name not in self.registers:
+            self.registers[b.name] = self.f.alloca("i8", size * b.slots, vector)
+        offsets = tuple(size * slot for slot in range(b.slots))
+        return layout.view(self.f, b, access, self.registers[b.name], offsets, row)
+
+
+def _parameters(program: Program) -> str:
+    names = [f"%a{i}" for i in range(len(arguments(program)))] + [f"%{c}" for c in CONTEXT]
+    return ", ".join(f"ptr noalias {n}" for n in names)
+
+
+def _team(module: Module, program: Program, name: str, extent: int, scratch: int) -> None:
+    """``name.team(context)``: a thread's share of a phase."""
+    f = Function(module, f"{name}.team", "ptr %context", linkage="internal")
+    count = len(arguments(program)) + len(CONTEXT)
+    pointers = [_slot(f, i) for i in range(count)]
+    thread = f.op(f"call i32 {_slot(f, count + 1)}()")
+    team = f.op(f"call i32 {_slot(f, count + 2)}()")
+    t, n = f.op(f"zext i32 {thread} to i64"), f.op(f"zext i32 {team} to i64")
+    begin = f.op(f"udiv i64 {f.op(f'mul i64 {t}, {extent}')}, {n}")
+    after = f.op(f"add i64 {t}, 1")
+    end = f.op(f"udiv i64 {f.op(f'mul i64 {after}, {extent}')}, {n}")
+    pointers[-1] = f.op(f"getelementptr i8, ptr {pointers[-1]}, i64 {f.op(f'mul i64 {t}, {scratch}')}")
+    passed = ", ".join(f"ptr {p}" for p in pointers)
+    f.do(f"call void @{name}({passed}, i64 {begin}, i64 {end})")
+    f.finish()
+
+
+def _slot(f: Function, index: int) -> str:
+    return f.op(f"load ptr, ptr {f.op(f'getelementptr ptr, ptr %context, i64 {index}')}, align 8")
+
+
+def _entry(module: Module, entry: Entry, phases: list[tuple[str, int]]) -> None:
+    """``symbol``: copy the context, then run each phase alone or as a team of at most ``threads``."""
+    f = Function(module, entry.symbol, "ptr %arguments, ptr %packed, ptr %workspace, ptr %scratch, i32 %threads, ptr %runtime")
+    context = f.alloca("ptr", len(entry.arguments) + len(CONTEXT) + len(RUNTIME), 8)
+    count = len(entry.arguments)
+    pointers = []
+    for i in range(count):
+        at = f.op(f"getelementptr ptr, ptr %arguments, i64 {i}")
+        pointers.append(f.op(f"load ptr, ptr {at}, align 8"))
+    pointers += [f"%{c}" for c in CONTEXT]
+    for i, p in enumerate(pointers):
+        f.do(f"store ptr {p}, ptr {f.op(f'getelementptr ptr, ptr {context}, i64 {i}')}, align 8")
+    many = f.op("icmp ugt i32 %threads, 1")
+
+    def runtime() -> None:
+        for i in range(len(RUNTIME)):
+            at = f.op(f"getelementptr ptr, ptr %runtime, i64 {i}")
+            to = f.op(f"getelementptr ptr, ptr {context}, i64 {count + len(CONTEXT) + i}")
+            f.do(f"store ptr {f.op(f'load ptr, ptr {at}, align 8')}, ptr {to}, align 8")
+
+    f.branch(many, runtime)
+    passed = ", ".join(f"ptr {p}" for p in pointers)
+    for name, extent in phases:
+        _phase_call(f, name, extent, context, passed, many, count + len(CONTEXT))
+    f.finish()
+
+
+def _phase_call(f: Function, name: str, extent: int, context: str, passed: str, many: str, slot: int) -> None:
+    def alone() -> None:
+        f.do(f"call void @{name}({passed}, i64 0, i64 {extent})")
+
+    def team() -> None:
+        at = f.op(f"getelementptr ptr, ptr {context}, i64 {slot}")
+        parallel = f.op(f"load ptr, ptr {at}, align 8")
+        size = f.call("llvm.umin.i32", "i32", ["%threads", str(extent)], ["i32", "i32"])
+        f.do(f"call void {parallel}(ptr @{name}.team, ptr {context}, i32 {size}, i32 0)")
+
+    if extent == 1:
+        alone()
+        return
+    f.branch(many, team, alone)
+

@@ -1,0 +1,63 @@
+"""What this computer can run: CPU features without loading LLVM, permission for AMX, the machine to pick."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+from opc.machine.model import Machine
+
+_CPUINFO = Path("/proc/cpuinfo")
+# The kernel's names where they differ from LLVM's.
+_NAMES = {"pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx512_bf16": "avx512bf16", "amx_tile": "amx-tile",
+          "amx_bf16": "amx-bf16", "amx_int8": "amx-int8", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "asimd": "neon",
+          "fphp": "fullfp16", "asimdhp": "fullfp16"}  # fmt: skip
+_PREFERRED = ("amx", "avx512", "avx2", "portable")
+_ARCH_PRCTL = 158
+_REQUEST_PERMISSION = 0x1023
+_TILE_DATA = 18
+
+
+@lru_cache(maxsize=1)
+def host_features() -> frozenset[str]:
+    """CPU features of this host by LLVM's names; empty where ``/proc/cpuinfo`` does not list them."""
+    try:
+        text = _CPUINFO.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, flags = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(_NAMES.get(flag, flag) for flag in flags.split())
+    return frozenset()
+
+
+@lru_cache(maxsize=1)
+def amx_permitted() -> bool:
+    """Ask the kernel, once per process, for the tile registers. False where there are none."""
+    if "amx-tile" not in host_features() or platform.machine() != "x86_64":
+        return False
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    return int(syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_REQUEST_PERMISSION), ctypes.c_long(_TILE_DATA))) == 0
+
+
+def missing(machine: Machine) -> list[str]:
+    """Features that ``machine`` needs and this host lacks."""
+    host = host_features()
+    lacking = [name for name in machine.features if name not in host]
+    if not lacking and any(name.startswith("amx") for name in machine.features) and not amx_permitted():
+        return ["permission for amx-tile"]
+    return lacking
+
+
+def pick_machine() -> str:
+    """Name of the best shipped machine that this host can run."""
+    from opc import machine
+
+    shipped = machine.names()
+    for name in _PREFERRED:
+        if name in shipped and not missing(machine.load(name)):
+            return name
+    return "portable"

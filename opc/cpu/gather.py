@@ -1,0 +1,311 @@
+"""Copies with a fill value: the iteration box is split at run time into an interior and a border.
+
+Each bounds check belongs to the innermost dimension its index reads, so inside the loops of the other dimensions it
+is a range of that one dimension: rows stay contiguous and the interior is copied without tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from opc.affine import Affine
+from opc.cpu import access, nest, values
+from opc.cpu.elementwise import copy_bytes
+from opc.cpu.function import Function, Index
+from opc.cpu.layout import View
+from opc.cpu.values import Vec
+from opc.program.ir import Access, Buffer, Instr
+
+WIDE = 256  # bytes; longer rows go through memcpy
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """``0 <= form < size``."""
+
+    form: Affine
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """A copy some of whose source indices may leave the source buffer."""
+
+    instr: Instr
+    dst: View
+    src: View
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Dim:
+    """A dimension with the checks it decides; ``scale`` elements of it make one step of the checked index."""
+
+    name: str
+    extent: int
+    checks: tuple[Check, ...] = ()
+    scale: int = 1
+
+
+def checks_of(instr: Instr, source: Access, buffer: Buffer, loops: dict[str, int]) -> tuple[Check, ...]:
+    """The axes of ``source`` that interval arithmetic cannot prove inside."""
+    extents = {**loops, **instr.extents}
+    found = []
+    for form, size in zip(source.index, buffer.shape, strict=True):
+        low, high = form.interval(extents)
+        if low < 0 or high >= size:
+            found.append(Check(form, size))
+    return tuple(found)
+
+
+def emit(f: Function, g: Gather) -> None:
+    """Emit the whole copy."""
+    dims = nest.significant(f, g.instr.dims)
+    checked = frozenset(n for c in g.checks for n in c.form.names)
+    dims, forms = nest.merge(dims, [g.dst.form, g.src.form], checked)
+    g = replace(g, dst=replace(g.dst, form=forms[0]), src=replace(g.src, form=forms[1]))
+    if g.dst.register:
+        _into_registers(f, g, nest.by_stride(dims, g.dst))
+        return
+    found, constant = _attach(nest.by_stride(dims, g.dst), g.checks)
+    found, g = _absorb(found, g)
+    fill = values.narrow(f, g.dst.dtype, values.splat(str(g.dst.dtype.compute), 1, g.instr.fill or 0))
+    run = _Run(f, g, fill)
+    if not constant:
+        run.level(found)
+        return
+    inside = _all(f, [_holds(f, c) for c in constant])
+    f.branch(inside, lambda: run.level(found), lambda: run.fill(found))
+
+
+def _attach(dims: list[nest.Dim], checks: Sequence[Check]) -> tuple[list[_Dim], list[Check]]:
+    """Checks by the innermost dimension they read, and those that read none."""
+    by_dim: dict[str, list[Check]] = {d.name: [] for d in dims}
+    constant = []
+    for c in checks:
+        inner = [d.name for d in dims if c.form.coefficient(d.name)]
+        (by_dim[inner[-1]] if inner else constant).append(c)
+    return [_Dim(d.name, d.extent, tuple(by_dim[d.name])) for d in dims], constant
+
+
+def _absorb(dims: list[_Dim], g: Gather) -> tuple[list[_Dim], Gather]:
+    """Merge an unchecked innermost dimension into a checked one that it continues: rows of pixels x channels."""
+    while len(dims) >= 2:
+        outer, inner = dims[-2], dims[-1]
+        read_elsewhere = any(c.form.coefficient(inner.name) for d in dims for c in d.checks)
+        inner_read = any(c.form.coefficient(outer.name) for d in dims[:-2] for c in d.checks)
+        steps = [(v.form.coefficient(outer.name), v.form.coefficient(inner.name)) for v in (g.dst, g.src)]
+        if inner.checks or read_elsewhere or inner_read or any(o != inner.extent * i for o, i in steps):
+            break
+        dims = [*dims[:-2], _Dim(outer.name, outer.extent * inner.extent, outer.checks, outer.scale * inner.extent)]
+        moved = [v.form + Affine.var(outer.name, i - o) for v, (o, i) in zip((g.dst, g.src), steps, strict=True)]
+        moved = [x.substitute({inner.name: 0}) for x in moved]
+        g = replace(g, dst=replace(g.dst, form=moved[0]), src=replace(g.src, form=moved[1]))
+    return dims, g
+
+
+class _Run:
+    def __init__(self, f: Function, g: Gather, fill: Vec) -> None:
+        self.f, self.g, self.value = f, g, fill
+        self.move = g.src.dtype is g.dst.dtype
+
+    def level(self, dims: list[_Dim]) -> None:
+        """Copy the box of ``dims``, the outer ones being bound."""
+        f = self.f
+        if not dims:
+            self.f.bind({"one.": 0})
+            self._copy(_Dim("one.", 1), 0, 1)
+            return
+        first, rest = dims[0], dims[1:]
+        low, high = _range(f, first)
+        if not rest:
+            self._row(first, low, high)
+            return
+
+        def body(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            if not first.checks:
+                self.level(rest)
+                return []
+            above = f.op(f"icmp sge i64 {i}, {low}")
+            below = f.op(f"icmp slt i64 {i}, {high}")
+            f.branch(f.op(f"and i1 {above}, {below}"), lambda: self.level(rest), lambda: self.fill(rest))
+            return []
+
+        f.loop(first.extent, body)
+
+    def fill(self, dims: list[_Dim]) -> None:
+        """Fill the box of ``dims``."""
+        f = self.f
+        plain, forms = nest.merge([nest.Dim(d.name, d.extent) for d in dims], [self.g.dst.form])
+        target = replace(self.g.dst, form=forms[0])
+        if not plain:
+            values.store_raw(f, target.dtype, f.pointer(target.base, target.form), self.value, 1)
+            return
+        *outer, inner = nest.by_stride(plain, target)
+
+        def row() -> None:
+            self._fill_row(target, inner.name, 0, inner.extent)
+
+        nest.walk(f, outer, row, unroll=False)
+
+    def _row(self, dim: _Dim, low: Index, high: Index) -> None:
+        if dim.checks:
+            self._fill_row(self.g.dst, dim.name, 0, low)
+        self._copy(dim, low, high)
+        if dim.checks:
+            self._fill_row(self.g.dst, dim.name, high, dim.extent)
+
+    def _fill_row(self, target: View, dim: str, low: Index, high: Index) -> None:
+        wide = values.broadcast(self.f, self.value, self.f.module.vector_bytes // target.dtype.bytes)
+
+        def body(lanes: int) -> None:
+            access.store(self.f, target, dim, wide if lanes > 1 else self.value, lanes, raw=True)
+
+        self._sweep(dim, low, high, wide.lanes if target.stride(dim) == 1 else 1, body)
+
+    def _copy(self, dim: _Dim, low: Index, high: Index) -> None:
+        g, f = self.g, self.f
+        unit = g.dst.stride(dim.name) == 1 and g.src.stride(dim.name) == 1
+        if unit and self.move and dim.extent * g.dst.dtype.bytes >= WIDE:
+            self._copy_bytes(dim, low, high)
+            return
+        width = g.dst.dtype.bytes if self.move else max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
+
+        def body(lanes: int) -> None:
+            value = access.load(f, g.src, dim.name, lanes, lanes, raw=self.move)
+            access.store(f, g.dst, dim.name, value, lanes, raw=self.move)
+
+        self._sweep(dim.name, low, high, f.module.vector_bytes // width if unit else 1, body)
+
+    def _copy_bytes(self, dim: _Dim, low: Index, high: Index) -> None:
+        f, g = self.f, self.g
+        f.bind({dim.name: 0})
+        to, source = f.pointer(g.dst.base, g.dst.form), f.pointer(g.src.base, g.src.form)
+        size = g.dst.dtype.bytes
+        if isinstance(low, int) and isinstance(high, int):
+            skip, length = str(low * size), str((high - low) * size)
+        else:
+            skip = f.op(f"mul i64 {low}, {size}")
+            length = f.op(f"mul i64 {f.op(f'sub i64 {high}, {low}')}, {size}")
+        to = f.op(f"getelementptr i8, ptr {to}, i64 {skip}")
+        source = f.op(f"getelementptr i8, ptr {source}, i64 {skip}")
+        copy_bytes(f, to, source, length)
+
+    def _sweep(self, dim: str, low: Index, high: Index, lanes: int, body: Callable[[int], None]) -> None:
+        """``body(lanes)`` over [low, high) in whole vectors, then one by one."""
+        f = self.f
+
+        def step(lanes: int) -> Callable[[Index, list[str]], list[str]]:
+            def at(i: Index, _: list[str]) -> list[str]:
+                f.bind({dim: i})
+                body(lanes)
+                return []
+
+            return at
+
+        if isinstance(low, int) and isinstance(high, int):
+            middle: Index = low + (high - low) // lanes * lanes
+        elif lanes > 1:
+            whole = f.op(f"and i64 {f.op(f'sub i64 {high}, {low}')}, {-lanes}")
+            middle = f.op(f"add i64 {low}, {whole}")
+        else:
+            middle = low
+        if lanes > 1:
+            f.loop(middle, step(lanes), start=low, step=lanes)
+        f.loop(high, step(1), start=middle if lanes > 1 else low)
+
+
+def _range(f: Function, dim: _Dim) -> tuple[Index, Index]:
+    """Where all of a dimension's checks hold: [low, high) within [0, extent)."""
+    low: Index = 0
+    high: Index = dim.extent // dim.scale
+    for c in dim.checks:
+        step = c.form.coefficient(dim.name)
+        rest = c.form - Affine.var(dim.name, step)
+        if step < 0:
+            # Mirrored: size - 1 - form rises where form falls.
+            rest, step = rest * -1 + (c.size - 1), -step
+        first = _ceil_div(f, f.index(rest * -1), step)
+        last = _ceil_div(f, f.index(rest * -1 + c.size), step)
+        low, high = _largest(f, low, first), _smallest(f, high, last)
+    if dim.checks:
+        high = _largest(f, high, 0)
+        low = _smallest(f, low, high)
+    if dim.scale == 1:
+        return low, high
+    return _scaled(f, low, dim.scale), _scaled(f, high, dim.scale)
+
+
+def _scaled(f: Function, value: Index, by: int) -> Index:
+    return value * by if isinstance(value, int) else f.op(f"mul i64 {value}, {by}")
+
+
+def _ceil_div(f: Function, value: Index, by: int) -> Index:
+    """ceil(max(value, 0) / by)."""
+    if isinstance(value, int):
+        return -(-max(value, 0) // by)
+    if by == 1:
+        return value
+    positive = f.call("llvm.smax.i64", "i64", [str(value), "0"], ["i64", "i64"])
+    return f.op(f"udiv i64 {f.op(f'add i64 {positive}, {by - 1}')}, {by}")
+
+
+def _largest(f: Function, a: Index, b: Index) -> Index:
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return f.call("llvm.smax.i64", "i64", [str(a), str(b)], ["i64", "i64"])
+
+
+def _smallest(f: Function, a: Index, b: Index) -> Index:
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return f.call("llvm.smin.i64", "i64", [str(a), str(b)], ["i64", "i64"])
+
+
+def _holds(f: Function, c: Check) -> str:
+    """The check as one unsigned comparison."""
+    value = f.index(c.form)
+    if isinstance(value, int):
+        return "true" if 0 <= value < c.size else "false"
+    return f.op(f"icmp ult i64 {value}, {c.size}")
+
+
+def _all(f: Function, conditions: Sequence[str]) -> str:
+    total = conditions[0]
+    for c in conditions[1:]:
+        total = f.op(f"and i1 {total}, {c}")
+    return total
+
+
+def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
+    """Lane by lane from an address that is always valid: registers have no addresses to split at."""
+    if not dims:
+        f.bind({"one.": 0})
+        dims = [nest.Dim("one.", 1)]
+    unit = [d for d in dims if g.dst.stride(d.name) == 1]
+    inner = unit[0] if unit else dims[-1]
+    outer = [d for d in dims if d is not inner]
+    width = max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
+    lanes = min(f.module.vector_bytes // width, 1 << (inner.extent - 1).bit_length())
+    fill = values.splat(str(g.src.dtype.compute), 1, g.instr.fill or 0)
+
+    def lane(i: int) -> Vec:
+        ahead = {inner.name: Affine.var(inner.name) + i}
+        conditions = [_holds(f, Check(c.form.substitute(ahead), c.size)) for c in g.checks]
+        inside = _all(f, conditions)
+        at = f.op(f"select i1 {inside}, ptr {f.pointer(g.src.base, g.src.form.substitute(ahead))}, ptr {g.src.base}")
+        raw = values.load_raw(f, g.src.dtype, at, 1, 1)
+        return values.select(f, Vec("i1", 1, inside), values.widen(f, g.src.dtype, raw), fill)
+
+    def row(live: int) -> None:
+        if lanes == 1:
+            value = lane(0)
+        else:
+            value = values.splat(fill.kind, lanes, g.instr.fill or 0)
+            for i in range(live):
+                value = values.insert(f, value, i, lane(i))
+        access.store(f, g.dst, inner.name, value, live)
+
+    nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll=True), unroll=True)

@@ -1,0 +1,132 @@
+"""Where buffers live: base pointers, strides, slots; accesses as byte offsets from a base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from opc.affine import Affine
+from opc.cpu.function import Function
+from opc.dtypes import DType
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Program
+
+ALIGN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An access with its index made linear: ``form`` is in bytes, over loop variables and local dimensions.
+
+    ``row`` and ``used`` are the padded and the real length of a register buffer's last axis (0 in memory).
+    """
+
+    base: str
+    form: Affine
+    dtype: DType
+    row: int = 0
+    used: int = 0
+
+    @property
+    def register(self) -> bool:
+        return self.row > 0
+
+    def stride(self, dim: str) -> int:
+        """Distance of two neighbours along ``dim``, in elements."""
+        return self.form.coefficient(dim) // self.dtype.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Blob sizes in bytes and every memory buffer's offsets in its blob."""
+
+    packed: int
+    workspace: int
+    scratch: int  # per thread
+    offsets: dict[str, tuple[int, ...]]
+
+
+def round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def plan(program: Program, machine: Machine) -> Layout:
+    """Sizes of the blobs; buffers that no pass has placed are placed in order of declaration."""
+    sizes = {"packed": 0, "workspace": 0, "local": 0}
+    offsets: dict[str, tuple[int, ...]] = {}
+    for b in program.buffers:
+        if b.kind not in sizes or not machine.spaces[b.space].addressable:
+            continue
+        found = b.offsets
+        if not found:
+            step = round_up(max(b.slot_bytes, 1), ALIGN)
+            first = round_up(sizes[b.kind], ALIGN)
+            found = tuple(first + i * step for i in range(b.slots))
+        offsets[b.name] = found
+        sizes[b.kind] = max(sizes[b.kind], max(found) + b.slot_bytes)
+    total = {k: round_up(v, ALIGN) for k, v in sizes.items()}
+    return Layout(total["packed"], total["workspace"], total["local"], offsets)
+
+
+def register_row(buffer: Buffer, vector_bytes: int) -> int:
+    """Padded last axis of a register buffer, so that every row starts at a vector's first lane."""
+    last = buffer.shape[-1] if buffer.shape else 1
+    lanes = lanes_of(buffer.dtype, vector_bytes)
+    return round_up(last, lanes) if last > lanes else 1 << (last - 1).bit_length()
+
+
+def lanes_of(dtype: DType, vector_bytes: int) -> int:
+    """Values of ``dtype``'s compute type in one vector."""
+    return vector_bytes // dtype.compute.bytes
+
+
+def strides(buffer: Buffer, row: int = 0) -> list[int]:
+    """Row-major strides in bytes; ``row`` replaces the last extent."""
+    shape = [*buffer.shape[:-1], row or buffer.shape[-1]] if buffer.shape else []
+    found, step = [0] * len(shape), buffer.dtype.bytes
+    for axis in range(len(shape) - 1, -1, -1):
+        found[axis] = step
+        step *= shape[axis]
+    return found
+
+
+def view(f: Function, buffer: Buffer, access: Access, base: str, offsets: tuple[int, ...], row: int) -> View:
+    """The access as a byte offset from ``base``."""
+    form = Affine()
+    for index, stride in zip(access.index, strides(buffer, row), strict=True):
+        form = form + index * stride
+    used = (buffer.shape[-1] if buffer.shape else 1) if row else 0
+    return View(base, form + _slot(f, access.slot, buffer, offsets), buffer.dtype, row, used)
+
+
+def _slot(f: Function, slot: Affine, buffer: Buffer, offsets: tuple[int, ...]) -> Affine:
+    """Byte offset of the slot."""
+    count = len(offsets)
+    if not count:
+        return Affine()
+    terms, const = f.known(slot)
+    if not terms or count == 1:
+        return Affine((), offsets[const % count])
+    step = offsets[1] - offsets[0]
+    if all(offsets[i] == offsets[0] + i * step for i in range(count)):
+        chosen = f.derived(
+            f"slot{count}.",
+            slot,
+            lambda v: [f"srem i64 {v}, {count}", f"add i64 @0@, {count}", f"urem i64 @1@, {count}"],
+        )
+        return chosen * step + offsets[0]
+
+    def pick(value: str) -> list[str]:
+        texts = [f"srem i64 {value}, {count}", f"add i64 @0@, {count}", f"urem i64 @1@, {count}"]
+        texts.append(f"add i64 {offsets[0]}, 0")
+        for i in range(1, count):
+            at = len(texts)
+            texts.append(f"icmp eq i64 @2@, {i}")
+            texts.append(f"select i1 @{at}@, i64 {offsets[i]}, i64 @{at - 1}@")
+        return texts
+
+    return f.derived(f"pick{'.'.join(map(str, offsets))}.", slot, pick)
+
+
+def rename(v: View, old: str, new: Affine) -> View:
+    """Replace a dimension in the view's form."""
+    return replace(v, form=v.form.substitute({old: new}))

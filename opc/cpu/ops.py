@@ -1,0 +1,109 @@
+"""Scalar functions on vectors: IEEE arithmetic without fast-math flags, NaN through max and min."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from opc.cpu import vmath
+from opc.cpu.function import Function
+from opc.cpu.values import Vec, binary, compare, intrinsic, select, splat, to_kind, unary
+from opc.scalar import FUNCTIONS
+
+_ARITHMETIC = {
+    "add": ("fadd", "add"),
+    "sub": ("fsub", "sub"),
+    "mul": ("fmul", "mul"),
+}
+_COMPARE = {
+    "lt": ("fcmp olt", "icmp slt"),
+    "le": ("fcmp ole", "icmp sle"),
+    "gt": ("fcmp ogt", "icmp sgt"),
+    "ge": ("fcmp oge", "icmp sge"),
+    "eq": ("fcmp oeq", "icmp eq"),
+    "ne": ("fcmp une", "icmp ne"),
+}
+Value = Vec | float | int  # a number is a literal operand, typed by its neighbours
+
+
+def apply(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: int) -> Vec:
+    """``op`` on operands converted to ``kind``; comparisons give conditions."""
+    if op == "select":
+        condition = _typed(f, operands[0], kind, lanes, "i1")
+        return select(f, condition, *(_typed(f, v, kind, lanes) for v in operands[1:]))
+    if op in ("max", "min"):
+        return _extreme(f, op, operands, kind, lanes)
+    typed = [_typed(f, v, kind, lanes) for v in operands]
+    integer = kind == "i32"
+    if op in _ARITHMETIC:
+        return binary(f, _ARITHMETIC[op][integer], typed[0], typed[1])
+    if op in _COMPARE:
+        return compare(f, _COMPARE[op][integer], typed[0], typed[1])
+    if op == "fma":
+        if integer:
+            return binary(f, "add", binary(f, "mul", typed[0], typed[1]), typed[2])
+        return intrinsic(f, "fma", *typed)
+    if op == "div":
+        return _divide(f, typed[0], typed[1])
+    if op == "neg":
+        return binary(f, "sub", splat(kind, lanes, 0), typed[0]) if integer else unary(f, "fneg", typed[0])
+    if op == "abs":
+        if not integer:
+            return intrinsic(f, "fabs", typed[0])
+        return intrinsic(f, "smax", typed[0], binary(f, "sub", splat(kind, lanes, 0), typed[0]))
+    return vmath.emit(f, op, typed[0])
+
+
+def compute_kind(op: str, kinds: Sequence[str], literals: Sequence[float | int], fallback: str) -> str:
+    """Type in which ``op`` computes on operands of these compute kinds."""
+    order = ("i32", "f32", "f64")
+    kinds = [k for k in kinds if k != "i1"]
+    kind = max(kinds, key=order.index) if kinds else fallback
+    if not kinds and kind == "i32" and any(isinstance(v, float) for v in literals):
+        kind = "f32"
+    if kind == "i32" and (op in FUNCTIONS and FUNCTIONS[op].kind == "float"):
+        return "f32"
+    if kind == "i32" and any(not math.isfinite(v) or v != int(v) for v in literals):
+        return "f32"
+    return kind
+
+
+def _typed(f: Function, v: Value, kind: str, lanes: int, wanted: str = "") -> Vec:
+    wanted = wanted or kind
+    if isinstance(v, Vec):
+        return to_kind(f, v, wanted)
+    return splat(wanted, lanes, v)
+
+
+def _divide(f: Function, a: Vec, b: Vec) -> Vec:
+    if a.kind != "i32":
+        return binary(f, "fdiv", a, b)
+    # The processor traps on x / 0 and on the overflow of -2**31 / -1; here both are defined.
+    zero, one = splat("i32", a.lanes, 0), splat("i32", a.lanes, 1)
+    none = compare(f, "icmp eq", b, zero)
+    minus = compare(f, "icmp eq", b, splat("i32", a.lanes, -1))
+    safe = select(f, minus, one, select(f, none, one, b))
+    quotient = binary(f, "sdiv", a, safe)
+    quotient = select(f, minus, binary(f, "sub", zero, a), quotient)
+    return select(f, none, zero, quotient)
+
+
+def _extreme(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: int) -> Vec:
+    a, b = operands
+    if isinstance(a, int | float) and isinstance(b, Vec):
+        a, b = b, a
+    test = "ogt" if op == "max" else "olt"
+    if kind == "i32":
+        return intrinsic(f, "s" + op, _typed(f, a, kind, lanes), _typed(f, b, kind, lanes))
+    if isinstance(b, int | float) and not math.isnan(b):
+        # One instruction: the comparison fails for NaN, so NaN is kept.
+        x, limit = _typed(f, a, kind, lanes), splat(kind, lanes, b)
+        return select(f, compare(f, f"fcmp {test}", limit, x), limit, x)
+    x, y = _typed(f, a, kind, lanes), _typed(f, b, kind, lanes)
+    return extreme(f, test, x, y)
+
+
+def extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
+    """max (``ogt``) or min (``olt``) of floats where a NaN on either side wins."""
+    larger = select(f, compare(f, f"fcmp {test}", x, y), x, y)
+    return select(f, compare(f, "fcmp uno", x, x), x, larger)

@@ -1,0 +1,85 @@
+"""An OpenMP runtime to run parallel phases on: the one already in this process, so that pools are not doubled."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from opc.errors import RuntimeCallError, fail
+
+NAMES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_MAPPED = re.compile(r"/\S*/lib(?:gomp|iomp5|omp)[-.\w]*\.so[.\d]*$", re.MULTILINE)
+_VARIABLE = "OPC_NUM_THREADS"
+
+
+class Runtime:
+    """The three OpenMP entries as addresses that emitted code reads."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name = name
+        self._library = library
+        found = [ctypes.cast(getattr(library, n), ctypes.c_void_p).value for n in NAMES]
+        self.table = (ctypes.c_void_p * len(NAMES))(*found)
+
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self.table)
+
+
+def _open(name: str) -> Runtime | None:
+    try:
+        library = ctypes.CDLL(name)
+        return Runtime(library, name) if all(hasattr(library, n) for n in NAMES) else None
+    except OSError:
+        return None
+
+
+def _mapped() -> list[str]:
+    """OpenMP libraries that this process has loaded already."""
+    try:
+        text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return sorted(set(_MAPPED.findall(text)))
+
+
+@lru_cache(maxsize=1)
+def _system() -> Runtime | None:
+    return _open("libgomp.so.1")
+
+
+_loaded: dict[str, Runtime] = {}
+
+
+def runtime() -> Runtime | None:
+    """An OpenMP runtime, preferring one already loaded; None where there is none (phases then run alone)."""
+    if _loaded:
+        return next(iter(_loaded.values()))
+    for path in _mapped():
+        found = _open(path)
+        if found is not None:
+            _loaded[path] = found
+            return found
+    return _system()
+
+
+def available() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count(threads: int | None = None) -> int:
+    """Threads of a call: the argument, else OPC_NUM_THREADS, else every available processor."""
+    if threads is None:
+        text = os.environ.get(_VARIABLE, "")
+        if not text:
+            return available()
+        if not text.isascii() or not text.isdigit():
+            raise fail(RuntimeCallError, "E0910", f"{_VARIABLE} is '{text}'", help="set it to a whole number, 1 or more")
+        threads = int(text)
+    if threads < 1:
+        raise fail(RuntimeCallError, "E0910", f"{threads} threads were asked for", help="ask for 1 or more")
+    return threads
