@@ -1,0 +1,151 @@
+"""Scalar expressions to vector instructions on a tile.
+
+Every node becomes one instruction on a buffer over just the axes it depends on; a dead
+temporary of the right shape is reused in place, so an epilogue needs few buffers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from opc.affine import Affine
+from opc.dtypes import DType, promote
+from opc.program.ir import Access, Imm, Operand
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Call, Const, DimValue, Expr, Read, walk
+from passes.lowering._axes import Axis, Frame
+from passes.lowering._emit import Emitter
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A computed operand: where it lies, the axes it varies over, its type; ``dtype`` None: a literal."""
+
+    operand: Operand
+    axes: tuple[Axis, ...] = ()
+    dtype: DType | None = None
+    temporary: bool = False
+
+
+Load = Callable[[Read], Value]
+
+
+@dataclass
+class Evaluator:
+    """Evaluates expressions of one op on one tile. ``load`` supplies the values of reads."""
+
+    emit: Emitter
+    frame: Frame
+    load: Load
+
+    def value(self, expr: Expr) -> Value:
+        """Emit the instructions of ``expr``; its value."""
+        uses: Counter[Expr] = Counter()
+        order: list[Expr] = []
+        for node in walk(expr):
+            if node not in uses:
+                order.append(node)
+                if isinstance(node, Call):
+                    uses.update(node.args)
+            uses[node] += 0
+        done: dict[Expr, Value] = {}
+        for node in order:
+            done[node] = self._node(node, done, uses)
+        return done[expr]
+
+    def _node(self, node: Expr, done: dict[Expr, Value], uses: Counter[Expr]) -> Value:
+        if isinstance(node, Const):
+            return Value(Imm(node.value), dtype=node.dtype)
+        if isinstance(node, DimValue):
+            return self._iota(self.frame.global_form(node.form))
+        if isinstance(node, Read):
+            return self.widen(self.load(node))
+        args = [done[a] for a in node.args]
+        for a in node.args:
+            uses[a] -= 1
+        dead = [v for a, v in zip(node.args, args, strict=True) if uses[a] == 0 and v.temporary]
+        return self._call(node.fn, args, dead)
+
+    def widen(self, value: Value) -> Value:
+        """The value in its compute type: narrow types are converted when they enter arithmetic."""
+        if value.dtype is None or value.dtype.compute is value.dtype:
+            return value
+        return self.convert(value, value.dtype.compute)
+
+    def convert(self, value: Value, dtype: DType) -> Value:
+        """The value in ``dtype``, by a conversion instruction unless it is a literal."""
+        if value.dtype is dtype or isinstance(value.operand, Imm):
+            return Value(value.operand, value.axes, dtype)
+        return self._new("vector.copy", [value], value.axes, dtype, [])
+
+    def _iota(self, form: Affine) -> Value:
+        axes = self.frame.used([form])
+        out = self.buffer(axes, DType.I32)
+        self.emit.emit("vector.iota", self.frame.dims(axes), [self._at_dims(out, axes)], [], form=form)
+        return Value(self.at(out, axes), axes, DType.I32, True)
+
+    def _call(self, fn: str, args: list[Value], dead: list[Value]) -> Value:
+        kind = FUNCTIONS[fn].kind
+        if kind == "cast":
+            return self.convert(args[0], DType(fn))
+        operands = args[1:] if kind == "select" else args
+        dtype = self.result_type(operands, kind)
+        args = (
+            args[:1] + [self._as(v, dtype) for v in operands]
+            if kind == "select"
+            else [self._as(v, dtype) for v in operands]
+        )
+        axes = tuple(a for a in self.frame.axes if any(a in v.axes for v in args))
+        result = DType.I32 if kind == "compare" else dtype
+        return self._new(f"vector.{fn}", args, axes, result, dead)
+
+    @staticmethod
+    def result_type(operands: list[Value], kind: str) -> DType:
+        """Promotion over the operands that have a type; literals adapt."""
+        found: DType | None = None
+        for v in operands:
+            if v.dtype is not None:
+                found = v.dtype.compute if found is None else promote(found, v.dtype)
+        if found is None:
+            whole = all(isinstance(v.operand, Imm) and isinstance(v.operand.value, int) for v in operands)
+            found = DType.I32 if whole else DType.F32
+        return DType.F32 if kind == "float" and not found.is_float else found
+
+    def _as(self, value: Value, dtype: DType) -> Value:
+        return value if value.dtype in (dtype, None) else self.convert(value, dtype)
+
+    def _new(
+        self, opcode: str, args: list[Value], axes: tuple[Axis, ...], dtype: DType, dead: list[Value]
+    ) -> Value:
+        reuse = next((v for v in dead if v.axes == axes and v.dtype is dtype), None)
+        out = reuse.operand if reuse is not None else self.at(self.buffer(axes, dtype), axes)
+        assert isinstance(out, Access)
+        self.emit.emit(opcode, self.frame.axis_dims(axes), [out], [v.operand for v in args])
+        return Value(out, axes, dtype, True)
+
+    def buffer(self, axes: tuple[Axis, ...], dtype: DType, hint: str = "t") -> str:
+        """A new temporary over the axes (one element if there is none)."""
+        return self.emit.local(hint, dtype, [a.size for a in axes] or [1], "vector")
+
+    @staticmethod
+    def at(buffer: str, axes: tuple[Axis, ...]) -> Access:
+        """Access by whole axes."""
+        return Access(
+            buffer, tuple(Affine.var(a.name) if a.size > 1 else Affine() for a in axes) or (Affine(),)
+        )
+
+    @staticmethod
+    def _at_dims(buffer: str, axes: tuple[Axis, ...]) -> Access:
+        return Access(buffer, tuple(a.flat() for a in axes) or (Affine(),))
+
+    def dense(
+        self, source: Callable[[], Access], axes: tuple[Axis, ...], dtype: DType, fill: float | int | None
+    ) -> Value:
+        """Copy a source over the axes' dimensions into a dense tile."""
+        out = self.buffer(axes, dtype, "in")
+        self.emit.emit(
+            "copy_in.copy", self.frame.dims(axes), [self._at_dims(out, axes)], [source()], fill=fill
+        )
+        return Value(self.at(out, axes), axes, dtype, True)

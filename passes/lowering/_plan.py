@@ -1,0 +1,258 @@
+"""Tile sizes of a contraction, chosen by a cost model over the machine's rates and capacities.
+
+Two shapes of machine exist: those whose cube reads operand spaces of its own (an NPU), where a tile
+must fit operand, accumulator and vector spaces; and those whose cube reads memory and accumulates
+in registers (a CPU), where the register block is given and the staged slab is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
+from opc.dtypes import DType
+from opc.errors import MachineError, fail
+from opc.machine.model import Machine
+from opc.tensor.ir import Dim
+
+# Half of every on-chip buffer is left to the second slot of double buffering.
+_SHARE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the plan needs to know of one contraction. ``mixed``: K dims that share a tensor axis with an M dim."""
+
+    batch: tuple[Dim, ...]
+    m: tuple[Dim, ...]  # slowest first, in the output's memory order
+    n: tuple[Dim, ...]
+    k: tuple[Dim, ...]  # outermost first
+    operand: DType
+    accumulator: DType
+    reach: dict[str, tuple[int, int]]  # M dim -> (stride, extra rows) of the slab that A's read touches
+    slab_channel: int  # elements of A per slab position: product of K extents on pure-K axes
+    temporaries: int  # f32 tiles the epilogue keeps alive
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``outer``: loop tile of every batch, M and N dim at the staging level. ``inner``: the cube's block of the
+    innermost M dims. ``chunk``: K tile per cube instruction. ``parallel``: dim spread over cores.
+    """
+
+    parallel: str
+    outer: dict[str, int]
+    inner: dict[str, int]
+    chunk: dict[str, int]
+
+
+def balanced(extent: int, limit: int) -> int:
+    """Largest tile <= limit that splits the extent into equal-as-possible blocks."""
+    return ceil(extent / ceil(extent / max(1, min(limit, extent))))
+
+
+def divisors(n: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [d for d in range(1, int(n**0.5) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
+
+
+def plan_registers(s: Shape, machine: Machine) -> Plan:
+    """Plan for a machine whose cube accumulates in vector registers."""
+    block_m, block_n, _ = machine.cube_shape[s.operand]
+    outer = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
+    if s.n:
+        outer[s.n[-1].name] = min(s.n[-1].extent, block_n)
+    inner: dict[str, int] = {}
+    if s.m:
+        inner[s.m[-1].name] = balanced(s.m[-1].extent, block_m)
+        outer.update(_slab_rows(s, inner[s.m[-1].name], machine.role("stage").capacity))
+    return Plan(_parallel(s, outer, _TASKS), outer, inner, {d.name: d.extent for d in s.k})
+
+
+# Enough parallel blocks for a many-core host without making the halo of each slab costly.
+_TASKS = 16
+
+
+def _slab_rows(s: Shape, block: int, budget: int) -> dict[str, int]:
+    """Tile of the two innermost M dims: the largest slab within the budget that leaves enough blocks."""
+    q = s.m[-1]
+    if len(s.m) == 1:
+        return {q.name: min(q.extent, block * max(1, ceil(q.extent / (_TASKS * block))))}
+    p = s.m[-2]
+    width = q.extent
+    while width > block and _slab(s, {q.name: width}) > budget:
+        width = block * max(1, ceil(width / 2 / block))
+    others = prod(d.extent for d in s.m[:-2]) * prod(d.extent for d in s.batch)
+    fitting = [t for t in divisors(p.extent) if _slab(s, {q.name: width, p.name: t}) <= budget] or [1]
+    spread = [t for t in fitting if p.extent // t * others >= _TASKS]
+    # Fewer blocks than wanted are better than slabs of one row, which would be mostly halo.
+    tile = max(spread) if spread else max([t for t in fitting if t * 4 <= p.extent] or [fitting[0]])
+    return {q.name: width, p.name: tile}
+
+
+def _slab(s: Shape, tile: dict[str, int]) -> int:
+    size = s.operand.bytes * s.slab_channel
+    for d in s.m:
+        stride, extra = s.reach[d.name]
+        t = tile.get(d.name, 1)
+        size *= (t - 1) * stride + 1 + extra
+    return size
+
+
+def _parallel(s: Shape, outer: dict[str, int], cores: int) -> str:
+    """The dim whose blocks spread best over the cores; batch, then M, then N on ties."""
+    best, best_use = "", 0.0
+    for d in (*s.batch, *s.m, *s.n):
+        blocks = ceil(d.extent / outer[d.name])
+        use = min(blocks / (cores * ceil(blocks / cores)), 1.0) * min(blocks, cores)
+        if use > best_use * 1.05:
+            best, best_use = d.name, use
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    operand_a: int
+    operand_b: int
+    accumulator: int
+    vector: int
+    stage: int
+
+
+def plan_spaces(s: Shape, machine: Machine) -> Plan:
+    """Plan for a machine with operand spaces; MachineError E0630 if nothing fits."""
+    limits = _Limits(
+        *(
+            machine.role(r).capacity // _SHARE
+            for r in ("operand_a", "operand_b", "accumulator", "vector", "stage")
+        )
+    )
+    best: tuple[float, Plan] | None = None
+    for outer in _tilings(s):
+        chunk = _chunk(s, outer, limits, machine)
+        if chunk is None or not _fits(s, outer, limits, machine):
+            continue
+        plan = Plan(_parallel(s, outer, machine.cores), outer, {}, chunk)
+        cost = _cost(s, plan, machine)
+        if best is None or cost < best[0]:
+            best = (cost, plan)
+    if best is None:
+        raise fail(
+            MachineError,
+            "E0630",
+            f"no tile of this contraction fits the on-chip memories of '{machine.name}'",
+            help="give the machine a larger stage, operand, accumulator or vector space",
+        )
+    return best[1]
+
+
+def _tilings(s: Shape) -> Iterator[dict[str, int]]:
+    base = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
+    n = s.n[-1] if s.n else None
+    ns = sorted({balanced(n.extent, 16 * b) for b in (1, 2, 4, 8, 16)}) if n else [1]
+    for tile in _m_tiles(s.m):
+        for nt in ns:
+            outer = {**base, **tile}
+            if n:
+                outer[n.name] = nt
+            yield outer
+
+
+def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
+    if not m:
+        yield {}
+        return
+    inner = m[-1]
+    sizes = sorted({balanced(inner.extent, x) for x in (16, 32, 64, 128, 256, 512)})
+    for t in sizes:
+        if t < inner.extent or len(m) == 1:
+            yield {inner.name: t}
+            continue
+        rows = m[-2]
+        for r in (
+            divisors(rows.extent)
+            if rows.extent <= 512
+            else [balanced(rows.extent, x) for x in (1, 2, 4, 8, 16)]
+        ):
+            if r * t > 1024:
+                break
+            yield {inner.name: t, rows.name: r}
+
+
+def _round(n: int, to: int) -> int:
+    return ceil(n / to) * to
+
+
+def _mn(s: Shape, outer: dict[str, int], machine: Machine) -> tuple[int, int]:
+    m0, n0, _ = machine.cube_shape[s.operand]
+    m = prod(outer[d.name] for d in s.m)
+    n = prod(outer[d.name] for d in s.n)
+    return _round(m, m0), _round(n, n0)
+
+
+def _fits(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> bool:
+    m, n = _mn(s, outer, machine)
+    return m * n * s.accumulator.bytes <= limits.accumulator and m * n * 4 * s.temporaries <= limits.vector
+
+
+def _chunk(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> dict[str, int] | None:
+    """Innermost K dims whole while they fit the operand spaces, the next one split."""
+    m, n = _mn(s, outer, machine)
+    k0 = machine.cube_shape[s.operand][2]
+    room = (
+        min(limits.operand_a // (m * s.operand.bytes), limits.operand_b // (n * s.operand.bytes)) // k0 * k0
+    )
+    if room < k0:
+        return None
+    chunk = {d.name: 1 for d in s.k}
+    size = 1
+    for d in reversed(s.k):
+        fit = [t for t in divisors(d.extent) if size * t <= room]
+        whole = fit[-1] == d.extent
+        # A ragged split beats a tiny divisor: peel the remainder instead.
+        take = (
+            fit[-1]
+            if whole or fit[-1] * 4 > room // size
+            else balanced(d.extent, room // size // k0 * k0 or 1)
+        )
+        chunk[d.name] = take
+        size *= take
+        if take < d.extent:
+            break
+    return chunk
+
+
+def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
+    """Cycles of the busiest core, each pipe hiding behind the slowest, plus what start-up exposes."""
+    m, n = _mn(s, plan.outer, machine)
+    m0, n0, k0 = machine.cube_shape[s.operand]
+    kc = prod(plan.chunk.values())
+    chunks = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
+    size = s.operand.bytes
+
+    def rate(opcode_class: str, source: str, target: str) -> float:
+        route = machine.route(opcode_class, machine.roles[source], machine.roles[target])
+        return route.bandwidth if route else float("inf")
+
+    kr = _round(kc, k0)
+    cube = chunks * ((m // m0) * (n // n0) * (kr // k0) + machine.cube_issue)
+    to_a = m * kr * size / rate("copy_in", "stage", "operand_a")
+    to_b = n * kr * size / rate("copy_in", "stage", "operand_b")
+    drain = m * n * s.accumulator.bytes / rate("scale", "accumulator", "vector")
+    default = machine.vector_costs["default"]
+    vector = s.temporaries * (m * n * 4 / machine.vector_bytes * default.slope + default.head + default.tail)
+    out = m * n * size / rate("copy_out", "vector", "memory")
+    load = rate("copy_in", "memory", "stage")
+    slab = _slab(s, plan.outer) / load
+    k = prod(d.extent for d in s.k)
+    weights = n * k * size / load
+    tile = max(cube, chunks * (to_a + to_b), drain + vector, out, slab)
+    blocks = {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n)}
+    total = prod(blocks.values())
+    rounds = ceil(blocks.get(plan.parallel, 1) / machine.cores)
+    per_core = total // max(1, blocks.get(plan.parallel, 1)) * rounds
+    m_blocks = prod(blocks[d.name] for d in s.m if d.name != plan.parallel)
+    refills = per_core / max(1, m_blocks)
+    return per_core * (tile + 60) + refills * weights + slab + out + drain + vector

@@ -1,0 +1,159 @@
+"""Tile sizes of non-contraction groups: what is shared, what is whole, what is walked in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from opc.affine import Affine
+from opc.machine.model import Machine
+from opc.tensor.ir import Call, Dim, Op, Read, Tensor, walk
+from passes.lowering._axes import Axis, Frame
+from passes.lowering._stage import staged_bytes
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """``sizes``: tile per dim name; ``lanes``: dims laid along the vector; ``windows``: reduced dims that
+    slide over an axis together with a parallel dim; ``spilled``: the group does not fit and must be split.
+    """
+
+    shared: tuple[Dim, ...]
+    sizes: dict[str, int]
+    parallel: str
+    lanes: frozenset[str]
+    windows: frozenset[str]
+    addressable: bool
+    spilled: bool = False
+
+    @property
+    def shared_names(self) -> frozenset[str]:
+        return frozenset(d.name for d in self.shared)
+
+    def size(self, dim: Dim) -> int:
+        return min(self.sizes[dim.name], dim.extent)
+
+
+def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine) -> RowPlan:
+    """The plan of one group of single-piece ops."""
+    pieces = [op.pieces[0] for op in ops]
+    common = set.intersection(*({d.name for d in p.dims} for p in pieces))
+    shared = tuple(d for d in pieces[0].dims if d.name in common)
+    windows = frozenset(w for op in ops for w in _windows(op))
+    addressable = machine.role("vector").addressable
+    every = {d.name: d for p in pieces for d in (*p.dims, *p.reduce)}
+    if addressable:
+        return _plan_space(ops, tensors, machine, shared, windows, every)
+    return _plan_lanes(ops, tensors, machine, shared, windows, every)
+
+
+def _windows(op: Op) -> Iterator[str]:
+    """Reduced dims that share an index form with a parallel dim."""
+    piece = op.pieces[0]
+    parallel = {d.name for d in piece.dims}
+    for node in walk(piece.body):
+        if not isinstance(node, Read):
+            continue
+        for form in node.index:
+            if form.names & parallel:
+                yield from form.names - parallel
+
+
+def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
+    stride, total = 1, 0
+    for axis in reversed(tensor.memory_order):
+        total += read_index[axis].coefficient(dim) * stride
+        stride *= tensor.shape[axis]
+    return abs(total)
+
+
+def _lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str | None:
+    """The dim along which most operands are contiguous."""
+    piece = op.pieces[0]
+    uses = [(n.index, tensors[n.tensor], 1) for n in walk(piece.body) if isinstance(n, Read)]
+    uses.append((piece.index, op.outputs[0], 2))
+    best: tuple[float, str] | None = None
+    for d in (*piece.reduce, *piece.dims):
+        if d.extent == 1 or d.name in banned:
+            continue
+        score = 0.0
+        for index, tensor, weight in uses:
+            step = _stride(index, tensor, d.name)
+            score += weight * (1.0 if step == 1 else 0.0 if step == 0 else -0.5)
+        score += min(d.extent, 64) / 256
+        if best is None or score >= best[0]:
+            best = (score, d.name)
+    return best[1] if best else None
+
+
+# Elements per chunk in vectors: enough for latency, few enough for the register file.
+_CHUNK_VECTORS = 4
+
+
+def _plan_lanes(
+    ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine, shared: tuple[Dim, ...],
+    windows: frozenset[str], every: dict[str, Dim],
+) -> RowPlan:  # fmt: skip
+    names = {d.name for d in shared}
+    wanted = [_lane_dim(op, tensors, windows) for op in ops]
+    # If any op wants a lane dim that not all share, the shared dims are walked one index at a time.
+    inside = [w for w in wanted if w is not None and w not in names]
+    lanes: set[str] = set()
+    if inside:
+        banned = frozenset(names) | windows
+        lanes = {lane for op in ops if (lane := _lane_dim(op, tensors, banned)) is not None}
+    elif wanted and (last := next((w for w in reversed(wanted) if w), None)):
+        lanes = {last}
+    chunk = _CHUNK_VECTORS * machine.vector_bytes // 4
+    sizes = {n: (min(d.extent, chunk) if n in lanes else 1) for n, d in every.items()}
+    parallel = next((d.name for d in shared if d.extent > 1 and d.name not in lanes), "")
+    spread = [d for d in shared if d.extent // sizes[d.name] > 1]
+    if spread:
+        parallel = max(spread, key=lambda d: (min(d.extent // sizes[d.name], 16), d.name not in lanes)).name
+    return RowPlan(shared, sizes, parallel, frozenset(lanes), windows, False)
+
+
+def _plan_space(
+    ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine, shared: tuple[Dim, ...],
+    windows: frozenset[str], every: dict[str, Dim],
+) -> RowPlan:  # fmt: skip
+    sizes = {n: (1 if n in windows else d.extent) for n, d in every.items()}
+    parallel = ""
+    if shared:
+        # The outermost dim that feeds most cores; splitting inner dims would shorten every transfer.
+        spread = max(shared, key=lambda d: min(d.extent, machine.cores))
+        sizes[spread.name] = max(1, spread.extent // machine.cores)
+        parallel = spread.name
+    order = [d.name for d in shared] + [d.name for op in ops for d in op.pieces[0].dims if d.name not in {s.name for s in shared}]
+    order += [d.name for op in ops for d in op.pieces[0].reduce]
+    budget = machine.role("vector").capacity // 2
+    produced = {t.name for op in ops for t in op.outputs}
+    spilled = False
+    while _bytes(ops, tensors, sizes, windows, produced) > budget:
+        name = next((n for n in order if sizes[n] > 1), None)
+        if name is None:
+            break
+        # An intermediate must be whole in the dims that the group does not share.
+        spilled = spilled or (len(ops) > 1 and name not in {d.name for d in shared})
+        sizes[name] = (sizes[name] + 1) // 2
+    lanes = frozenset(n for n in (_lane_dim(op, tensors, windows) for op in ops) if n)
+    return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled)
+
+
+def _bytes(
+    ops: tuple[Op, ...], tensors: dict[str, Tensor], sizes: dict[str, int], windows: frozenset[str], produced: set[str]
+) -> int:
+    """On-chip bytes of one tile: staged inputs, live temporaries, kept intermediates."""
+    total = 0
+    for op in ops:
+        piece = op.pieces[0]
+        dims = (*piece.dims, *piece.reduce)
+        whole = {d.name: d.extent if d.name in windows else min(sizes[d.name], d.extent) for d in dims}
+        frame = Frame(tuple(Axis(n, ((n, s),)) for n, s in whole.items()), {n: Affine() for n in whole})
+        seen = {n for n in walk(piece.body) if isinstance(n, Read) and n.tensor not in produced}
+        total += sum(staged_bytes(r, tensors[r.tensor], frame) for r in sorted(seen, key=str))
+        elements = prod(min(sizes[d.name], d.extent) for d in dims)
+        depth = 1 + min(3, sum(isinstance(n, Call) for n in walk(piece.body)))
+        total += 4 * elements * depth
+    return total

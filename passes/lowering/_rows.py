@@ -1,0 +1,279 @@
+"""Lowering of everything that is not a cube contraction: pointwise chains, reductions, windows, moves.
+
+All ops of a group run on one tile of the dims they share. Dims that only some ops have are walked
+inside the tile, whole where the vector space is large and in vector-sized chunks where it is a
+register file; an intermediate that does not fit a chunk then goes through scratch memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from opc.affine import Affine
+from opc.dtypes import DType
+from opc.program.ir import Access
+from opc.scalar import MONOIDS
+from opc.tensor.ir import Dim, DimValue, Op, Piece, Read, Tensor, walk
+from passes.lowering._axes import Axis, Frame
+from passes.lowering._emit import Emitter, Tile, memory_access
+from passes.lowering._expr import Evaluator, Value
+from passes.lowering._row_plan import RowPlan, plan_rows
+from passes.lowering._stage import stage
+from passes.lowering._store import by_dims, materialise, store
+
+Tiles = dict[str, Tile]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A group-internal tensor: a value on the current tile, or a scratch array indexed like the tensor.
+
+    ``axes`` gives, per tensor axis, the dim that wrote it (None: index 0).
+    """
+
+    value: Value
+    axes: tuple[str | None, ...]
+    scratch: bool = False
+
+
+@dataclass
+class RowNest:
+    """Emits one group. ``stored`` names the outputs that leave it."""
+
+    emit: Emitter
+    ops: tuple[Op, ...]
+    tensors: dict[str, Tensor]
+    stored: frozenset[str]
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.plan: RowPlan = plan_rows(self.ops, self.tensors, self.emit.machine)
+
+    def run(self) -> None:
+        """Emit the whole nest."""
+        dims = [d for d in self.plan.shared if d.name == self.plan.parallel]
+        dims += [d for d in self.plan.shared if d.name != self.plan.parallel]
+        if self.plan.parallel:
+            self._shared(dims, {})
+            return
+        with self.emit.loop("one", 1, parallel=True):
+            self._shared(dims, {})
+
+    def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
+        if dims:
+            d = dims[0]
+            for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), d.name == self.plan.parallel):
+                self._shared(dims[1:], {**tiles, d.name: tile})
+            return
+        self.kept = {}
+        for op in self.ops:
+            self.emit.line = op.line
+            self._op(op, tiles)
+
+    def _op(self, op: Op, tiles: Tiles) -> None:
+        piece = op.pieces[0]
+        extra = [d for d in piece.dims if d.name not in tiles]
+        chunked = any(self.plan.size(d) < d.extent for d in extra)
+        scratch = self._scratch(op, tiles) if chunked and self._read_later(op) else None
+        for inner in self._walk(extra, {}):
+            here = {**tiles, **inner}
+            values = self._reduce(op, here) if op.monoid else [self._body(op, here, {})]
+            self._finish(op, here, values, scratch)
+
+    def _walk(self, dims: list[Dim], tiles: Tiles) -> Iterator[Tiles]:
+        if not dims:
+            yield tiles
+            return
+        d = dims[0]
+        for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d)):
+            yield from self._walk(dims[1:], {**tiles, d.name: tile})
+
+    def _frame(self, piece: Piece, tiles: Tiles) -> Frame:
+        """One axis per dim with a tile; the lane dim last, so that it is contiguous on chip."""
+        names = [d.name for d in (*piece.dims, *piece.reduce) if d.name in tiles]
+        names.sort(key=lambda n: n in self.plan.lanes)
+        axes = tuple(Axis(n, ((n, tiles[n].size),)) for n in names)
+        return Frame(axes, {n: t.base for n, t in tiles.items()})
+
+    def _evaluator(self, piece: Piece, tiles: Tiles, staged: dict[Read, Access]) -> Evaluator:
+        frame = self._frame(piece, tiles)
+
+        def load(read: Read) -> Value:
+            if read.tensor in self.kept:
+                return self._internal(ev, read)
+            tensor = self.tensors[read.tensor]
+            if self.plan.addressable:
+                access = staged[read] if read in staged else stage(self.emit, read, tensor, frame, "vector", self.plan.lanes)
+                shift: dict[str, Affine | int] = {
+                    n: t.base + (Affine.var(n) if t.size > 1 else Affine()) for n, t in tiles.items() if read in staged and n in self.plan.windows
+                }
+                access = Access(access.buffer, tuple(f.substitute(shift) for f in access.index), access.slot)
+                return Value(access, frame.used(read.index), tensor.dtype, False)
+            forms = [frame.global_form(f) for f in read.index]
+            return ev.dense(lambda: memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
+
+        ev = Evaluator(self.emit, frame, load)
+        return ev
+
+    def _internal(self, ev: Evaluator, read: Read) -> Value:
+        """A value computed by an earlier op of the group, at this op's index."""
+        kept = self.kept[read.tensor]
+        if not kept.axes:
+            return kept.value
+        assert isinstance(kept.value.operand, Access)
+        local = {n: (Affine.var(n) if s > 1 else Affine()) for a in ev.frame.axes for n, s in a.dims}
+        by_dim: dict[str, Affine | int] = {}
+        for form, dim in zip(read.index, kept.axes, strict=True):
+            if dim is None:
+                continue
+            shared = form.as_var() == dim and dim in self.plan.shared_names
+            by_dim[dim] = local.get(dim, Affine()) if shared else ev.frame.global_form(form)
+        index = tuple(f.substitute(by_dim) for f in kept.value.operand.index)
+        access = Access(kept.value.operand.buffer, index)
+        axes = ev.frame.used(index)
+        if not kept.scratch:
+            return Value(access, axes, kept.value.dtype, False)
+        assert kept.value.dtype is not None
+        return ev.dense(lambda: access, axes, kept.value.dtype, None)
+
+    def _body(self, op: Op, tiles: Tiles, staged: dict[Read, Access]) -> Value:
+        return self._evaluator(op.pieces[0], tiles, staged).value(op.pieces[0].body)
+
+    def _reduce(self, op: Op, tiles: Tiles) -> list[Value]:
+        """Accumulate the body over the reduced dims; one value per output."""
+        piece = op.pieces[0]
+        staged = self._stage_windows(piece, tiles)
+        out_frame = self._frame(replace(piece, reduce=()), tiles)
+        results: list[Value] = []
+        for inner in self._walk(list(piece.reduce), {}):
+            here = {**tiles, **inner}
+            ev = self._evaluator(piece, here, staged)
+            value = ev.value(piece.body)
+            dtype = op.accumulate or ev.result_type([value], "arithmetic")
+            value = ev.convert(value, dtype)
+            if not results:
+                results = self._accumulators(op, out_frame, dtype)
+            self._accumulate(op, ev, value, results, inner)
+        return results[-1:] if op.monoid in ("argmax", "argmin") else results
+
+    def _stage_windows(self, piece: Piece, tiles: Tiles) -> dict[Read, Access]:
+        """Stage reads that slide over window dims once, for the whole window."""
+        windows = [d for d in piece.reduce if d.name in self.plan.windows]
+        if not self.plan.addressable or not windows:
+            return {}
+        whole = {d.name: Tile(Affine(), d.extent, Affine()) for d in windows}
+        frame = self._frame(piece, {**tiles, **whole})
+        names = {d.name for d in windows}
+        others = {d.name for d in piece.reduce} - names
+        found: dict[Read, Access] = {}
+        for node in walk(piece.body):
+            slides = isinstance(node, Read) and any(f.names & names for f in node.index)
+            if slides and isinstance(node, Read) and node.tensor not in self.kept and not any(f.names & others for f in node.index):
+                found[node] = stage(self.emit, node, self.tensors[node.tensor], frame, "vector", self.plan.lanes)
+        return found
+
+    def _accumulators(self, op: Op, frame: Frame, dtype: DType) -> list[Value]:
+        ev = Evaluator(self.emit, frame, _no_load)
+        kinds = {"moments": [dtype, dtype], "argmax": [dtype, DType.I32], "argmin": [dtype, DType.I32]}
+        return [
+            Value(ev.at(ev.buffer(frame.axes, t, "acc"), frame.axes), frame.axes, t, True)
+            for t in kinds.get(op.monoid or "", [dtype])
+        ]
+
+    def _accumulate(self, op: Op, ev: Evaluator, value: Value, results: list[Value], inner: Tiles) -> None:
+        piece = op.pieces[0]
+        sources = [value.operand]
+        fields: dict[str, object] = {"init": _order(inner)}
+        if op.monoid in ("argmax", "argmin"):
+            sources.append(ev.value(DimValue(_row_major(piece.reduce))).operand)
+        elif op.monoid == "moments":
+            fields["form"] = _count(piece.reduce, inner)
+        if op.monoid in ("sum", "moments"):
+            chain = 1
+            for d in piece.reduce:
+                chain *= d.extent
+            fields["chain"] = chain
+        targets = [r.operand for r in results]
+        self.emit.emit(
+            f"vector.reduce_{op.monoid}",
+            ev.frame.axis_dims(ev.frame.axes),
+            [t for t in targets if isinstance(t, Access)],
+            sources,
+            **fields,
+        )
+
+    def _scratch(self, op: Op, tiles: Tiles) -> Kept:
+        """Memory for an intermediate that is produced chunk by chunk, indexed by the op's dims."""
+        piece, out = op.pieces[0], op.outputs[0]
+        sizes = {d.name: tiles[d.name].size if d.name in tiles else d.extent for d in piece.dims}
+        dims = [f.as_var() for f in piece.index]
+        names = [d for d in dims if d is not None]
+        buffer = self.emit.local(f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch")
+        access = Access(buffer, tuple(Affine.var(n) for n in names) or (Affine(),))
+        return Kept(Value(access, (), out.dtype.compute), tuple(dims), scratch=True)
+
+    def _read_later(self, op: Op) -> bool:
+        return any(
+            isinstance(n, Read) and any(n.tensor == t.name for t in op.outputs)
+            for o in self.ops for p in o.pieces for n in walk(p.body)
+        )  # fmt: skip
+
+    def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None) -> None:
+        piece = op.pieces[0]
+        frame = self._frame(replace(piece, reduce=()), tiles)
+        ev = Evaluator(self.emit, frame, _no_load)
+        for out, value in zip(op.outputs, values, strict=True):
+            if not out.dtype.is_float and value.dtype is not out.dtype:
+                value = ev.convert(value, out.dtype)
+            if out.name in self.stored:
+                store(ev, value, piece, out)
+            if not self._read_later(op):
+                continue
+            if scratch is None:
+                dense = materialise(ev, value, frame.axes, replace(out, dtype=value.dtype or out.dtype))
+                dims = tuple(f.as_var() for f in piece.index)
+                same = not any(d.name not in self.plan.shared_names for o in self.ops for d in o.pieces[0].dims)
+                self.kept[out.name] = Kept(replace(dense, temporary=False), () if same else dims)
+                continue
+            assert isinstance(scratch.value.operand, Access) and scratch.value.dtype is not None
+            dense = materialise(ev, value, frame.axes, replace(out, dtype=scratch.value.dtype))
+            local = {n: (tiles[n].base if n not in self.plan.shared_names else Affine()) + (Affine.var(n) if tiles[n].size > 1 else Affine()) for n in tiles}
+            target = Access(scratch.value.operand.buffer, tuple(f.substitute(dict(local)) for f in scratch.value.operand.index))
+            assert isinstance(dense.operand, Access)
+            self.emit.emit("copy_out.copy", frame.dims(frame.axes), [target], [by_dims(dense.operand, frame.axes)])
+            self.kept[out.name] = scratch
+
+
+def _no_load(read: Read) -> Value:
+    raise AssertionError(f"no reads here: {read}")
+
+
+def _order(tiles: Tiles) -> Affine:
+    total = Affine()
+    for t in tiles.values():
+        total = total + t.order
+    return total
+
+
+def _row_major(dims: tuple[Dim, ...]) -> Affine:
+    form = Affine()
+    for d in dims:
+        form = form * d.extent + Affine.var(d.name)
+    return form
+
+
+def _count(dims: tuple[Dim, ...], tiles: Tiles) -> Affine:
+    """How many terms earlier blocks have already merged."""
+    total = Affine()
+    for i, d in enumerate(dims):
+        step = 1
+        for other in dims[:i]:
+            step *= tiles[other.name].size
+        for other in dims[i + 1 :]:
+            step *= other.extent
+        total = total + tiles[d.name].base * step
+    return total
+
+
+__all__ = ["MONOIDS", "RowNest"]

@@ -1,0 +1,76 @@
+"""Staging: copy the box that a tile's read touches into a nearer space, padding applied.
+
+The box is the hull of the read over the tile, thinned by the common step of each axis, so that
+a strided 1x1 read stages only what it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import gcd
+
+from opc.affine import Affine
+from opc.program.ir import Access
+from opc.tensor.ir import Read, Tensor
+from passes.lowering._axes import Frame
+from passes.lowering._emit import Emitter, memory_access
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The staged part of one tensor axis: first index, step, count, and the tile-local index into it."""
+
+    axis: int
+    first: Affine
+    step: int
+    count: int
+    local: Affine
+
+
+def boxes(read: Read, tensor: Tensor, frame: Frame, last: Collection[str] = ()) -> list[Box]:
+    """One box per tensor axis, slowest first; axes that vary only over ``last`` come last.
+
+    Keeping those innermost makes the operand contiguous along the dimension the consumer streams.
+    """
+    extents = {n: s for a in frame.axes for n, s in a.dims if s > 1}
+    found: list[Box] = []
+    for axis in tensor.memory_order:
+        form = frame.global_form(read.index[axis])
+        local, base = form.split(extents)
+        low, high = local.interval(extents)
+        step = 0
+        for _, c in local.terms:
+            step = gcd(step, c)
+        step = step or 1
+        shifted = Affine(local.terms, -low)
+        scaled = Affine(tuple((v, c // step) for v, c in shifted.terms), shifted.const // step)
+        found.append(Box(axis, base + low, step, (high - low) // step + 1, scaled))
+    wanted = set(last)
+    return sorted(found, key=lambda b: bool(b.local.names) and b.local.names <= wanted)
+
+
+def stage(
+    emit: Emitter, read: Read, tensor: Tensor, frame: Frame, role: str, last: Collection[str] = ()
+) -> Access:
+    """Emit the copy; the access that reads the staged box at the tile's local dimensions."""
+    found = boxes(read, tensor, frame, last)
+    kept = [b for b in found if b.count > 1] or found[-1:]
+    name = emit.local(f"{tensor.name}_{role}", tensor.dtype, [b.count for b in kept], role)
+    index = [b.first for b in sorted(found, key=lambda b: b.axis)]
+    dims = []
+    for b in kept:
+        dim = f"h{b.axis}"
+        dims.append((dim, b.count))
+        index[b.axis] = index[b.axis] + Affine.var(dim, b.step)
+    target = Access(name, tuple(Affine.var(d) for d, _ in dims))
+    emit.emit("copy_in.copy", dims, [target], [memory_access(tensor, index)], fill=read.fill)
+    return Access(name, tuple(b.local for b in kept))
+
+
+def staged_bytes(read: Read, tensor: Tensor, frame: Frame) -> int:
+    """Bytes that ``stage`` would copy."""
+    total = tensor.dtype.bytes
+    for b in boxes(read, tensor, frame):
+        total *= b.count
+    return total

@@ -1,0 +1,175 @@
+"""Tiling: fused groups of a function become loop nests of a prepare and a run program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar
+
+from opc.affine import Affine
+from opc.dtypes import DType
+from opc.errors import MachineError, fail
+from opc.machine import load, names
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.program.ir import Module
+from opc.tensor.ir import Const, Dim, Function, Op, Piece, Tensor, reads
+from passes.lowering._emit import Emitter
+from passes.lowering._matmul import ContractionNest
+from passes.lowering._rows import RowNest
+from passes.tensor._contraction import Contraction, classify_contraction
+from passes.tensor.choose_layouts import cube_worthy
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Lower every group to a nest of the five instruction classes, on buffers in role spaces.
+
+    Tile sizes come from a cost model over the machine's capacities and rates; this is the only
+    place a capacity failure can return to: a group that does not fit is split into its ops.
+
+    Before:
+        func v1 double {
+          arg x: f32[64] input
+          op y: f32[64] group g0 {
+            piece i<64 at i = mul(x[i], 2.0)
+          }
+          return y
+        }
+
+    After:
+        program v1 double machine avx2 {
+          buffer x: f32[64]@gm input
+          buffer y: f32[64]@gm output
+          buffer in: f32[32]@vector local
+          parallel i_o < 2 {
+            copy_in.copy in[i] = x[i + i_o*32] for i<32
+            vector.mul in[i] = in[i], 2.0 for i<32
+            copy_out.copy y[i + i_o*32] = in[i] for i<32
+          }
+        }
+    """
+
+    name: ClassVar[str] = "tile"
+    level: ClassVar[str] = "lowering"
+
+    def run(self, function: Function, context: Context) -> Module:
+        """The module of both programs, buffers still in role spaces. Raises MachineError E062x, E0630."""
+        check_dtypes(function, context.machine)
+        programs = []
+        for prepare in (True, False):
+            lowering = _Lowering(function, context.machine, prepare)
+            programs.append(lowering.run())
+        return Module(programs[0], programs[1])
+
+
+def check_dtypes(function: Function, machine: Machine) -> None:
+    """Reject element types that the machine lacks, naming machines that have them."""
+    for tensor in function.tensors().values():
+        _need(tensor.dtype, "memory", machine, f"tensor '{tensor.name}'")
+        _need(tensor.dtype.compute, "vector", machine, f"arithmetic on '{tensor.name}'")
+    for op in function.ops:
+        c = classify_contraction(op, function)
+        if c is not None and cube_worthy(c):
+            _need(function.tensors()[c.a.tensor].dtype, "cube", machine, f"the contraction '{op.name}'")
+
+
+def _need(dtype: DType, unit: str, machine: Machine, what: str) -> None:
+    if dtype in machine.dtypes.get(unit, ()):
+        return
+    able = [n for n in names() if dtype in load(n).dtypes.get(unit, ())]
+    raise fail(
+        MachineError,
+        "E0620",
+        f"{what} is {dtype}, which the {unit} unit of '{machine.name}' does not have",
+        help=f"machines that have it: {', '.join(able) or 'none'}; or choose one of "
+        + ", ".join(machine.dtypes.get(unit, ())),
+    )
+
+
+@dataclass
+class _Lowering:
+    function: Function
+    machine: Machine
+    prepare: bool
+
+    def run(self) -> object:
+        self.emit = Emitter(self.function.name, self.machine)
+        self.tensors = self.function.tensors()
+        self._declare()
+        for group in self._groups():
+            self._group(group)
+        return self.emit.program()
+
+    def _groups(self) -> Iterator[tuple[Op, ...]]:
+        numbered = enumerate(op for op in self.function.ops if op.prepare == self.prepare)
+        for _, members in groupby(numbered, key=lambda item: item[1].group or item[0]):
+            yield tuple(op for _, op in members)
+
+    def _declare(self) -> None:
+        """Memory buffers of this program: its arguments, what crosses from prepare, workspace, results."""
+        mine = [op for op in self.function.ops if op.prepare == self.prepare]
+        read = {r.tensor for op in mine for r in reads(op)}
+        for arg in self.function.args:
+            wanted = arg.kind == "param" if self.prepare else arg.kind != "param"
+            if wanted and not any(t.name == arg.tensor.name for op in mine for t in op.outputs):
+                self.emit.memory(arg.tensor, arg.kind)
+            elif wanted:
+                self.emit.memory(arg.tensor, "inout")
+        run_reads = {r.tensor for op in self.function.ops if not op.prepare for r in reads(op)}
+        for op in self.function.ops:
+            for t in op.outputs:
+                if op.prepare and t.name in run_reads and (self.prepare or t.name in read):
+                    self.emit.memory(t, "packed")
+                elif op.prepare == self.prepare and t.name in self.function.results:
+                    self.emit.memory(t, "output")
+
+    def _stored(self, group: tuple[Op, ...]) -> frozenset[str]:
+        """Outputs that are results, packed, or read by another group."""
+        inside = set(map(id, group))
+        outside = {r.tensor for op in self.function.ops if id(op) not in inside for r in reads(op)}
+        return frozenset(
+            t.name for op in group for t in op.outputs if t.name in outside or t.name in self.function.results
+        )
+
+    def _group(self, group: tuple[Op, ...]) -> None:
+        stored = self._stored(group)
+        c = self._cube(group[0])
+        if c is not None:
+            self._workspace(stored)
+            ContractionNest(self.emit, group, c, self.tensors, stored).run()
+            return
+        if len(group) > 1:
+            nest = RowNest(self.emit, group, self.tensors, stored)
+            if not nest.plan.spilled:
+                self._workspace(stored)
+                nest.run()
+                return
+        for op in group:
+            alone = frozenset(t.name for t in op.outputs if t.name in stored or len(group) > 1)
+            self._workspace(alone)
+            for part in _parts(op):
+                RowNest(self.emit, (part,), self.tensors, alone).run()
+
+    def _workspace(self, stored: frozenset[str]) -> None:
+        for name in sorted(stored):
+            self.emit.memory(self.tensors[name], "workspace")
+
+    def _cube(self, op: Op) -> Contraction | None:
+        c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
+        return c if c is not None and cube_worthy(c) else None
+
+
+def _parts(op: Op) -> Iterator[Op]:
+    """One single-piece op per piece; a fill becomes a piece over everything that runs first."""
+    if op.fill is not None:
+        for out in op.outputs:
+            dims = tuple(Dim(f"f{axis}", extent) for axis, extent in enumerate(out.shape))
+            index = tuple(Affine.var(d.name) for d in dims)
+            yield Op((out,), (Piece(dims, index, Const(op.fill)),), line=op.line)
+    for piece in op.pieces:
+        yield replace(op, pieces=(piece,), fill=None)
+
+
+__all__ = ["Tensor", "Tile", "check_dtypes"]
