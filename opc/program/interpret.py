@@ -22,6 +22,7 @@ from opc.program.text import print_stmt
 
 Array = Any  # np.ndarray of any element type
 Env = dict[str, int]
+Dims = list[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class _Runner:
             return self.iota(i)
         return self.elementwise(i)
 
-    def reader(self, i: Instr, access: Access, dims: list[tuple[str, int]]) -> Callable[[Env], Array]:
-        """A function from loop values to the operand's elements, one axis per dim."""
+    def reader(self, i: Instr, access: Access, dims: Dims) -> Callable[[Env], Array]:
+        """A function from loop values to the operand's elements."""
         reference = Reference(access, dims, i.extents)
         slots = self.storage.slots[access.buffer]
         owners = self.storage.owners.get(access.buffer)
@@ -140,21 +141,18 @@ class _Runner:
 
         def read(env: Env) -> Array:
             array = reference.pick(slots, env)
-            if i.fill is not None:
-                found = reference.gather(array, env, i.fill)
-            else:
-                found = reference.view(array, env)
+            found = reference.elements(array, env, i.fill)
             if owners is not None:
                 owner = reference.pick(owners, env)
                 expected = int.from_bytes(bytes([mark]) * owner.itemsize, "little")
-                seen = reference.view(owner, env) if i.fill is None else reference.gather(owner, env, expected)
-                if not (seen == expected).all():
+                filler = None if i.fill is None else expected
+                if not (reference.elements(owner, env, filler) == expected).all():
                     raise _uninitialised(i, access, env)
             return found
 
         return read
 
-    def writer(self, i: Instr, access: Access, dims: list[tuple[str, int]]) -> Callable[[Env, Array], None]:
+    def writer(self, i: Instr, access: Access, dims: Dims) -> Callable[[Env, Array], None]:
         """A function that stores elements, one axis per dim, in the buffer's type."""
         reference = Reference(access, dims, i.extents)
         slots = self.storage.slots[access.buffer]
@@ -187,8 +185,10 @@ class _Runner:
                 literal = np.full((1,) * len(dims), s.value, kind.numpy)
                 readers.append(lambda env, literal=literal: literal)  # type: ignore[misc]
         if i.opcode_class == "scale":
+            first, *extra = readers
+            drained = kind.numpy
             return lambda env: write(
-                env, evaluate.drain(readers[0](env).astype(kind.numpy), i.scale, [r(env) for r in readers[1:]])
+                env, evaluate.drain(first(env).astype(drained), i.scale, [r(env) for r in extra])
             )
         return lambda env: write(env, evaluate.elementwise(i.op, [r(env) for r in readers], kind))
 

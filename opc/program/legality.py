@@ -23,7 +23,7 @@ from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
 from opc.program.liveness import live_ranges
-from opc.program.memory import offset_unit, slot_size
+from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
 from opc.program.text import print_stmt
 
 LEVELS = ("tiled", "legal", "expanded")
@@ -65,13 +65,15 @@ def _offsets(program: Program, machine: Machine) -> Iterator[str]:
         unit, size = offset_unit(machine, b), slot_size(machine, b)
         if len(b.offsets) != b.slots:
             yield f"buffer '{b.name}' has {b.slots} slots and {len(b.offsets)} offsets"
-        align = machine.spaces[b.space].align if b.kind == "local" and unit == 1 else 1
-        capacity = machine.spaces[b.space].capacity if b.kind == "local" and unit == 1 else 0
+        local, align = b.kind == "local", BLOB_ALIGN
+        if local:
+            align = machine.spaces[b.space].align if unit == 1 else 1
+        limit = capacity(machine, b.space) if local and not may_spill(machine, b.space) else 0
         for offset in b.offsets:
             if offset % align:
                 yield f"offset {offset} of '{b.name}' is not a multiple of {align}"
-            if capacity and offset + size > capacity:
-                yield f"'{b.name}' ends at byte {offset + size}, '{b.space}' has {capacity}"
+            if limit and offset + size > limit:
+                yield f"'{b.name}' ends at {offset + size}, '{b.space}' has {limit}"
             spans.append((b, offset, offset + size))
     yield from _shared(program, spans)
 

@@ -54,7 +54,7 @@ def liveness(program: Program) -> Liveness:
     for stmt in program.body:
         size = _size(stmt)
         for b in program.buffers:
-            if b.kind != "local" and b.name in _touched(stmt):
+            if b.kind != "local" and b.name in touched(stmt):
                 ranges[b.name] = _join(ranges.get(b.name), LiveRange(position, position + size - 1))
         position += size
     for b in program.buffers:
@@ -66,7 +66,8 @@ def _size(stmt: Stmt) -> int:
     return 1 if isinstance(stmt, Instr) else sum(map(_size, stmt.body))
 
 
-def _touched(stmt: Stmt) -> frozenset[str]:
+def touched(stmt: Stmt) -> frozenset[str]:
+    """Names of the buffers that a statement accesses."""
     return frozenset(a.buffer for i, _ in instructions((stmt,)) for a in (*i.dst, *i.sources))
 
 
@@ -133,7 +134,7 @@ class _Analysis:
         """The first statement of a shared buffer also counts as a whole; no deeper loop is its home."""
         for stmt in body:
             whole = LiveRange(start, start + _size(stmt) - 1)
-            for name in sorted(shared & _touched(stmt)) if shared else ():
+            for name in sorted(shared & touched(stmt)) if shared else ():
                 total.spans[name] = _join(total.spans[name], whole)
                 self.homes.pop(name, None)
             start = whole.last + 1

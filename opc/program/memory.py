@@ -63,3 +63,15 @@ def space_bytes(program: Program, machine: Machine, space: str) -> int:
         for offset in b.offsets
     ]
     return max(ends, default=0)
+
+
+def may_spill(machine: Machine, space: str) -> bool:
+    """Whether exceeding the space costs time instead of failing: vector registers, which LLVM spills."""
+    return not machine.spaces[space].addressable and machine.roles.get("vector") == space
+
+
+def pressure(program: Program, machine: Machine) -> dict[str, tuple[int, int]]:
+    """Per local space with a capacity: bytes a planned program uses, and the capacity."""
+    spaces = sorted({b.space for b in program.buffers if b.kind == "local"})
+    limited = [s for s in spaces if machine.spaces[s].capacity]
+    return {s: (space_bytes(program, machine, s), machine.spaces[s].capacity) for s in limited}

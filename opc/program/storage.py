@@ -42,7 +42,7 @@ class Storage:
         array = arrays.get(b.name)
         if array is None and b.kind == "workspace":
             array = np.empty(b.shape, b.dtype.numpy)
-            _bytes(array).fill(0xFF)
+            array.reshape(-1).view(np.uint8).fill(0xFF)
         if array is None:
             raise fail(IRError, "E0403", f"the program needs an array for its {b.kind} '{b.name}'")
         if array.shape != b.shape or array.dtype != b.dtype.numpy:
@@ -64,7 +64,7 @@ class Storage:
             end = (max(b.offsets) + slot_size(machine, b)) * unit
             sizes[b.space] = max(sizes.get(b.space, 0), end)
         arenas = {space: self._poison(np.empty(size, np.uint8), 0xFF) for space, size in sizes.items()}
-        marks = {space: self._poison(np.empty(size, np.uint8), 0) for space, size in sizes.items()} if check else {}
+        marks = {space: self._poison(np.empty(size, np.uint8), 0) for space, size in sizes.items()}
         for b in private:
             kind = np.dtype(f"u{b.dtype.bytes}")
             if b in planned and machine is not None:
@@ -73,18 +73,12 @@ class Storage:
                 if check:
                     self.owners[b.name] = [_carve(marks[b.space], s, b, kind) for s in starts]
                 continue
-            whole = np.empty((b.slots, *b.shape), b.dtype.numpy)
-            self._poison(_bytes(whole), 0xFF)
-            self.slots[b.name] = list(whole)
+            data = self._poison(np.empty(b.slots * b.slot_bytes, np.uint8), 0xFF)
+            starts = [n * b.slot_bytes for n in range(b.slots)]
+            self.slots[b.name] = [_carve(data, s, b, b.dtype.numpy) for s in starts]
             if check:
-                owner = np.empty((b.slots, *b.shape), kind)
-                self._poison(_bytes(owner), 0)
-                self.owners[b.name] = list(owner)
-            # Scalars come out of list() as copies; keep views.
-            if not b.shape:
-                self.slots[b.name] = [whole[n : n + 1].reshape(()) for n in range(b.slots)]
-                if check:
-                    self.owners[b.name] = [owner[n : n + 1].reshape(()) for n in range(b.slots)]
+                owner = self._poison(np.empty(b.slots * b.slot_bytes, np.uint8), 0)
+                self.owners[b.name] = [_carve(owner, s, b, kind) for s in starts]
 
     def _poison(self, array: Array, value: int) -> Array:
         self._poisoned.append((array, value))
@@ -94,12 +88,6 @@ class Storage:
         """Poison every local buffer: a core begins an iteration knowing nothing."""
         for array, value in self._poisoned:
             array.fill(value)
-
-
-def _bytes(array: Array) -> Array:
-    import numpy as np
-
-    return array.reshape(-1).view(np.uint8)
 
 
 def _carve(arena: Array, start: int, b: Buffer, dtype: np.dtype[Any]) -> Array:
@@ -143,18 +131,19 @@ class Reference:
 
         start = self.start(env)
         if not self.inside(start, array.shape):
-            raise fail(IRError, "E0555", f"'{self.access.buffer}' of shape {list(array.shape)} is left at {start}")
+            message = f"'{self.access.buffer}' of shape {list(array.shape)} is left at {start}"
+            raise fail(IRError, "E0555", message)
         # The ellipsis keeps a view of a scalar a view.
         origin = array[(*(slice(s, None) for s in start), ...)]
         strides = tuple(sum(c * s for c, s in zip(steps, array.strides, strict=True)) for steps in self.steps)
         return as_strided(origin, self.shape, strides)
 
-    def gather(self, array: Array, env: Mapping[str, int], fill: float | int) -> Array:
-        """A copy of the accessed elements, with ``fill`` where the index leaves the buffer."""
+    def elements(self, array: Array, env: Mapping[str, int], fill: float | int | None) -> Array:
+        """The accessed elements, with ``fill`` (unless None) where the index leaves the buffer."""
         import numpy as np
 
         start = self.start(env)
-        if self.inside(start, array.shape):
+        if fill is None or self.inside(start, array.shape):
             return self.view(array, env)
         rank = len(self.shape)
         index, valid = [], np.ones(self.shape, bool)

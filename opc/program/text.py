@@ -8,6 +8,8 @@
         vector.mul t{i}[j] = t{i}[j], 2.0 for j<8 {line=3}
       }
     }
+
+A slot is 0 and a buffer has one unless written otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import re
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.errors import IRError, OpcError, Span, fail
-from opc.program.ir import Access, BUFFER_KINDS, Buffer, Imm, Instr, Loop, Module, Operand, Program, Stmt
+from opc.program.ir import BUFFER_KINDS, Access, Buffer, Imm, Instr, Loop, Module, Operand, Program, Stmt
 from opc.program.opcodes import OPCODES
 
 VERSION = "v1"
@@ -108,9 +110,7 @@ def _operand(o: Operand) -> str:
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_.]*"
 _HEADER = re.compile(rf"program (\S+) ({_NAME}) machine (\S+) \{{$")
-_BUFFER = re.compile(
-    rf"buffer ({_NAME}): (\w+)\[([\d,]*)\]@(\w+) (\w+)(?: slots (\d+))?(?: at ([\d, ]+))?$"
-)
+_BUFFER = re.compile(rf"buffer ({_NAME}): (\w+)\[([\d,]*)\]@(\w+) (\w+)(?: slots (\d+))?(?: at ([\d, ]+))?$")
 _LOOP = re.compile(rf"(loop|parallel) ({_NAME}) < (\d+) \{{$")
 _FLAG = re.compile(r" (\w+) -> (\w+) id ([^{]+?)(?= \{|$)")
 _BARRIER = re.compile(r" (\w+)")
@@ -223,7 +223,8 @@ def _operands(opcode: str, rest: str) -> Instr:
         if match is None:
             raise ValueError("sync wants 'A -> B id N' or a pipe")
         zero = opcode == "sync.barrier"
-        fields["flag"] = (match[1], match[1], Affine()) if zero else (match[1], match[2], Affine.parse(match[3]))
+        target, number = (match[1], Affine()) if zero else (match[2], Affine.parse(match[3]))
+        fields["flag"] = (match[1], target, number)
         rest = rest[match.end() :]
     body, brace, attributes = rest.partition(" {")
     # A slot's brace follows its name directly, so " {" only opens the attributes.

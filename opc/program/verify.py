@@ -12,8 +12,8 @@ Structure (always checked):
            and ``init`` depend on loop variables only; destinations are not read-only buffers.
  6. E0555  Every access stays inside its buffer for all loop values, except sources of copies with ``fill``.
  7. E0556  A destination index is injective: in all dims, or in its own dims where the opcode reduces.
- 8. E0557  A reduction starts: ``init`` is 0 for some iteration, or the destination was written before;
-           every dim of a cube or reducing instruction occurs in an operand.
+ 8. E0557  A reduction starts: ``init`` can be 0, or the destination was written before; every dim of a
+           cube or reducing instruction occurs in an operand.
  9. E0558  ``chain`` is at least the number of terms that sum in one destination element.
 10. E0559  No two iterations of a parallel loop provably write the same element of a shared buffer.
 
@@ -202,11 +202,9 @@ class _Checker:
         names = {n for access in (*i.dst, *i.sources) for form in access.index for n in form.names}
         for name in (n for n, e in i.dims if n not in names and e > 1):
             self.report("E0557", f"dim '{name}' occurs in no operand", i)
-        if i.init is not None:
-            low, high = i.init.interval(scope)
-            if low > 0 or high < 0:
-                self.report("E0557", f"init {i.init} is never 0: the reduction does not start", i)
-        elif any(d.buffer not in self.written for d in i.dst):
+        low, high = (1, 1) if i.init is None else i.init.interval(scope)
+        # Unrolled copies of a reduction have an init that is never 0: they only continue it.
+        if (low > 0 or high < 0) and any(d.buffer not in self.written for d in i.dst):
             self.report("E0557", f"'{i.dst[0].buffer}' is accumulated into before it was written", i)
         if i.op == "reduce_moments" and i.form is None and i.init != Affine():
             self.report("E0557", "reduce_moments needs the count already merged as 'form'", i)

@@ -1,0 +1,40 @@
+"""Copies of statements with other index forms or operands: what every program pass is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from opc.affine import Affine
+from opc.program.ir import Access, Instr, Loop, Stmt
+
+
+def map_instrs(body: tuple[Stmt, ...], change: Callable[[Instr], Instr]) -> tuple[Stmt, ...]:
+    """The body with every instruction replaced."""
+    return tuple(
+        change(s) if isinstance(s, Instr) else replace(s, body=map_instrs(s.body, change)) for s in body
+    )
+
+
+def map_accesses(instr: Instr, change: Callable[[Access], Access]) -> Instr:
+    """The instruction with every access replaced."""
+    dst = tuple(map(change, instr.dst))
+    src = tuple(change(s) if isinstance(s, Access) else s for s in instr.src)
+    return replace(instr, dst=dst, src=src)
+
+
+def substitute(stmt: Stmt, values: Mapping[str, Affine | int]) -> Stmt:
+    """The statement with loop variables replaced by forms or numbers, in indices, slots, ``init``,
+    ``form`` and event ids. Names that the statement binds itself must not occur in ``values``.
+    """
+    if isinstance(stmt, Loop):
+        return replace(stmt, body=tuple(substitute(s, values) for s in stmt.body))
+
+    def access(a: Access) -> Access:
+        return Access(a.buffer, tuple(f.substitute(values) for f in a.index), a.slot.substitute(values))
+
+    changed = map_accesses(stmt, access)
+    flag = None if stmt.flag is None else (*stmt.flag[:2], stmt.flag[2].substitute(values))
+    init = None if stmt.init is None else stmt.init.substitute(values)
+    form = None if stmt.form is None else stmt.form.substitute(values)
+    return replace(changed, init=init, form=form, flag=flag)

@@ -1,0 +1,199 @@
+"""Byte offsets for local buffers, and for the packed and workspace blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from opc.errors import MachineError, OpcError, fail
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.program.ir import Buffer, Program
+from opc.program.liveness import LiveRange, live_ranges, touched
+from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
+
+Conflict = Callable[[Buffer, Buffer], bool]
+Placed = list[tuple[Buffer, int]]
+
+
+@dataclass(frozen=True)
+class PlanMemory:
+    """Give every slot of every buffer its own range of its space.
+
+    Sizes are rounded up to the space's fractal and alignment. Buffers of different top-level statements
+    always share memory (a grid barrier is between them). Within one, three policies are tried, and the
+    first that fits the capacity is taken, because shared bytes become dependences that hinder
+    overlapping: nothing shared; sharing only where a buffer finds no free room; sharing wherever two live
+    ranges are disjoint. Larger buffers are placed first, each in the tightest gap that holds it.
+
+    Offsets in spaces without addresses number registers or tiles. Vector registers may exceed their
+    number (LLVM spills); every other excess raises MachineError E0650 with what must shrink. Workspace
+    ranges are shared by buffers of disjoint statements; packed buffers follow each other by name, so
+    that prepare and run agree, and those that already have an offset keep it.
+
+    Before:
+        program v1 add machine ascend910 {
+          buffer x: f16[64]@gm input
+          buffer y: f16[64]@gm output
+          buffer t: f16[64]@ub local slots 2
+          buffer u: f16[8]@ub local
+          loop i < 1 {
+            copy_in.copy t{i}[j] = x[j] for j<64
+            copy_in.copy u[j] = x[j] for j<8
+            vector.add t{i}[j] = t{i}[j], u[j] for j<8
+            copy_out.copy y[j] = t{i}[j] for j<64
+          }
+        }
+
+    After:
+        program v1 add machine ascend910 {
+          buffer x: f16[64]@gm input
+          buffer y: f16[64]@gm output
+          buffer t: f16[64]@ub local slots 2 at 0, 128
+          buffer u: f16[8]@ub local at 256
+          loop i < 1 {
+            copy_in.copy t{i}[j] = x[j] for j<64
+            copy_in.copy u[j] = x[j] for j<8
+            vector.add t{i}[j] = t{i}[j], u[j] for j<8
+            copy_out.copy y[j] = t{i}[j] for j<64
+          }
+        }
+    """
+
+    name: ClassVar[str] = "plan-memory"
+    level: ClassVar[str] = "program"
+
+    def run(self, ir: Program, context: Context) -> Program:
+        if all(b.offsets for b in ir.buffers if b.kind in ("local", "packed", "workspace")):
+            return ir
+        planner = _Planner(ir, context.machine)
+        offsets: dict[str, tuple[int, ...]] = {}
+        for space in sorted({b.space for b in ir.buffers if b.kind == "local"}):
+            offsets |= planner.local(space)
+        offsets |= planner.packed() | planner.workspace()
+        buffers = tuple(replace(b, offsets=offsets.get(b.name, b.offsets)) for b in ir.buffers)
+        return replace(ir, buffers=buffers)
+
+
+class _Planner:
+    """One program's buffers, their live ranges and the top-level statements that use them."""
+
+    def __init__(self, program: Program, machine: Machine) -> None:
+        self.program, self.machine = program, machine
+        self.ranges = live_ranges(program)
+        self.phases: dict[str, set[int]] = {b.name: set() for b in program.buffers}
+        for phase, stmt in enumerate(program.body):
+            for name in touched(stmt):
+                self.phases[name].add(phase)
+
+    def same_phase(self, a: Buffer, b: Buffer) -> bool:
+        return bool(self.phases[a.name] & self.phases[b.name])
+
+    def both_live(self, a: Buffer, b: Buffer) -> bool:
+        return self.ranges[a.name].overlaps(self.ranges[b.name])
+
+    def local(self, space: str) -> dict[str, tuple[int, ...]]:
+        """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
+        buffers = [b for b in self.program.buffers if b.kind == "local" and b.space == space]
+        limit = capacity(self.machine, space)
+        for policy in (self.apart, self.reluctant, self.packed_tight):
+            placed = policy(buffers, limit)
+            top = max((start + slot_size(self.machine, b) for b, start in placed), default=0)
+            if not limit or top <= limit:
+                return _by_name(placed)
+        if may_spill(self.machine, space):
+            return _by_name(placed)
+        raise self.overflow(space, buffers, limit)
+
+    def order(self, buffers: list[Buffer]) -> list[Buffer]:
+        """One entry per slot, large first, then by first use."""
+        by_size = sorted(
+            buffers,
+            key=lambda b: (-slot_size(self.machine, b) * b.slots, self.ranges[b.name].first, b.name),
+        )
+        return [b for b in by_size for _ in range(b.slots)]
+
+    def apart(self, buffers: list[Buffer], limit: int) -> Placed:
+        placed: Placed = []
+        for b in self.order(buffers):
+            placed.append((b, self.gap(b, placed, self.same_phase)))
+        return placed
+
+    def reluctant(self, buffers: list[Buffer], limit: int) -> Placed:
+        placed: Placed = []
+        for b in self.order(buffers):
+            start = self.gap(b, placed, self.same_phase)
+            if start + slot_size(self.machine, b) > limit:
+                start = self.gap(b, placed, self.both_live)
+            placed.append((b, start))
+        return placed
+
+    def packed_tight(self, buffers: list[Buffer], limit: int) -> Placed:
+        placed: Placed = []
+        for b in self.order(buffers):
+            placed.append((b, self.gap(b, placed, self.both_live)))
+        return placed
+
+    def gap(self, b: Buffer, placed: Placed, conflict: Conflict) -> int:
+        """Start of the smallest free gap that holds one slot of ``b`` beside what it conflicts with."""
+        size = slot_size(self.machine, b)
+        taken = sorted(
+            (start, start + slot_size(self.machine, other))
+            for other, start in placed
+            if other.name == b.name or conflict(other, b)
+        )
+        best: tuple[int, int] | None = None
+        end = 0
+        for start, stop in taken:
+            room = start - end
+            if room >= size and (best is None or room < best[0]):
+                best = (room, end)
+            end = max(end, stop)
+        return end if best is None else best[1]
+
+    def packed(self) -> dict[str, tuple[int, ...]]:
+        buffers = [b for b in self.program.buffers if b.kind == "packed"]
+        ends = [b.offsets[0] + b.slot_bytes for b in buffers if b.offsets]
+        end = round_up(max(ends, default=0), BLOB_ALIGN)
+        offsets: dict[str, tuple[int, ...]] = {}
+        for b in sorted((b for b in buffers if not b.offsets), key=lambda b: b.name):
+            offsets[b.name] = (end,)
+            end += slot_size(self.machine, b)
+        return offsets
+
+    def workspace(self) -> dict[str, tuple[int, ...]]:
+        buffers = [b for b in self.program.buffers if b.kind == "workspace"]
+        return _by_name(self.packed_tight(buffers, 0))
+
+    def overflow(self, space: str, buffers: list[Buffer], limit: int) -> OpcError:
+        """The error that names what is live where most is live."""
+        size = {b.name: slot_size(self.machine, b) * b.slots for b in buffers}
+        # Most is live where some buffer's life begins.
+        starts = [LiveRange(r.first, r.first) for b in buffers for r in (self.ranges[b.name],)]
+        groups = [[b for b in buffers if self.ranges[b.name].overlaps(start)] for start in starts]
+        peak = max(groups, key=lambda group: sum(size[b.name] for b in group))
+        peak.sort(key=lambda b: (-size[b.name], b.name))
+        needed = sum(size[b.name] for b in peak)
+        unit = "bytes" if self.machine.spaces[space].addressable else "registers"
+        what = f"buffers that live together in '{space}' of {self.machine.name}"
+        if needed > limit:
+            message = f"{what} need {needed} {unit}, it has {limit}"
+            shrink = f"shrink '{peak[0].name}' by {needed - limit} {unit}"
+            help = f"choose smaller tiles: {shrink}, or use fewer slots"
+        else:
+            message = f"{what} leave gaps too small to place them all in {limit} {unit}"
+            help = f"choose smaller tiles: shrink '{peak[0].name}', or use fewer slots"
+        notes = tuple(
+            f"'{b.name}' {b.dtype}[{','.join(map(str, b.shape))}] takes {size[b.name]} {unit}"
+            + (f" in {b.slots} slots" if b.slots > 1 else "")
+            for b in peak
+        )
+        return fail(MachineError, "E0650", message, notes=notes, help=help)
+
+
+def _by_name(placed: Placed) -> dict[str, tuple[int, ...]]:
+    offsets: dict[str, tuple[int, ...]] = {}
+    for b, start in placed:
+        offsets[b.name] = (*offsets.get(b.name, ()), start)
+    return {name: tuple(sorted(starts)) for name, starts in offsets.items()}
