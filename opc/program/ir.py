@@ -80,7 +80,7 @@ class Instr:
     ``stage``: pipeline stage, set by ``pipeline``. ``line``: source line.
     """
 
-    opcode: str  # "copy_in.copy", "cube.mma", "vector.add", "scale.drain", "copy_out.copy", "sync.set_flag", …
+    opcode: str  # "class.operation", a key of OPCODES
     dims: tuple[tuple[str, int], ...] = ()
     dst: tuple[Access, ...] = ()
     src: tuple[Operand, ...] = ()
