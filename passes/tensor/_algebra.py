@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from opc.affine import Affine
-from opc.dtypes import DType, promote
-from opc.scalar import FUNCTIONS
-from opc.tensor.ir import Call, Const, Dim, DimValue, Expr, Function, Op, Piece, Read, Tensor, rewrite, walk
+from opc.dtypes import DType
+from opc.tensor.ir import Dim, DimValue, Expr, Function, Op, Piece, Read, Tensor, rewrite, walk
+from opc.tensor.types import expression_type
 
 Tensors = Mapping[str, Tensor]
 
@@ -74,35 +74,10 @@ def outside(index: Iterable[Affine], shape: Iterable[int], extents: Mapping[str,
 
 
 def expr_type(expr: Expr, tensors: Tensors) -> DType | None:
-    """Type in which ``expr`` is evaluated; None for a literal that adapts and for conditions."""
-    types: list[DType | None] = []
-    for node in walk(expr):
-        if not isinstance(node, Call):
-            types.append(_leaf_type(node, tensors))
-            continue
-        args = types[len(types) - len(node.args) :]
-        del types[len(types) - len(node.args) :]
-        types.append(_call_type(node.fn, args))
-    return types[0]
-
-
-def _leaf_type(node: Const | DimValue | Read, tensors: Tensors) -> DType | None:
-    if isinstance(node, Const):
-        return node.dtype.compute if node.dtype is not None else None
-    return DType.I32 if isinstance(node, DimValue) else tensors[node.tensor].dtype.compute
-
-
-def _call_type(fn: str, args: list[DType | None]) -> DType | None:
-    kind = FUNCTIONS[fn].kind
-    if kind == "cast":
-        return DType(fn).compute
-    if kind == "compare":
-        return None
-    known = [a for a in (args[1:] if kind == "select" else args) if a is not None]
-    result = known[0] if known else None
-    for a in known[1:]:
-        result = promote(result, a) if result is not None else a
-    return result
+    """Type in which ``expr`` is evaluated; None for a literal that adapts and for a condition."""
+    # A literal takes the default, so it is one if two defaults give two types.
+    first = expression_type(expr, tensors, DType.I32)
+    return first if first == expression_type(expr, tensors, DType.F64) else None
 
 
 def is_pointwise(op: Op) -> bool:

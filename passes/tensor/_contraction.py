@@ -41,11 +41,12 @@ class Contraction:
 
     @property
     def is_cube(self) -> bool:
-        """Whether a matrix unit computes it: rows and columns of its own on both sides, a shared
-        reduced dimension, and no term that must be skipped instead of multiplied by zero.
+        """Whether a matrix unit computes it: columns of its own (a depthwise convolution has none), a
+        shared reduced dimension, and no term that must be skipped instead of multiplied by zero. There
+        may be no ``m``: a single row.
         """
         shared = any(_uses(self.a, d) and _uses(self.b, d) for d in self.k)
-        return bool(self.m and self.n and shared) and not self.broadcast and not self.guarded
+        return bool(self.n) and shared and not self.broadcast and not self.guarded
 
 
 def classify_contraction(op: Op, function: Function) -> Contraction | None:

@@ -1,0 +1,85 @@
+"""Fused groups: how a function is divided, and in which order the groups can run."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from opc.tensor.ir import Dim, Function, Op, reads
+from passes.tensor._contraction import classify_contraction
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Adjacent ops that become one program nest.
+
+    ``kind``: "contraction" (the first op is one for the matrix unit, the others are pointwise over its
+    parallel dimensions), "rows" (something is reduced, all ops share the dimensions ``shared``),
+    "pointwise" (all ops have the dimensions ``shared``) or "pieces" (one op of several pieces or with a
+    fill; ``shared`` is empty).
+    """
+
+    name: str
+    kind: str
+    ops: tuple[Op, ...]
+    shared: tuple[Dim, ...]
+
+    @property
+    def prepare(self) -> bool:
+        return self.ops[0].prepare
+
+    @property
+    def internal(self) -> frozenset[str]:
+        """Tensors that the group writes."""
+        return frozenset(t.name for op in self.ops for t in op.outputs)
+
+
+def groups(function: Function) -> tuple[Group, ...]:
+    """The groups of a fused function in order; an op without a group is its own."""
+    runs = groupby(enumerate(function.ops), key=lambda item: item[1].group or f"op {item[0]}")
+    return tuple(_describe(name, tuple(op for _, op in run), function) for name, run in runs)
+
+
+def _describe(name: str, ops: tuple[Op, ...], function: Function) -> Group:
+    first = ops[0]
+    if len(first.pieces) > 1 or first.fill is not None:
+        return Group(name, "pieces", ops, ())
+    contraction = classify_contraction(first, function)
+    if contraction is not None and contraction.is_cube:
+        return Group(name, "contraction", ops, first.pieces[0].dims)
+    kind = "rows" if any(op.pieces[0].reduce for op in ops) else "pointwise"
+    everywhere = [d for d in first.pieces[0].dims if all(d in op.pieces[0].dims for op in ops)]
+    return Group(name, kind, ops, tuple(everywhere))
+
+
+def run_order(ops: Sequence[Op], group_of: Sequence[int]) -> list[int] | None:
+    """An order of the ops that keeps groups together and puts readers after writers; None if the groups
+    wait for each other. Prepare ops come first, otherwise the given order is kept where it can be.
+    """
+    writer = {t.name: i for i, op in enumerate(ops) for t in op.outputs}
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(group_of):
+        members.setdefault(group, []).append(i)
+    after: dict[int, set[int]] = {group: set() for group in members}
+    waits = dict.fromkeys(members, 0)
+    for i, op in enumerate(ops):
+        for read in reads(op):
+            source = writer.get(read.tensor)
+            if source is None or group_of[source] == group_of[i] or group_of[i] in after[group_of[source]]:
+                continue
+            after[group_of[source]].add(group_of[i])
+            waits[group_of[i]] += 1
+    rank = {group: (not ops[inside[0]].prepare, inside[0]) for group, inside in members.items()}
+    ready = [(rank[group], group) for group, count in waits.items() if count == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, group = heapq.heappop(ready)
+        order += members[group]
+        for reader in sorted(after[group]):
+            waits[reader] -= 1
+            if waits[reader] == 0:
+                heapq.heappush(ready, (rank[reader], reader))
+    return order if len(order) == len(ops) else None

@@ -1,0 +1,172 @@
+"""Bringing an op onto the dimensions of a group it may join.
+
+Each function returns the op over the group's dimensions, or None if it does not fit. The group's ops
+write every element of their outputs exactly once, so a written index is a bijection between the group's
+(guarded) domain and the tensor; that makes the substitutions here sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from opc.affine import Affine
+from opc.tensor.ir import Dim, Expr, Op, Piece, Read, reads, rewrite
+from passes.tensor._algebra import apply_to_piece, expr_reads, fresh
+
+Index = tuple[Affine, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+Written = Mapping[str, Index]  # tensor of the group -> index at which the group writes it
+
+
+def join_domain(op: Op, leader: Op, written: Written, shapes: Shapes) -> Op | None:
+    """``op``, pointwise and reading ``written`` tensors, over the domain of ``leader``."""
+    read = next(r for r in reads(op) if r.tensor in written)
+    values = _match(read.index, written[read.tensor], shapes[read.tensor], op.pieces[0], leader.pieces[0])
+    return None if values is None else _onto_domain(op, values, leader.pieces[0], written)
+
+
+def feed_domain(op: Op, leader: Op, read: Read) -> Op | None:
+    """``op``, pointwise and writing the tensor that the group reads by ``read``, over ``leader``'s domain."""
+    piece, shape = leader.pieces[0], op.outputs[0].shape
+    as_written = read.index == piece.index and shape == leader.outputs[0].shape
+    if not as_written and not _permutes(read.index, shape, piece):
+        return None
+    values = _match(op.pieces[0].index, read.index, shape, op.pieces[0], piece)
+    return None if values is None else _onto_domain(op, values, piece, {})
+
+
+def join_rows(
+    op: Op, shared: tuple[Dim, ...], written: Written, shapes: Mapping[str, tuple[int, ...]]
+) -> Op | None:
+    """``op``, reading ``written`` tensors, with the group's ``shared`` dimensions beside its own."""
+    read = next(r for r in reads(op) if r.tensor in written)
+    rows = Piece(shared, (), op.pieces[0].body)
+    axes = [a for a, form in enumerate(written[read.tensor]) if form.names & _names(shared)]
+    values = _match(
+        tuple(read.index[a] for a in axes),
+        tuple(written[read.tensor][a] for a in axes),
+        tuple(shapes[read.tensor][a] for a in axes),
+        op.pieces[0],
+        rows,
+    )
+    return None if values is None else _onto_rows(op, values, shared, written)
+
+
+def feed_rows(op: Op, shared: tuple[Dim, ...], read: Read) -> Op | None:
+    """``op``, writing the tensor that a group reads by ``read``, over ``shared`` and its own dims."""
+    extents = {d.name: d.extent for d in shared}
+    axes = [a for a, form in enumerate(read.index) if form.names & extents.keys()]
+    forms = [read.index[a] for a in axes]
+    shape = tuple(op.outputs[0].shape[a] for a in axes)
+    # Each shared dimension runs over one whole axis, so that the rows together are the tensor.
+    if any(extents.get(f.as_var() or "") != extent for f, extent in zip(forms, shape, strict=True)):
+        return None
+    own = op.pieces[0]
+    values = _match(tuple(own.index[a] for a in axes), tuple(forms), shape, own, Piece(shared, (), own.body))
+    return None if values is None else _onto_rows(op, values, shared, {})
+
+
+def same_rows(read: Read, index: Index, shared: tuple[Dim, ...]) -> bool:
+    """Whether ``read`` stays in the row that its group iteration writes at ``index``."""
+    names = _names(shared)
+    for form, want in zip(read.index, index, strict=True):
+        if want.names & names and not (want.names <= names and form == want):
+            return False
+        if not want.names & names and form.names & names:
+            return False
+    return True
+
+
+def _names(dims: Iterable[Dim]) -> frozenset[str]:
+    return frozenset(d.name for d in dims)
+
+
+def _permutes(index: Index, shape: tuple[int, ...], piece: Piece) -> bool:
+    """Whether the index is every dimension of the piece once, over a whole tensor of ``shape``."""
+    if piece.guards:
+        return False
+    extents = {d.name: d.extent for d in piece.dims}
+    names: list[str] = []
+    for form, extent in zip(index, shape, strict=True):
+        name = form.as_var()
+        if name is None and form == Affine() and extent == 1:
+            continue
+        if name is None or extents.get(name) != extent:
+            return False
+        names.append(name)
+    return sorted(names) == sorted(extents)
+
+
+def _match(
+    index: Index, target: Index, shape: tuple[int, ...], own: Piece, group: Piece
+) -> dict[str, Affine] | None:
+    """What the parallel dims of ``own`` must be for ``index`` to be ``target``, axis by axis."""
+    have = {d.name: d.extent for d in own.dims}
+    want = {d.name: d.extent for d in group.dims}
+    values: dict[str, Affine] = {}
+    for form, goal, extent in zip(index, target, shape, strict=True):
+        pairs = _match_form(form, goal, extent, have, want)
+        if pairs is None or any(values.setdefault(name, to) != to for name, to in pairs):
+            return None
+    return values
+
+
+def _match_form(
+    form: Affine, goal: Affine, extent: int, have: Mapping[str, int], want: Mapping[str, int]
+) -> list[tuple[str, Affine]] | None:
+    name = form.as_var()
+    if name is not None:
+        # The dimension runs over the axis exactly as the goal does: all of it, once.
+        return [(name, goal)] if have.get(name) == extent else None
+    if form.const != goal.const or len(form.terms) != len(goal.terms):
+        return None
+    pairs: list[tuple[str, Affine]] = []
+    terms = zip(_by_coefficient(form, have), _by_coefficient(goal, want), strict=True)
+    for (c, size, mine), (goal_c, goal_size, theirs) in terms:
+        if (c, size) != (goal_c, goal_size):
+            return None
+        pairs.append((mine, Affine.var(theirs)))
+    return pairs
+
+
+def _by_coefficient(form: Affine, extents: Mapping[str, int]) -> list[tuple[int, int, str]]:
+    return sorted((c, extents.get(name, -1), name) for name, c in form.terms)
+
+
+def _onto_domain(op: Op, values: Mapping[str, Affine], leader: Piece, written: Written) -> Op | None:
+    piece = op.pieces[0]
+    if values.keys() != _names(piece.dims):
+        return None
+    moved = apply_to_piece(piece, values, leader.dims)
+    if moved.guards and set(moved.guards) != set(leader.guards):
+        return None
+    if any(r.tensor in written and r.index != written[r.tensor] for r in expr_reads(moved.body)):
+        return None
+    return replace(op, pieces=(replace(_without_fills(moved, written), guards=leader.guards),))
+
+
+def _onto_rows(op: Op, values: Mapping[str, Affine], shared: tuple[Dim, ...], written: Written) -> Op | None:
+    piece, names = op.pieces[0], _names(shared)
+    covered = [name for form in values.values() for name in form.names]
+    if piece.guards or sorted(covered) != sorted(names):
+        return None
+    # Own dimensions must not capture the names of the shared ones.
+    taken = names | _names(piece.dims) | _names(piece.reduce)
+    own = {d.name: fresh(d.name, taken) if d.name in names else d.name for d in (*piece.dims, *piece.reduce)}
+    everything = {**{name: Affine.var(new) for name, new in own.items()}, **values}
+    rest = tuple(Dim(own[d.name], d.extent) for d in piece.dims if d.name not in values)
+    reduce = tuple(Dim(own[d.name], d.extent) for d in piece.reduce)
+    moved = apply_to_piece(replace(piece, reduce=reduce), everything, (*shared, *rest))
+    result = replace(op, pieces=(moved,))
+    inner = [r for r in reads(result) if r.tensor in written]
+    return result if all(same_rows(r, written[r.tensor], shared) for r in inner) else None
+
+
+def _without_fills(piece: Piece, written: Written) -> Piece:
+    """Reads at an index that was written are inside."""
+
+    def leaf(node: Expr) -> Expr:
+        return replace(node, fill=None) if isinstance(node, Read) and node.tensor in written else node
+
+    return replace(piece, body=rewrite(piece.body, leaf))

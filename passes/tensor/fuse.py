@@ -1,0 +1,187 @@
+"""Decide which ops become one program nest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.tensor.ir import Dim, Function, Op, Read, reads
+from passes.tensor._algebra import is_pointwise, is_total
+from passes.tensor._contraction import classify_contraction
+from passes.tensor._groups import run_order
+from passes.tensor._match import Index, feed_domain, feed_rows, join_domain, join_rows, same_rows
+
+Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Give every op a group, re-write the members of a group over common dimensions, and make them adjacent.
+
+    Groups grow around three kinds of roots, in this order, because what a contraction takes as its
+    epilogue costs nothing: it happens while the tile is on chip.
+
+    - contraction: pointwise ops over exactly the contraction's parallel dimensions (bias, normalisation,
+      residual, activation), written at the same index. ``epilogue`` switches it off.
+    - rows: ops that share the parallel dimensions of a reduction (softmax, layer norm, pooling and what
+      follows it). ``rows`` switches it off.
+    - pointwise: ops over one domain. ``pointwise`` switches it off.
+
+    An op joins if it reads what the group writes, or writes what the group reads, at the same elements in
+    each iteration, if no op outside would have to run in the middle of the group, and if it saves
+    memory traffic: it always saves one read of the shared tensor, and its write too if nobody else
+    needs it. The one cost is room: rows that are kept between two passes over them must fit in half of
+    the memory next to the vector unit. A member that is a result, or is read outside, is stored as well.
+
+    Ops with several pieces or a fill and prepare ops stay alone.
+
+    Before:
+        func v1 linear_relu {
+          arg x: f32[8,16] input
+          arg w: f32[4,16] param
+          op a: f32[8,4] sum accumulate f32 line 1 {
+            piece m<8, n<4 reduce k<16 at m, n = mul(x[m, k], w[n, k])
+          }
+          op y: f32[8,4] line 2 {
+            piece i<8, j<4 at i, j = max(a[i, j], 0)
+          }
+          return y
+        }
+    After:
+        func v1 linear_relu {
+          arg x: f32[8,16] input
+          arg w: f32[4,16] param
+          op a: f32[8,4] sum accumulate f32 group g0 line 1 {
+            piece m<8, n<4 reduce k<16 at m, n = mul(x[m, k], w[n, k])
+          }
+          op y: f32[8,4] group g0 line 2 {
+            piece m<8, n<4 at m, n = max(a[m, n], 0)
+          }
+          return y
+        }
+    """
+
+    name: ClassVar[str] = "fuse"
+    level: ClassVar[str] = "tensor"
+
+    enabled: bool = True
+    epilogue: bool = True
+    rows: bool = True
+    pointwise: bool = True
+
+    def run(self, ir: Function, context: Context) -> Function:
+        grouping = _Grouping(ir)
+        if self.enabled:
+            grouping.grow(self, context.machine)
+        order = run_order(grouping.ops, grouping.group_of)
+        assert order is not None, "every step kept the groups orderable"
+        names: dict[int, str] = {}
+        for i in order:
+            names.setdefault(grouping.group_of[i], f"g{len(names)}")
+        ops = tuple(replace(grouping.ops[i], group=names[grouping.group_of[i]]) for i in order)
+        return ir if ops == ir.ops else ir.with_ops(ops)
+
+
+class _Grouping:
+    """Groups while they grow; ``group_of`` names the group of each op by the position of its root."""
+
+    def __init__(self, function: Function) -> None:
+        self.ops = list(function.ops)
+        self.group_of = list(range(len(self.ops)))
+        self.shapes = {name: t.shape for name, t in function.tensors().items()}
+        found = [classify_contraction(op, function) for op in self.ops]
+        self.cube = [c is not None and c.is_cube for c in found]
+        self.free = [is_total(op) and not op.prepare for op in self.ops]
+
+    def grow(self, options: Fuse, machine: Machine) -> None:
+        """Grow groups around every root that the options allow."""
+        positions = range(len(self.ops))
+        for i in positions:
+            if self.free[i] and self.cube[i] and options.epilogue:
+                self._grow_from(i, partial(self._fit_domain, same_index=True))
+        for i in positions:
+            piece = self.ops[i].pieces[0]
+            if self.free[i] and not self.cube[i] and piece.reduce and not piece.guards and options.rows:
+                self._grow_from(i, partial(self._fit_rows, shared=piece.dims, room=_room(machine)))
+        for i in positions:
+            if self.free[i] and is_pointwise(self.ops[i]) and options.pointwise:
+                self._grow_from(i, partial(self._fit_domain, same_index=False))
+
+    def _grow_from(self, root: int, fit: Fit) -> None:
+        """Let ops join the group of ``root`` until none fits any more."""
+        members, count = [root], 0
+        while count != len(members):
+            count = len(members)
+            for j in range(len(self.ops)):
+                if j in members or not self.free[j] or self.cube[j]:
+                    continue
+                moved = fit(members, j)
+                if moved is None or not self._orderable(members, j):
+                    continue
+                self.ops[j] = moved
+                self.group_of[j] = root
+                members.append(j)
+        if len(members) > 1:
+            for j in members:
+                self.free[j] = False
+
+    def _orderable(self, members: list[int], j: int) -> bool:
+        trial = [members[0] if i == j else group for i, group in enumerate(self.group_of)]
+        return run_order(self.ops, trial) is not None
+
+    def _written(self, members: list[int]) -> dict[str, Index]:
+        return {t.name: self.ops[m].pieces[0].index for m in members for t in self.ops[m].outputs}
+
+    def _uses(self, members: list[int], op: Op) -> list[Read]:
+        """Reads of the outputs of ``op`` in the group."""
+        names = {t.name for t in op.outputs}
+        return [r for m in members for r in reads(self.ops[m]) if r.tensor in names]
+
+    def _fit_domain(self, members: list[int], j: int, same_index: bool) -> Op | None:
+        op, leader, written = self.ops[j], self.ops[members[0]], self._written(members)
+        uses = self._uses(members, op)
+        if not is_pointwise(op):
+            return None
+        if any(r.tensor in written for r in reads(op)):
+            moved = join_domain(op, leader, written, self.shapes)
+        else:
+            moved = feed_domain(op, leader, uses[0]) if uses else None
+        if moved is None or (same_index and moved.pieces[0].index != leader.pieces[0].index):
+            return None
+        index = moved.pieces[0].index
+        return moved if all(r.index == index and r.fill is None for r in uses) else None
+
+    def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], room: float) -> Op | None:
+        op, written = self.ops[j], self._written(members)
+        uses = self._uses(members, op)
+        if any(r.tensor in written for r in reads(op)):
+            moved = join_rows(op, shared, written, self.shapes)
+        else:
+            moved = feed_rows(op, shared, uses[0]) if uses else None
+        if moved is None or not all(same_rows(r, moved.pieces[0].index, shared) for r in uses):
+            return None
+        return moved if _row_bytes([*(self.ops[m] for m in members), moved], shared) <= room else None
+
+
+def _row_bytes(ops: Sequence[Op], shared: tuple[Dim, ...]) -> int:
+    """Bytes that one iteration over the shared dimensions keeps for a later op of the group."""
+    kept = {r.tensor for op in ops for r in reads(op)}
+    total = 0
+    for op in ops:
+        elements = 1
+        for dim in op.pieces[0].dims[len(shared) :]:
+            elements *= dim.extent
+        total += sum(elements * t.dtype.compute.bytes for t in op.outputs if t.name in kept)
+    return total
+
+
+def _room(machine: Machine) -> float:
+    """Bytes a group may keep near the vector unit: half of it, the other half is for operands."""
+    for role in ("vector", "scratch", "stage"):
+        if machine.has_role(role) and machine.role(role).addressable and machine.role(role).capacity:
+            return machine.role(role).capacity / 2
+    return float("inf")
