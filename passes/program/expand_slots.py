@@ -8,8 +8,9 @@ from math import gcd, lcm
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
+from opc.program.ir import Access, Buffer, Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from opc.program.rewrite import map_accesses, map_instrs, substitute
 
 
@@ -53,8 +54,11 @@ class ExpandSlots:
     name: ClassVar[str] = "expand-slots"
     level: ClassVar[str] = "program"
 
-    def run(self, ir: Program, context: Context) -> Program:
-        spaces = context.machine.spaces
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
+        return map_programs(ir, lambda program: self.rewrite(program, context.machine))
+
+    def rewrite(self, ir: Program, machine: Machine) -> Program:
+        spaces = machine.spaces
         unaddressed = {b.name: b for b in ir.buffers if b.kind == "local" and not spaces[b.space].addressable}
         slotted = {
             b.name: b for b in ir.buffers if b.slots > 1 and (self.addressable or b.name in unaddressed)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.ir import Access, Buffer, Loop, Program, instructions
+from opc.program.ir import Access, Buffer, Loop, Module, Program, instructions, map_programs
 from opc.program.liveness import liveness, touched
 from opc.program.memory import capacity, slot_size
 from opc.program.pipes import pipe_of, route_of
@@ -60,10 +60,13 @@ class MultiBuffer:
     name: ClassVar[str] = "multi-buffer"
     level: ClassVar[str] = "program"
 
-    def run(self, ir: Program, context: Context) -> Program:
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
         machine = context.machine
         if machine.sync == "none" or self.max_slots < 2:
             return ir
+        return map_programs(ir, lambda program: self.rewrite(program, machine))
+
+    def rewrite(self, ir: Program, machine: Machine) -> Program:
         homes = liveness(ir).homes
         forms: dict[str, Affine] = {}
         for b in _candidates(ir, machine):

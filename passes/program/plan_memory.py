@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from opc.errors import MachineError, OpcError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.ir import Buffer, Program
+from opc.program.ir import Buffer, Module, Program, map_programs
 from opc.program.liveness import LiveRange, live_ranges, touched
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
 
 Conflict = Callable[[Buffer, Buffer], bool]
 Placed = list[tuple[Buffer, int]]
+Offsets = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,32 @@ class PlanMemory:
     name: ClassVar[str] = "plan-memory"
     level: ClassVar[str] = "program"
 
-    def run(self, ir: Program, context: Context) -> Program:
-        if all(b.offsets for b in ir.buffers if b.kind in ("local", "packed", "workspace")):
-            return ir
-        planner = _Planner(ir, context.machine)
-        offsets: dict[str, tuple[int, ...]] = {}
-        for space in sorted({b.space for b in ir.buffers if b.kind == "local"}):
-            offsets |= planner.local(space)
-        offsets |= planner.packed() | planner.workspace()
-        buffers = tuple(replace(b, offsets=offsets.get(b.name, b.offsets)) for b in ir.buffers)
-        return replace(ir, buffers=buffers)
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
+        packed = _packed(ir.programs if isinstance(ir, Module) else (ir,))
+        return map_programs(ir, lambda program: _planned(program, context.machine, packed))
+
+
+def _planned(program: Program, machine: Machine, packed: Offsets) -> Program:
+    if all(b.offsets for b in program.buffers if b.kind in ("local", "packed", "workspace")):
+        return program
+    planner = _Planner(program, machine)
+    offsets = packed | planner.workspace()
+    for space in sorted({b.space for b in program.buffers if b.kind == "local"}):
+        offsets |= planner.local(space)
+    buffers = tuple(replace(b, offsets=offsets.get(b.name, b.offsets)) for b in program.buffers)
+    return replace(program, buffers=buffers)
+
+
+def _packed(programs: Sequence[Program]) -> Offsets:
+    """Offsets in the packed blob: one answer for prepare and run."""
+    buffers = {b.name: b for p in programs for b in p.buffers if b.kind == "packed"}
+    offsets = {name: b.offsets for name, b in buffers.items() if b.offsets}
+    end = max((start + buffers[name].slot_bytes for name, (start,) in offsets.items()), default=0)
+    for name in sorted(buffers.keys() - offsets.keys()):
+        end = round_up(end, BLOB_ALIGN)
+        offsets[name] = (end,)
+        end += buffers[name].slot_bytes
+    return offsets
 
 
 class _Planner:
@@ -93,11 +110,11 @@ class _Planner:
     def both_live(self, a: Buffer, b: Buffer) -> bool:
         return self.ranges[a.name].overlaps(self.ranges[b.name])
 
-    def local(self, space: str) -> dict[str, tuple[int, ...]]:
+    def local(self, space: str) -> Offsets:
         """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
         buffers = [b for b in self.program.buffers if b.kind == "local" and b.space == space]
         limit = capacity(self.machine, space)
-        for policy in (self.apart, self.reluctant, self.packed_tight):
+        for policy in (self.apart, self.reluctant, self.shared):
             placed = policy(buffers, limit)
             top = max((start + slot_size(self.machine, b) for b, start in placed), default=0)
             if not limit or top <= limit:
@@ -129,7 +146,7 @@ class _Planner:
             placed.append((b, start))
         return placed
 
-    def packed_tight(self, buffers: list[Buffer], limit: int) -> Placed:
+    def shared(self, buffers: list[Buffer], limit: int) -> Placed:
         placed: Placed = []
         for b in self.order(buffers):
             placed.append((b, self.gap(b, placed, self.both_live)))
@@ -152,19 +169,9 @@ class _Planner:
             end = max(end, stop)
         return end if best is None else best[1]
 
-    def packed(self) -> dict[str, tuple[int, ...]]:
-        buffers = [b for b in self.program.buffers if b.kind == "packed"]
-        ends = [b.offsets[0] + b.slot_bytes for b in buffers if b.offsets]
-        end = round_up(max(ends, default=0), BLOB_ALIGN)
-        offsets: dict[str, tuple[int, ...]] = {}
-        for b in sorted((b for b in buffers if not b.offsets), key=lambda b: b.name):
-            offsets[b.name] = (end,)
-            end += slot_size(self.machine, b)
-        return offsets
-
-    def workspace(self) -> dict[str, tuple[int, ...]]:
+    def workspace(self) -> Offsets:
         buffers = [b for b in self.program.buffers if b.kind == "workspace"]
-        return _by_name(self.packed_tight(buffers, 0))
+        return _by_name(self.shared(buffers, 0))
 
     def overflow(self, space: str, buffers: list[Buffer], limit: int) -> OpcError:
         """The error that names what is live where most is live."""
@@ -192,8 +199,8 @@ class _Planner:
         return fail(MachineError, "E0650", message, notes=notes, help=help)
 
 
-def _by_name(placed: Placed) -> dict[str, tuple[int, ...]]:
-    offsets: dict[str, tuple[int, ...]] = {}
+def _by_name(placed: Placed) -> Offsets:
+    offsets: Offsets = {}
     for b, start in placed:
         offsets[b.name] = (*offsets.get(b.name, ()), start)
     return {name: tuple(sorted(starts)) for name, starts in offsets.items()}
