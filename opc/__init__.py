@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opc import ops
-    from opc.driver import compile
+    from opc.driver import compile, load
     from opc.errors import (
         CheckError,
         IRError,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         PassError,
         RuntimeCallError,
     )
-    from opc.kernel import Kernel, load
+    from opc.kernel import Kernel
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ __all__ = [
     "ops",
 ]
 
-_HOME = {"Kernel": "opc.kernel", "load": "opc.kernel", "compile": "opc.driver"}
+_HOME = {"Kernel": "opc.kernel", "load": "opc.driver", "compile": "opc.driver"}
 
 
 def __getattr__(name: str) -> Any:

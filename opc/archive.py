@@ -59,7 +59,7 @@ def read(path: str | Path) -> Build:
         source, function, module = _parse(parts)
     except OpcError as error:
         raise _unusable(path, error.diagnostics[0].message) from None
-    return Build(machine, source, function, module, ())
+    return Build(machine, source, function, module, module, ())
 
 
 def _parts(raw: bytes) -> tuple[dict[str, dict[str, str]], dict[str, str]]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opc import machine as machines
 from opc.build import After, Build, run_passes
 from opc.dtypes import DType
-from opc.errors import MachineError, RuntimeCallError, fail
+from opc.errors import RuntimeCallError, fail
+from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.pipeline import Pass
 from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
     from opc.kernel import Kernel
+    from opc.native import NativeKernel
+    from opc.npu_kernel import NpuKernel
 
 NPU = "ascend910"
+REORDERING = frozenset({"pipeline", "list-schedule"})
 
 
 def target_machine(target: str, name: str | None = None) -> Machine:
@@ -27,9 +31,9 @@ def target_machine(target: str, name: str | None = None) -> Machine:
         return machines.load(name)
     if target == "npu":
         return machines.load(NPU)
-    from opc.cpu import host_machine
+    from opc.cpu.features import pick_machine
 
-    return machines.load(os.environ.get("OPC_MACHINE") or host_machine())
+    return machines.load(os.environ.get("OPC_MACHINE") or pick_machine())
 
 
 def specialise(
@@ -43,7 +47,7 @@ def specialise(
 ) -> Function:
     """A kernel of the source as tensor IR, with its sizes, dtype and memory order fixed.
 
-    Raises LanguageError for bad text or sizes, MachineError E0604 for a dtype the machine lacks.
+    Raises LanguageError (E01–E03) for bad text or sizes.
     """
     from opc.lang import lower
 
@@ -74,14 +78,104 @@ def pass_table() -> dict[str, type]:
     return {name: load(name) for name in PASSES}
 
 
-def build(
-    function: Function,
-    machine: Machine,
-    schedule: str = "program",
-    after: After | None = None,
-    dump: Path | None = None,
-) -> Build:
-    """Run all pipelines on a specialised function; ``schedule`` names the program pipeline."""
+def build(function: Function, machine: Machine, after: After | None = None, dump: Path | None = None) -> Build:
+    """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
     lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump)
-    module, more = run_passes(lowered, (*pipeline("lowering"), *pipeline(schedule)), machine, after, dump)
-    return Build(machine, function, lowered, module, (*steps, *more))
+    tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump)
+    module, last = run_passes(tiled, pipeline("program"), machine, after, dump)
+    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last))
+
+
+def in_source_order(built: Build) -> Build:
+    """The same build without the passes that reorder instructions, to compare with."""
+    passes = tuple(p for p in pipeline("program") if p.name not in REORDERING)
+    module, steps = run_passes(built.tiled, passes, built.machine)
+    return Build(built.machine, built.source, built.function, built.tiled, module, tuple(steps))
+
+
+def compile(
+    source: str | Path,
+    kernel: str | None = None,
+    *,
+    dtype: str | None = None,
+    layout: str | None = None,
+    machine: str | None = None,
+    threads: int | None = None,
+    **sizes: int | float,
+) -> Kernel:
+    """Compile a kernel and return it ready to call.
+
+    ``source`` is the path of a ``.k`` file, or the text itself (anything with a brace). ``kernel`` selects one of several.
+    ``sizes`` set the kernel's symbolic sizes and attributes (``N=8, stride=2``); the rest come from its example.
+    ``dtype`` is the type variable T (default: the machine's), ``layout`` the memory order of images
+    ("nchw", "nhwc"), ``machine`` a shipped machine or a ``.toml`` file (default: this computer's CPU),
+    ``threads`` how many to use (default: ``OPC_NUM_THREADS``, else every CPU of this process).
+
+    Raises LanguageError (E01–E03) for the text and the sizes, MachineError (E06) for what the machine lacks,
+    RuntimeCallError (E09) for files and settings.
+    """
+    text, file = _source(source)
+    target = target_machine("cpu", machine)
+    count = thread_count(threads)
+    function = specialise(text, file, target, kernel, sizes, dtype, layout)
+
+    def on_npu() -> NpuKernel:
+        other = target if target.kind == "npu" else target_machine("npu")
+        return npu_kernel(build(specialise(text, file, other, kernel, sizes, dtype, layout), other))
+
+    return _kernel(build(function, target), on_npu, count)
+
+
+def load(path: str | Path) -> Kernel:
+    """The kernel that ``Kernel.save`` wrote to ``path``. Raises RuntimeCallError E0914, E0920."""
+    from opc.archive import read
+
+    saved = read(path)
+
+    def on_npu() -> NpuKernel:
+        if saved.machine.kind == "npu":
+            return npu_kernel(saved)
+        return npu_kernel(build(saved.source, target_machine("npu")))
+
+    return _kernel(saved, on_npu, thread_count(None))
+
+
+def _kernel(built: Build, on_npu: Callable[[], NpuKernel], threads: int) -> Kernel:
+    from opc.kernel import Kernel
+
+    return Kernel(built, native_kernel(built) if built.machine.kind == "cpu" else None, on_npu, threads)
+
+
+def native_kernel(built: Build) -> NativeKernel:
+    """Machine code of a build. Raises RuntimeCallError if this computer lacks a feature the machine needs."""
+    from opc.native import NativeKernel
+
+    return NativeKernel(built)
+
+
+def npu_kernel(built: Build) -> NpuKernel:
+    """Listings of a build."""
+    from opc.npu_kernel import NpuKernel
+
+    return NpuKernel(built)
+
+
+def thread_count(threads: int | None) -> int:
+    """``threads``, else ``OPC_NUM_THREADS``, else the CPUs of this process. Raises RuntimeCallError E0913."""
+    given = threads if threads is not None else os.environ.get("OPC_NUM_THREADS")
+    if given is None:
+        return len(os.sched_getaffinity(0))
+    try:
+        count = int(given)
+    except (TypeError, ValueError):
+        count = 0
+    if not 1 <= count <= 1024:
+        message = f"'{given}' is not a number of threads"
+        raise fail(RuntimeCallError, "E0913", message, help="give a whole number from 1 to 1024")
+    return count
+
+
+def _source(source: str | Path) -> tuple[str | bytes, str]:
+    if isinstance(source, str) and ("{" in source or "\n" in source):
+        return source, "<string>"
+    return read_bytes(str(source)), str(source)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from opc.build import Build
 from opc.errors import RuntimeCallError, fail
 from opc.signature import Signature
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opc.arrays import Array
-    from opc.cpu import CpuKernel
+    from opc.native import NativeKernel
     from opc.npu import Timeline
     from opc.npu_kernel import NpuKernel
 
@@ -34,7 +36,7 @@ class Kernel:
     def __init__(
         self,
         build: Build,
-        native: CpuKernel | None,
+        native: NativeKernel | None,
         npu: Callable[[], NpuKernel],
         threads: int,
     ) -> None:
@@ -61,8 +63,8 @@ class Kernel:
         native = self.native
         inputs = self.signature.inputs(arrays, named)
         outputs = self.signature.outputs(out, inputs)
-        packed = native.prepare(inputs, self._threads)
-        native.run(inputs, packed, self._named(outputs), self._threads)
+        packed = native.prepare(inputs, self._threads, native.scratch_packed())
+        native.run({**inputs, **self._named(outputs)}, packed, self._threads)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def bind(self, **params: object) -> BoundKernel:
@@ -96,7 +98,7 @@ class Kernel:
     # Looking inside
 
     @property
-    def native(self) -> CpuKernel:
+    def native(self) -> NativeKernel:
         """The CPU back end's kernel. Raises RuntimeCallError E0912 if there is none."""
         if self._native is None:
             message = f"'{self.name}' was compiled for {self.machine}, which is simulated"
@@ -114,12 +116,12 @@ class Kernel:
     @property
     def llvm_ir(self) -> str:
         """Optimised LLVM IR."""
-        return self.native.llvm_ir
+        return self.native.code.llvm_ir
 
     @property
     def asm(self) -> str:
         """Assembly of the machine the kernel was compiled for."""
-        return self.native.asm
+        return self.native.code.asm
 
     @property
     def tensor_ir(self) -> str:
@@ -169,8 +171,10 @@ class BoundKernel:
 
     def __init__(self, kernel: Kernel, params: Mapping[str, Array]) -> None:
         self.kernel = kernel
-        self._params = dict(params)
-        self._packed = kernel.native.prepare(params, kernel._threads)
+        native = kernel.native
+        self._packed = native.prepare(params, kernel._threads)
+        # Parameters that run reads itself are copied: what is bound must not change under the caller's writes.
+        self._params = {n: np.copy(a, order="K") if n in native.late_params else a for n, a in params.items()}
 
     def __repr__(self) -> str:
         return f"{self.kernel!r} with {', '.join(self._params)} bound"
@@ -180,7 +184,8 @@ class BoundKernel:
         signature = self.kernel.signature
         inputs = signature.inputs(arrays, named, self._params)
         outputs = signature.outputs(out, inputs)
-        self.kernel.native.run(inputs, self._packed, self.kernel._named(outputs), self.kernel._threads)
+        arrays = {**self._params, **inputs, **self.kernel._named(outputs)}
+        self.kernel.native.run(arrays, self._packed, self.kernel._threads)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def start(self, *arrays: object, out: object = None, **named: object) -> Pending:

@@ -1,4 +1,4 @@
-"""``opc check FILE.k``: every diagnostic of a source, nothing built."""
+"""``opc check FILE.k``: every diagnostic of a source for its machines; nothing is written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 
-from opc.commands.options import add_source, add_target, jobs, source
-from opc.errors import OpcError
+from opc import driver
+from opc.build import Build
+from opc.commands.options import Job, Refusals, add_source, add_target, jobs, source
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,20 +18,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Specialise every kernel for every machine; print one line each."""
-    text, file = source(options)
-    lines, refused = [], []
-    for job in jobs(options, text, file):
-        if isinstance(job, OpcError):
-            refused.append(job)
-        else:
-            lines.append((job.kernel, job.machine.name))
-    if refused and not lines:
-        raise refused[0]
+    """Specialise and lower every kernel for every machine; one line each."""
+    refusals = Refusals.of(options)
+    passed: list[Job] = []
+    for job in jobs(options, *source(options)):
+
+        def lower(job: Job = job) -> Build:
+            return driver.build(job.function, job.machine)
+
+        if refusals.attempt(lower) is not None:
+            passed.append(job)
+    refusals.close()
     if options.json:
-        sys.stdout.write(json.dumps([{"kernel": k, "machine": m} for k, m in lines], indent=2) + "\n")
-        return 0
-    for error in refused:
-        sys.stderr.write(f"{error}\n")
-    sys.stdout.writelines(f"{kernel}: ok for {machine}\n" for kernel, machine in lines)
+        rows = [{"kernel": job.kernel, "machine": job.machine.name} for job in passed]
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    else:
+        sys.stdout.writelines(f"{job.kernel}: ok for {job.machine.name}\n" for job in passed)
     return 0

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from opc import driver
 from opc.errors import MachineError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.tensor.ir import Function
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,15 +103,42 @@ def kernels(options: argparse.Namespace, text: bytes, file: str) -> list[str]:
     return [options.kernel]
 
 
-def jobs(options: argparse.Namespace, text: bytes, file: str) -> Iterator[Job | OpcError]:
-    """Every kernel for every machine; a machine that cannot hold the dtype yields its diagnostic instead."""
+def jobs(options: argparse.Namespace, text: bytes, file: str) -> Iterator[Job]:
+    """Every kernel for every machine, specialised."""
     for kernel in kernels(options, text, file):
         for machine in machines(options):
-            try:
-                function = driver.specialise(
-                    text, file, machine, kernel, chosen_sizes(options), options.dtype, options.layout
-                )
-            except MachineError as error:
-                yield error
-                continue
+            sizes = chosen_sizes(options)
+            function = driver.specialise(text, file, machine, kernel, sizes, options.dtype, options.layout)
             yield Job(kernel, machine, function)
+
+
+@dataclass
+class Refusals:
+    """Machines that cannot hold a kernel: reported at the end, fatal only if nothing else was built."""
+
+    required: bool
+    errors: list[OpcError] = field(default_factory=list)
+    built: int = 0
+
+    @staticmethod
+    def of(options: argparse.Namespace) -> Refusals:
+        return Refusals(required=bool(options.target or options.machine))
+
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """The result of ``work``, or None if the machine refused."""
+        try:
+            result = work()
+        except MachineError as error:
+            if self.required:
+                raise
+            self.errors.append(error)
+            return None
+        self.built += 1
+        return result
+
+    def close(self) -> None:
+        """Print the refusals. Raises the first if nothing was built."""
+        if self.errors and not self.built:
+            raise self.errors[0]
+        for error in self.errors:
+            sys.stderr.write(f"{error}\n")

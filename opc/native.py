@@ -1,0 +1,64 @@
+"""A kernel on this CPU: named arrays to addresses, packed parameters and workspace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from opc.arrays import Array
+from opc.build import Build
+from opc.cpu.kernel import CpuKernel, compile_kernel
+
+_ALIGN = 64
+
+
+class NativeKernel:
+    """Machine code of a build; safe to call from several threads at once."""
+
+    def __init__(self, build: Build) -> None:
+        prepare, run = build.module.programs
+        self.code: CpuKernel = compile_kernel(prepare, run, build.machine)
+        self._prepare_names = tuple(b.name for b in self.code.prepare_arguments)
+        self._run_names = tuple(b.name for b in self.code.run_arguments)
+        self._own = threading.local()
+
+    @property
+    def late_params(self) -> frozenset[str]:
+        """Names of the arguments that ``run`` reads or writes itself, packed or not."""
+        return frozenset(self._run_names)
+
+    def prepare(self, arrays: Mapping[str, Array], threads: int, packed: Array | None = None) -> Array:
+        """Pack the parameters into ``packed``, or into a fresh blob."""
+        blob = packed if packed is not None else aligned(self.code.packed_size)
+        if self._prepare_names:
+            pointers = [arrays[n].ctypes.data for n in self._prepare_names]
+            self.code.prepare(pointers, blob.ctypes.data, self._workspace(threads), threads)
+        return blob
+
+    def run(self, arrays: Mapping[str, Array], packed: Array, threads: int) -> None:
+        """Compute the results; ``arrays`` holds every argument and result that run names."""
+        pointers = [arrays[n].ctypes.data for n in self._run_names]
+        self.code.run(pointers, packed.ctypes.data, self._workspace(threads), threads)
+
+    def scratch_packed(self) -> Array:
+        """This thread's blob for calls that pack anew each time."""
+        blob: Array | None = getattr(self._own, "packed", None)
+        if blob is None:
+            blob = self._own.packed = aligned(self.code.packed_size)
+        return blob
+
+    def _workspace(self, threads: int) -> int:
+        size = self.code.workspace_size(threads)
+        blob: Array | None = getattr(self._own, "workspace", None)
+        if blob is None or blob.size < size:
+            blob = self._own.workspace = aligned(size)
+        return int(blob.ctypes.data)
+
+
+def aligned(size: int) -> Array:
+    """``size`` bytes that start at a multiple of 64."""
+    raw = np.empty(max(size, 1) + _ALIGN, np.uint8)
+    start = -raw.ctypes.data % _ALIGN
+    return raw[start : start + max(size, 1)]

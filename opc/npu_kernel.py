@@ -1,0 +1,66 @@
+"""A kernel on the NPU: its listing as text, and everything that is learnt from that text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from opc import npu
+from opc.arrays import Array, physical
+from opc.build import Build
+from opc.signature import Signature
+
+if TYPE_CHECKING:
+    from opc.npu import Listing, Timeline
+
+
+class NpuKernel:
+    """The listings of prepare and run. Simulator and prover are given their text, nothing else."""
+
+    def __init__(self, build: Build) -> None:
+        self.build = build
+        self.machine = build.machine
+        self.signature = Signature(build.source)
+        programs = [p for p in build.module.programs if p.body]
+        self.texts = tuple(npu.print_listing(npu.emit(p, build.machine)) for p in programs)
+
+    @property
+    def text(self) -> str:
+        """Both listings, prepare first."""
+        return "".join(self.texts)
+
+    @cached_property
+    def listings(self) -> tuple[Listing, ...]:
+        """The listings as their text reads."""
+        return tuple(npu.parse_listing(text) for text in self.texts)
+
+    @cached_property
+    def timelines(self) -> tuple[Timeline, ...]:
+        """Simulated time of each listing."""
+        return tuple(npu.time(listing, self.machine) for listing in self.listings)
+
+    @property
+    def timeline(self) -> Timeline:
+        """Simulated time of run, the listing that every call executes."""
+        return self.timelines[-1]
+
+    @cached_property
+    def proofs(self) -> tuple[npu.Proof, ...]:
+        """What was proved about each listing. Raises ListingError (E08xx) for one that is not safe."""
+        return tuple(npu.prove(listing, self.machine) for listing in self.listings)
+
+    def simulate(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Execute the listings on logical arrays; results in logical order."""
+        self.proofs  # noqa: B018 -- an unsafe listing has no meaning
+        memory = {s.name: physical(arrays[s.name], s.tensor) for s in self.signature.args}
+        for listing in self.listings:
+            memory |= npu.simulate(listing, memory, self.machine)
+        results = {}
+        for slot in self.signature.results:
+            results[slot.name] = slot.empty()
+            physical(results[slot.name], slot.tensor)[...] = memory[slot.name]
+        for slot in self.signature.args:
+            if slot.kind == "inout":
+                physical(arrays[slot.name], slot.tensor)[...] = memory[slot.name]
+        return results

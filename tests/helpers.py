@@ -1,0 +1,53 @@
+"""What several tests share: oracle values and the interpretation of modules on logical arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from opc.arrays import Array, empty, physical
+from opc.program.interpret import run
+from opc.program.ir import Module, Program
+from opc.tensor.ir import Function
+
+
+def execute(module: Module | Program, arrays: Mapping[str, Array], check: bool = True) -> dict[str, Array]:
+    """Interpret prepare and run on buffers in memory order; every buffer that is not local afterwards."""
+    programs = module.programs if isinstance(module, Module) else (module,)
+    memory: dict[str, Array] = {name: np.array(a) for name, a in arrays.items()}
+    for program in programs:
+        for b in program.buffers:
+            if b.kind != "local" and b.name not in memory:
+                memory[b.name] = np.zeros(b.shape, b.dtype.numpy)
+        if program.body:
+            names = {b.name for b in program.buffers if b.kind != "local"}
+            run(program, {n: a for n, a in memory.items() if n in names}, check=check)
+    return memory
+
+
+def execute_function(module: Module, function: Function, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Interpret a module on logical arrays; its results in logical order."""
+    table = function.tensors()
+    memory = execute(module, {n: physical(a, table[n]) for n, a in arrays.items()})
+    found = {}
+    for name in function.results:
+        logical = empty(table[name])
+        physical(logical, table[name])[...] = memory[name]
+        found[name] = logical
+    return found
+
+
+def program_arguments(module: Module | Program, seed: int = 1) -> dict[str, Array]:
+    """Random data for every argument of a module; packed buffers too where nothing prepares them."""
+    random = np.random.default_rng(seed)
+    programs = module.programs if isinstance(module, Module) else (module,)
+    kinds = {"input", "param", "inout"} | (set() if programs[0].body and len(programs) == 2 else {"packed"})
+    found: dict[str, Any] = {}
+    for b in (b for p in programs for b in p.buffers if b.kind in kinds):
+        values = random.uniform(0.5, 1.5, b.shape) if b.dtype.is_float else random.integers(-8, 9, b.shape)
+        found.setdefault(b.name, values.astype(b.dtype.numpy))
+    return found
+
+
