@@ -140,6 +140,11 @@ def load(path: str | Path) -> Kernel:
     return _kernel(saved, on_npu, thread_count(None))
 
 
+def callable_kernel(built: Build, threads: int | None = None) -> Kernel:
+    """A kernel to call, for a build of the command line."""
+    return _kernel(built, lambda: npu_kernel(built), thread_count(threads))
+
+
 def _kernel(built: Build, on_npu: Callable[[], NpuKernel], threads: int) -> Kernel:
     from opc.kernel import Kernel
 

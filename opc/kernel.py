@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from opc.npu import Timeline
     from opc.npu_kernel import NpuKernel
 
-Result = Any  # one array, or a tuple of arrays
+Result = Any  # one array, a tuple of arrays, or None for a kernel that only works in place
+
+
+def unpacked(outputs: tuple[Array, ...]) -> Result:
+    """What a call returns for its result arrays."""
+    return outputs[0] if len(outputs) == 1 else outputs or None
 
 
 class Kernel:
@@ -65,7 +70,12 @@ class Kernel:
         outputs = self.signature.outputs(out, inputs)
         packed = native.prepare(inputs, self._threads, native.scratch_packed())
         native.run({**inputs, **self._named(outputs)}, packed, self._threads)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return unpacked(outputs)
+
+    def results(self, arrays: Mapping[str, object]) -> dict[str, Array]:
+        """Run on named arrays; every result by its name."""
+        found = self(**arrays)
+        return self._named(found if isinstance(found, tuple) else (found,) if found is not None else ())
 
     def bind(self, **params: object) -> BoundKernel:
         """A kernel with all its ``param`` arguments packed once. Raises RuntimeCallError E0901–E0911.
@@ -155,7 +165,7 @@ class Kernel:
         signature = self.npu.signature
         results = self.npu.simulate(signature.inputs(arrays, named))
         outputs = tuple(results[s.name] for s in signature.results)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return unpacked(outputs)
 
     # Keeping
 
@@ -186,7 +196,7 @@ class BoundKernel:
         outputs = signature.outputs(out, inputs)
         arrays = {**self._params, **inputs, **self.kernel._named(outputs)}
         self.kernel.native.run(arrays, self._packed, self.kernel._threads)
-        return outputs[0] if len(outputs) == 1 else outputs
+        return unpacked(outputs)
 
     def start(self, *arrays: object, out: object = None, **named: object) -> Pending:
         """Begin a call in the background; ``wait()`` on the answer gives its result."""

@@ -21,6 +21,7 @@ from opc.driver import pass_table
 from opc.errors import OpcError
 from opc.machine.model import Machine
 from opc.pipeline import parse_passes
+from opc.tensor.bound import Bounded, check
 from opc.tensor.interpret import evaluate
 from opc.tensor.ir import Function
 from tests.helpers import execute, execute_function, program_arguments
@@ -94,9 +95,12 @@ def assert_same_meaning(before: Any, after: Any) -> None:
     expected = evaluate(before, arrays)
     found = evaluate(after, arrays) if isinstance(after, Function) else execute_function(after, before, arrays)
     for name in before.results:
-        value, bound = expected[name]
-        other, slack = found[name] if isinstance(after, Function) else (found[name], 0.0)
-        close(name, value, np.asarray(other, np.float64), bound + slack)
+        want, got = expected[name], found[name]
+        if isinstance(got, Bounded):
+            close(name, want.value, got.value, want.bound + got.bound)
+        else:
+            report = check(got, want)
+            assert report.ok, f"{name}: {report}"
 
 
 def close(name: str, value: Any, other: Any, bound: Any) -> None:

@@ -9,7 +9,9 @@ import platform
 import sys
 from importlib import metadata
 
-from opc import __version__, driver
+from opc import __version__, machine
+from opc.cpu import features, threads
+from opc.errors import OpcError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,3 +27,50 @@ def run(options: argparse.Namespace) -> int:
         width = max(map(len, found))
         sys.stdout.writelines(f"{name.ljust(width)}  {value}\n" for name, value in found.items())
     return 0
+
+
+def findings() -> dict[str, str]:
+    """Versions, CPU features, permission for tiles, threads, and every CPU machine that runs here."""
+    found = {
+        "opc": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "LLVM": _llvm(),
+    }
+    found |= {name: _version(name) for name in ("numpy", "llvmlite", "ml_dtypes", "torch")}
+    found["AMX permission"] = "granted" if features.amx_permitted() else "not available"
+    found["OpenMP"] = _openmp()
+    found["threads"] = _threads()
+    found["machine"] = os.environ.get("OPC_MACHINE") or features.pick_machine()
+    for name in machine.names():
+        described = machine.load(name)
+        if described.kind == "cpu":
+            lacking = features.missing(described)
+            found[f"machine {name}"] = f"lacks {', '.join(lacking)}" if lacking else "runs here"
+        else:
+            found[f"machine {name}"] = "simulated"
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _llvm() -> str:
+    import llvmlite.binding as llvm
+
+    return ".".join(map(str, llvm.llvm_version_info))
+
+
+def _openmp() -> str:
+    runtime = threads.runtime()
+    return runtime.name if runtime is not None else "none found: kernels run on one thread"
+
+
+def _threads() -> str:
+    try:
+        return f"{threads.count()} of {os.cpu_count()}"
+    except OpcError as error:
+        return error.diagnostics[0].message
