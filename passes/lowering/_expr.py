@@ -42,6 +42,8 @@ class Evaluator:
 
     def value(self, expr: Expr) -> Value:
         """Emit the instructions of ``expr``; its value."""
+        if isinstance(expr, Read):
+            return self.load(expr)  # a move keeps its type: nothing is computed
         uses: Counter[Expr] = Counter()
         order: list[Expr] = []
         for node in walk(expr):

@@ -46,6 +46,7 @@ class RowNest:
     tensors: dict[str, Tensor]
     stored: frozenset[str]
     kept: dict[str, Kept] = field(default_factory=dict)
+    staged: dict[tuple[object, ...], Access] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.plan: RowPlan = plan_rows(self.ops, self.tensors, self.emit.machine)
@@ -104,7 +105,7 @@ class RowNest:
                 return self._internal(ev, read)
             tensor = self.tensors[read.tensor]
             if self.plan.addressable:
-                access = staged[read] if read in staged else stage(self.emit, read, tensor, frame, "vector", self.plan.lanes)
+                access = staged[read] if read in staged else self._stage(read, frame, tiles)
                 shift: dict[str, Affine | int] = {
                     n: t.base + (Affine.var(n) if t.size > 1 else Affine()) for n, t in tiles.items() if read in staged and n in self.plan.windows
                 }
@@ -115,6 +116,19 @@ class RowNest:
 
         ev = Evaluator(self.emit, frame, load)
         return ev
+
+    def _stage(self, read: Read, frame: Frame, tiles: Tiles) -> Access:
+        """Stage a read, once per tile if it does not depend on a loop inside the tile."""
+        forms = tuple(frame.global_form(f) for f in read.index)
+        key = (read.tensor, forms, read.fill)
+        if key in self.staged:
+            return self.staged[key]
+        access = stage(self.emit, read, self.tensors[read.tensor], frame, "vector", self.plan.lanes)
+        extents = {d.name: d.extent for op in self.ops for d in (*op.pieces[0].dims, *op.pieces[0].reduce)}
+        inner = {n: t for n, t in tiles.items() if n not in self.plan.shared_names}
+        if all(t.size == extents[n] for n, t in inner.items()):
+            self.staged[key] = access
+        return access
 
     def _internal(self, ev: Evaluator, read: Read) -> Value:
         """A value computed by an earlier op of the group, at this op's index."""
@@ -149,7 +163,7 @@ class RowNest:
         for inner in self._walk(list(piece.reduce), {}):
             here = {**tiles, **inner}
             ev = self._evaluator(piece, here, staged)
-            value = ev.value(piece.body)
+            value = ev.widen(ev.value(piece.body))
             dtype = op.accumulate or ev.result_type([value], "arithmetic")
             value = ev.convert(value, dtype)
             if not results:

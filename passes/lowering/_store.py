@@ -14,7 +14,10 @@ def store(ev: Evaluator, value: Value, piece: Piece, out: Tensor) -> None:
     """Emit the copy of ``value`` to ``out`` at the piece's index, over every axis of its parallel dims."""
     parallel = {d.name for d in piece.dims}
     axes = tuple(a for a in ev.frame.axes if a.dims and all(n in parallel for n, _ in a.dims))
-    operand = materialise(ev, value, axes, out).operand
+    direct = ev.emit.machine.role("vector").addressable and isinstance(value.operand, Access)
+    # A copy out of an addressable space can gather and spread by itself.
+    ready = direct and value.dtype is out.dtype
+    operand = value.operand if ready else materialise(ev, value, axes, out).operand
     assert isinstance(operand, Access)
     target = memory_access(out, [ev.frame.global_form(f) for f in piece.index])
     ev.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(operand, axes)])
