@@ -31,17 +31,25 @@ def group_problems(f: Function) -> Iterator[Problem]:
 
 
 def is_contraction(op: Op) -> bool:
-    """A sum over reduced dimensions of a product of two reads, casts allowed."""
+    """A sum over reduced dimensions of a product of two reads, casts allowed, where some parallel
+    dimension indexes only one of them: a sum of squares has rows, but nothing to contract.
+    """
     if op.monoid != "sum" or len(op.pieces) != 1 or not op.pieces[0].reduce:
         return False
     body = op.pieces[0].body
-    return isinstance(body, Call) and body.fn == "mul" and all(_is_read(arg) for arg in body.args)
+    if not (isinstance(body, Call) and body.fn == "mul"):
+        return False
+    indexed = [_read_names(arg) for arg in body.args]
+    if None in indexed:
+        return False
+    return any(len([names for names in indexed if names and d.name in names]) == 1 for d in op.pieces[0].dims)
 
 
-def _is_read(expr: object) -> bool:
+def _read_names(expr: object) -> frozenset[str] | None:
+    """Dimensions that index the read under casts; None if it is something else."""
     while isinstance(expr, Call) and expr.fn in FUNCTIONS and FUNCTIONS[expr.fn].kind == "cast" and expr.args:
         expr = expr.args[0]
-    return isinstance(expr, Read)
+    return frozenset(n for form in expr.index for n in form.names) if isinstance(expr, Read) else None
 
 
 def _several(name: str, ops: list[Op]) -> Iterator[Problem]:

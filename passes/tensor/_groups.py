@@ -66,11 +66,12 @@ def run_order(ops: Sequence[Op], group_of: Sequence[int]) -> list[int] | None:
     waits = dict.fromkeys(members, 0)
     for i, op in enumerate(ops):
         for read in reads(op):
-            source = writer.get(read.tensor)
-            if source is None or group_of[source] == group_of[i] or group_of[i] in after[group_of[source]]:
+            # Before the op that updates an inout argument, its name means the old value.
+            first, then = sorted((writer.get(read.tensor, i), i))
+            if group_of[first] == group_of[then] or group_of[then] in after[group_of[first]]:
                 continue
-            after[group_of[source]].add(group_of[i])
-            waits[group_of[i]] += 1
+            after[group_of[first]].add(group_of[then])
+            waits[group_of[then]] += 1
     rank = {group: (not ops[inside[0]].prepare, inside[0]) for group, inside in members.items()}
     ready = [(rank[group], group) for group, count in waits.items() if count == 0]
     heapq.heapify(ready)

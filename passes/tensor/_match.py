@@ -29,8 +29,7 @@ def join_domain(op: Op, leader: Op, written: Written, shapes: Shapes) -> Op | No
 def feed_domain(op: Op, leader: Op, read: Read) -> Op | None:
     """``op``, pointwise and writing the tensor that the group reads by ``read``, over ``leader``'s domain."""
     piece, shape = leader.pieces[0], op.outputs[0].shape
-    as_written = read.index == piece.index and shape == leader.outputs[0].shape
-    if not as_written and not _permutes(read.index, shape, piece):
+    if read.index != piece.index or shape != leader.outputs[0].shape:
         return None
     values = _match(op.pieces[0].index, read.index, shape, op.pieces[0], piece)
     return None if values is None else _onto_domain(op, values, piece, {})
@@ -80,22 +79,6 @@ def same_rows(read: Read, index: Index, shared: tuple[Dim, ...]) -> bool:
 
 def _names(dims: Iterable[Dim]) -> frozenset[str]:
     return frozenset(d.name for d in dims)
-
-
-def _permutes(index: Index, shape: tuple[int, ...], piece: Piece) -> bool:
-    """Whether the index is every dimension of the piece once, over a whole tensor of ``shape``."""
-    if piece.guards:
-        return False
-    extents = {d.name: d.extent for d in piece.dims}
-    names: list[str] = []
-    for form, extent in zip(index, shape, strict=True):
-        name = form.as_var()
-        if name is None and form == Affine() and extent == 1:
-            continue
-        if name is None or extents.get(name) != extent:
-            return False
-        names.append(name)
-    return sorted(names) == sorted(extents)
 
 
 def _match(

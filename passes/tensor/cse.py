@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from opc.affine import Affine
 from opc.pipeline import Context
-from opc.tensor.ir import Dim, Function, Op, Piece
+from opc.tensor.ir import Dim, Function, Op, Piece, reads
 from passes.tensor._algebra import apply_to_piece, rename_tensors
 
 
@@ -51,12 +51,17 @@ class Cse:
     level: ClassVar[str] = "tensor"
 
     def run(self, ir: Function, context: Context) -> Function:
+        inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
         kept: list[Op] = []
         first: dict[Op, Op] = {}  # canonical form -> the op that stays
         names: dict[str, str] = {}  # output of a dropped op -> the equal output
         final: dict[str, str] = {}  # output that stays -> the result whose name it takes
         for original in ir.ops:
             op = rename_tensors(original, names)
+            if any(r.tensor in inout for r in reads(op)) or op.name in inout:
+                # Equal text before and after an update in place is not an equal value.
+                kept.append(op)
+                continue
             twin = first.setdefault(_canonical(op), op)
             pairs = [(t.name, u.name) for t, u in zip(op.outputs, twin.outputs, strict=True)]
             is_result = [t in ir.results for t, _ in pairs]

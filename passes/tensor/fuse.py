@@ -25,11 +25,11 @@ class Fuse:
     Groups grow around three kinds of roots, in this order, because what a contraction takes as its
     epilogue costs nothing: it happens while the tile is on chip.
 
-    - contraction: pointwise ops over exactly the contraction's parallel dimensions (bias, normalisation,
-      residual, activation), written at the same index. ``epilogue`` switches it off.
+    - contraction (depthwise ones too): pointwise ops over exactly its parallel dimensions, written at the
+      same index (bias, normalisation, residual, activation). ``epilogue`` switches it off.
     - rows: ops that share the parallel dimensions of a reduction (softmax, layer norm, pooling and what
       follows it). ``rows`` switches it off.
-    - pointwise: ops over one domain. ``pointwise`` switches it off.
+    - pointwise: ops over one domain, written at one index. ``pointwise`` switches it off.
 
     An op joins if it reads what the group writes, or writes what the group reads, at the same elements in
     each iteration, if no op outside would have to run in the middle of the group, and if it saves
@@ -95,21 +95,22 @@ class _Grouping:
         self.shapes = {name: t.shape for name, t in function.tensors().items()}
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
+        self.product = [c is not None and bool(c.m or c.n) for c in found]
         self.free = [is_total(op) and not op.prepare for op in self.ops]
 
     def grow(self, options: Fuse, machine: Machine) -> None:
         """Grow groups around every root that the options allow."""
         positions = range(len(self.ops))
         for i in positions:
-            if self.free[i] and self.cube[i] and options.epilogue:
-                self._grow_from(i, partial(self._fit_domain, same_index=True))
+            if self.free[i] and self.product[i] and options.epilogue:
+                self._grow_from(i, self._fit_domain)
         for i in positions:
             piece = self.ops[i].pieces[0]
-            if self.free[i] and not self.cube[i] and piece.reduce and not piece.guards and options.rows:
+            if self.free[i] and not self.product[i] and piece.reduce and not piece.guards and options.rows:
                 self._grow_from(i, partial(self._fit_rows, shared=piece.dims, room=_room(machine)))
         for i in positions:
             if self.free[i] and is_pointwise(self.ops[i]) and options.pointwise:
-                self._grow_from(i, partial(self._fit_domain, same_index=False))
+                self._grow_from(i, self._fit_domain)
 
     def _grow_from(self, root: int, fit: Fit) -> None:
         """Let ops join the group of ``root`` until none fits any more."""
@@ -141,7 +142,7 @@ class _Grouping:
         names = {t.name for t in op.outputs}
         return [r for m in members for r in reads(self.ops[m]) if r.tensor in names]
 
-    def _fit_domain(self, members: list[int], j: int, same_index: bool) -> Op | None:
+    def _fit_domain(self, members: list[int], j: int) -> Op | None:
         op, leader, written = self.ops[j], self.ops[members[0]], self._written(members)
         uses = self._uses(members, op)
         if not is_pointwise(op):
@@ -150,9 +151,9 @@ class _Grouping:
             moved = join_domain(op, leader, written, self.shapes)
         else:
             moved = feed_domain(op, leader, uses[0]) if uses else None
-        if moved is None or (same_index and moved.pieces[0].index != leader.pieces[0].index):
+        index = leader.pieces[0].index
+        if moved is None or moved.pieces[0].index != index:
             return None
-        index = moved.pieces[0].index
         return moved if all(r.index == index and r.fill is None for r in uses) else None
 
     def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], room: float) -> Op | None:
