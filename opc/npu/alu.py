@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from opc.dtypes import DType, promote
+from opc.errors import ListingError, fail
 from opc.scalar import FUNCTIONS, numpy_function
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def drain(values: Array, forms: Sequence[str], target: DType) -> Array:
         if form == "relu":
             values = np.maximum(values, values.dtype.type(0))
         elif form != "convert":
-            raise NotImplementedError(f"drain form '{form}'")
+            raise fail(ListingError, "E0804", f"no unit applies '{form}' while draining")
     return convert(values, target)
 
 

@@ -1,0 +1,236 @@
+"""One core in time: in-order dispatch into in-order pipes, joined by binary flags and barriers.
+
+The scalar unit dispatches in text order, one instruction each ``dispatch_cycles``, into a queue per pipe that
+holds ``queue_depth`` instructions not yet started. A pipe starts its instructions in order. ``set_flag`` fires
+once everything earlier on its pipe has completed and holds nothing up; ``wait_flag`` holds its pipe until the
+flag is set, then clears it; a barrier holds its pipe until everything earlier on it has completed, and a
+barrier across all pipes holds the dispatch as well.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from opc.errors import Diagnostic, ListingError
+from opc.machine.model import Machine
+from opc.npu.expand import Trace
+from opc.npu.listing import ALL
+from opc.npu.shapes import costs_of
+from opc.npu.text import print_instruction
+
+WORK, SET, WAIT, BARRIER, BARRIER_ALL = range(5)
+_KINDS = {"set_flag": SET, "wait_flag": WAIT}
+Flag = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the engine needs of a trace, per static instruction (lists) or per dynamic one (``flags``)."""
+
+    trace: Trace
+    pipes: tuple[str, ...]
+    kinds: list[int]
+    pipe: list[int]
+    occupancy: list[float]
+    latency: list[float]
+    flags: list[list[int]]  # numbers into ``names``; one entry if the event id is constant
+    names: list[Flag]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Start and completion of each dynamic instruction, by position in program order.
+
+    ``signals``: (position of set, position of wait) pairs, in order of the sets. ``lost``: pairs (set, wait)
+    where the set came before the wait had cleared the flag's previous setting.
+    """
+
+    start: list[float]
+    complete: list[float]
+    signals: list[tuple[int, int]]
+    lost: list[tuple[int, int]]
+    cycles: float
+
+
+def plan(trace: Trace, machine: Machine) -> Plan:
+    """Precompute everything that does not depend on the order of events."""
+    pipes = tuple(dict.fromkeys((*machine.pipes, *(s.instruction.pipe for s in trace.statics))))
+    number = {p: n for n, p in enumerate(pipes)}
+    names: dict[Flag, int] = {}
+    kinds, flags = [], []
+    for s in trace.statics:
+        i = s.instruction
+        kind = _KINDS.get(i.mnemonic, WORK)
+        if i.mnemonic == "pipe_barrier":
+            kind = BARRIER_ALL if i.pipe == ALL else BARRIER
+        found: list[int] = []
+        if i.flag is not None and kind in (SET, WAIT):
+            source, target, event = i.flag
+            events = [event.const] if event.is_const else s.values(event)
+            found = [names.setdefault((source, target, e), len(names)) for e in events]
+        kinds.append(kind)
+        flags.append(found)
+    occupancy, latency = costs_of(trace.statics, machine)
+    pipe = [number[s.instruction.pipe] for s in trace.statics]
+    return Plan(trace, pipes, kinds, pipe, occupancy, latency, flags, list(names))
+
+
+class Engine:
+    """A run of one plan. ``random`` draws every dispatch, start and duration anew (adversarial replay)."""
+
+    def __init__(self, plan: Plan, machine: Machine, random: Random | None = None) -> None:
+        self.plan, self.random = plan, random
+        self.dispatch_cycles, self.depth = (
+            machine.dispatch_cycles,
+            machine.queue_depth or len(plan.trace.order) + 1,
+        )
+        self.sync = machine.sync_cycles
+        n = len(plan.pipes)
+        self.ordered = [p not in machine.unordered_pipes for p in plan.pipes]
+        self.free = [0.0] * n  # when the pipe takes its next instruction
+        self.done = [0.0] * n  # when everything started on it has completed
+        self.started: list[list[float]] = [[] for _ in range(n)]
+        self.queued: list[deque[tuple[int, int, int, float]]] = [deque() for _ in range(n)]
+        self.issued = [0] * n
+        self.sets: list[list[tuple[float, int]]] = [[] for _ in plan.names]
+        self.clears: list[list[tuple[float, int]]] = [[] for _ in plan.names]
+        self.waiting: dict[int, int] = {}  # flag -> pipe whose head waits for it
+        self.start = [0.0] * len(plan.trace.order)
+        self.complete = [0.0] * len(plan.trace.order)
+
+    def run(self) -> Run:
+        """Play the whole trace. Raises ListingError E0814 on deadlock."""
+        p = self.plan
+        kinds, pipes, flags = p.kinds, p.pipe, p.flags
+        count = [0] * len(kinds)
+        now = 0.0
+        for position, j in enumerate(p.trace.order):
+            now += self.dispatch_cycles if self.random is None else self.random.random() * 2
+            kind = kinds[j]
+            if kind == BARRIER_ALL:
+                now = self._barrier_all(position, now)
+                continue
+            pipe = pipes[j]
+            n = self.issued[pipe]
+            self.issued[pipe] = n + 1
+            if n >= self.depth:
+                started = self.started[pipe]
+                if n - self.depth >= len(started):
+                    raise self._deadlock(position)
+                if started[n - self.depth] > now:
+                    now = started[n - self.depth]
+            flag = -1
+            if kind == SET or kind == WAIT:
+                events = flags[j]
+                if len(events) == 1:
+                    flag = events[0]
+                else:
+                    flag = events[count[j]]
+                    count[j] += 1
+            if self.queued[pipe] or not self._execute(position, j, flag, now):
+                self.queued[pipe].append((position, j, flag, now))
+            elif kind == SET and self.waiting:
+                self._resume(flag)
+        if any(self.queued):
+            raise self._deadlock(len(p.trace.order))
+        return self._result()
+
+    def _execute(self, position: int, j: int, flag: int, now: float) -> bool:
+        """Start an instruction at the head of its pipe; False if it waits for a flag not yet set."""
+        p = self.plan
+        pipe, kind = p.pipe[j], p.kinds[j]
+        begin = self.free[pipe]
+        if now > begin:
+            begin = now
+        if kind == WORK:
+            busy, latency = p.occupancy[j], p.latency[j]
+            if self.random is not None:
+                begin, busy, latency = self._perturb(pipe, begin, latency)
+            end = begin + latency
+            self.free[pipe] = begin + busy
+            if end > self.done[pipe]:
+                self.done[pipe] = end
+        elif kind == SET:
+            end = max(begin, self.done[pipe]) + self.sync
+            self.sets[flag].append((end, position))
+            self.free[pipe] = begin + self.sync
+        elif kind == WAIT:
+            taken = len(self.clears[flag])
+            if taken >= len(self.sets[flag]):
+                self.waiting[flag] = pipe
+                return False
+            self.waiting.pop(flag, None)
+            end = max(begin, self.sets[flag][taken][0]) + self.sync
+            self.clears[flag].append((end, position))
+            self.free[pipe] = end
+        else:
+            end = max(begin, self.done[pipe]) + self.sync
+            self.free[pipe] = end
+        self.start[position], self.complete[position] = begin, end
+        self.started[pipe].append(begin)
+        return True
+
+    def _perturb(self, pipe: int, begin: float, latency: float) -> tuple[float, float, float]:
+        """An adversary's times: any delay, any duration; an ordered pipe still completes in order."""
+        assert self.random is not None
+        draw = self.random.random
+        begin += draw() * 20
+        # Mostly short and sometimes very long, so that every unordered pair meets both ways round.
+        end = latency * draw() * (20 if draw() < 0.2 else 1)
+        return begin, end if self.ordered[pipe] else end * draw(), end
+
+    def _resume(self, flag: int) -> None:
+        """Let the pipes run on that the setting of ``flag`` releases, and those that they release."""
+        work = [flag]
+        while work:
+            pipe = self.waiting.get(work.pop(), -1)
+            queue = self.queued[pipe] if pipe >= 0 else ()
+            while queue:
+                position, j, waited, now = queue[0]
+                if not self._execute(position, j, waited, now):
+                    break
+                self.queued[pipe].popleft()
+                if self.plan.kinds[j] == SET:
+                    work.append(waited)
+
+    def _barrier_all(self, position: int, now: float) -> float:
+        if any(self.queued):
+            raise self._deadlock(position)
+        end = max(now, *self.free, *self.done) + self.sync
+        self.start[position], self.complete[position] = now, end
+        self.free = [end] * len(self.free)
+        self.done = [end] * len(self.done)
+        return end
+
+    def _result(self) -> Run:
+        signals, lost = [], []
+        for sets, clears in zip(self.sets, self.clears, strict=True):
+            signals += [(s[1], c[1]) for s, c in zip(sets, clears, strict=False)]
+            # The flag is binary: a set before the previous one is cleared is lost.
+            lost += [
+                (sets[n][1], clears[n - 1][1] if n <= len(clears) else sets[n - 1][1])
+                for n in range(1, len(sets))
+                if n > len(clears) or sets[n][0] < clears[n - 1][0]
+            ]
+        return Run(self.start, self.complete, sorted(signals), sorted(lost), max(0.0, *self.free, *self.done))
+
+    def _deadlock(self, position: int) -> ListingError:
+        return deadlock(self.plan, [q[0][1] for q in self.queued if q], position)
+
+
+def deadlock(plan: Plan, heads: Sequence[int], position: int) -> ListingError:
+    """The error that names every instruction at the head of a pipe that cannot go on."""
+    statics = plan.trace.statics
+    notes = []
+    for j in heads:
+        i = statics[j].instruction
+        notes.append(f"pipe {i.pipe} stands at '{print_instruction(i)}'")
+    where = "the end of the trace"
+    if position < len(plan.trace.order):
+        where = f"'{print_instruction(statics[plan.trace.order[position]].instruction)}'"
+    help = "every wait_flag needs a set_flag that can run before it"
+    message = f"deadlock: nothing can run when dispatch reaches {where}"
+    return ListingError(Diagnostic("E0814", message, notes=tuple(notes), help=help))
