@@ -1,1 +1,116 @@
-"""opc.lang"""
+"""The language front end: text of ``.k`` files to syntax trees and specialised tensor functions.
+
+    file = parse(text, "conv.k")
+    function = lower(text, "conv.k", sizes={"N": 8}, dtype=DType.BF16, layout="nhwc")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from opc.dtypes import DType
+from opc.errors import LanguageError, fail
+from opc.lang.checker import check_file
+from opc.lang.dump import dump_ast
+from opc.lang.info import AttributeInfo, KernelInfo, TensorInfo
+from opc.lang.info import kernel_info as _kernel_info
+from opc.lang.loader import Program
+from opc.lang.messages import suggest
+from opc.lang.parser import parse
+from opc.lang.specialise import specialise
+from opc.lang.syntax import File, Kernel
+from opc.tensor.ir import Function
+
+__all__ = [
+    "AttributeInfo",
+    "File",
+    "KernelInfo",
+    "TensorInfo",
+    "check",
+    "dump_ast",
+    "kernel_info",
+    "kernel_names",
+    "lower",
+    "parse",
+]
+
+Source = str | bytes | File
+Path = str | os.PathLike[str]
+
+
+def check(text: Source, file: str = "<string>", use_path: Path | None = None) -> File:
+    """Parse and check everything that needs no sizes. Raises LanguageError with all errors found."""
+    tree = _parsed(text, file)
+    check_file(Program(tree, use_path), tree)
+    return tree
+
+
+def kernel_names(text: Source, file: str = "<string>") -> list[str]:
+    """Kernels of the file that a command compiles, in order.
+
+    These are the kernels with an example; in a file without examples, all of them. The others
+    are helpers, which ``lower`` still takes by name.
+    """
+    tree = _parsed(text, file)
+    return [k.name for k in _compiled(tree)]
+
+
+def kernel_info(text: Source, file: str = "<string>", kernel: str | None = None) -> KernelInfo:
+    """Arguments, attributes, results, symbols and example of a kernel."""
+    tree = check(text, file)
+    return _kernel_info(tree, _chosen(tree, kernel))
+
+
+def lower(
+    text: Source,
+    file: str = "<string>",
+    kernel: str | None = None,
+    sizes: Mapping[str, int | float] | None = None,
+    dtype: DType = DType.F32,
+    layout: str | None = None,
+    use_path: Path | None = None,
+) -> Function:
+    """The tensor function of a kernel with sizes, dtype and memory order fixed.
+
+    Args:
+        text: the source, or a parsed file.
+        file: its name, for messages and for `use`.
+        kernel: which one; may be left out where the file has one kernel with an example.
+        sizes: values of sizes and attributes; they win over `example` and over defaults.
+        dtype: what T stands for.
+        layout: memory order of arguments and results of rank 4, such as "nhwc" (the last letter
+            is contiguous; n, c, h, w are axes 0 to 3). Parameters and other ranks keep C order;
+            "ncl" and "ncdhw" do the same for ranks 3 and 5.
+        use_path: folder that `use` starts from; the file's own by default.
+
+    Raises:
+        LanguageError: with code, place and help; several diagnostics where they are independent.
+    """
+    tree = _parsed(text, file)
+    program = Program(tree, use_path)
+    check_file(program, tree)
+    return specialise(program, _chosen(tree, kernel), sizes or {}, dtype, layout)
+
+
+def _parsed(text: Source, file: str) -> File:
+    return text if isinstance(text, File) else parse(text, file)
+
+
+def _compiled(tree: File) -> list[Kernel]:
+    shown = [k for k in tree.kernels if k.example]
+    return shown or list(tree.kernels)
+
+
+def _chosen(tree: File, name: str | None) -> Kernel:
+    if name is not None:
+        for kernel in tree.kernels:
+            if kernel.name == name:
+                return kernel
+        help = suggest(name, [k.name for k in tree.kernels])
+        raise fail(LanguageError, "E0233", f"{tree.name} has no kernel `{name[:60]}`", help=help)
+    compiled = _compiled(tree)
+    if len(compiled) == 1:
+        return compiled[0]
+    names = ", ".join(k.name for k in compiled)
+    raise fail(LanguageError, "E0234", f"{tree.name} has several kernels; choose one", help=f"kernels: {names}")

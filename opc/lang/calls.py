@@ -1,0 +1,91 @@
+"""Calls of kernels: match arguments to parameters and find the sizes and T of the instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opc.dtypes import DType
+from opc.errors import Span
+from opc.lang import syntax as ast
+from opc.lang.loader import Found
+from opc.lang.scope import Scope
+from opc.lang.sizes import Size, evaluate, text_of
+from opc.tensor.ir import Tensor
+
+WHOLE_TYPES = frozenset({"int", "i32", "i8"})
+
+
+def bound(kernel: ast.Kernel, call: ast.Call) -> dict[str, ast.Argument]:
+    """The argument of each parameter that the (checked) call names or passes in order."""
+    given: dict[str, ast.Argument] = {}
+    for number, argument in enumerate(call.args):
+        given[argument.keyword or kernel.params[number].name] = argument
+    return given
+
+
+def element_type(scope: Scope, kernel: ast.Kernel, call: ast.Call, tensors: Mapping[str, Tensor]) -> DType:
+    """T of the instance, from its arguments. Raises E0228 where dtypes do not fit."""
+    args = bound(kernel, call)
+    chosen: DType | None = None
+    chosen_by = ""
+    for param in kernel.tensors:
+        actual, span = tensors[param.name].dtype, args[param.name].span
+        if param.type != "T":
+            if actual is not DType(param.type):
+                message = f"{param.name} of {kernel.name} is {param.type}, but this tensor is {actual}"
+                raise scope.error("E0228", message, span, help=_convert(args[param.name], param.type))
+        elif chosen is None:
+            chosen, chosen_by = actual, param.name
+        elif actual is not chosen:
+            message = f"{param.name} of {kernel.name} is {actual}, but {chosen_by} made T {chosen}"
+            raise scope.error("E0228", message, span, help=_convert(args[param.name], str(chosen)))
+    return chosen if chosen is not None else scope.dtype
+
+
+def _convert(argument: ast.Argument, dtype: str) -> str:
+    name = argument.value.name if isinstance(argument.value, ast.Name) else "t"
+    return f"convert it first: `{name}2[i, ...] = {dtype}({name}[i, ...])`"
+
+
+def sizes(scope: Scope, found: Found, call: ast.Call, tensors: Mapping[str, Tensor]) -> dict[str, Size]:
+    """Attributes and sizes of the instance. Raises E0314 where shapes contradict each other."""
+    kernel = found.kernel
+    args = bound(kernel, call)
+    values = _attributes(scope, found, args)
+    source: dict[str, str] = {}
+    for param in kernel.tensors:
+        for axis, expr in enumerate(param.shape or ()):
+            if isinstance(expr, ast.Name) and expr.name not in values:
+                values[expr.name] = tensors[param.name].shape[axis]
+                source[expr.name] = f"axis {axis} of {param.name}"
+    for param in kernel.tensors:
+        for axis, expr in enumerate(param.shape or ()):
+            wanted = evaluate(expr, values, found.file)
+            actual = tensors[param.name].shape[axis]
+            if wanted != actual:
+                message = f"axis {axis} of {param.name} has extent {actual}, but {kernel.name} wants {wanted}"
+                reason = source.get(expr.name) if isinstance(expr, ast.Name) else None
+                note = f"{text_of(expr)} = {wanted}" + (f" from {reason}" if reason else "")
+                raise scope.error("E0314", message, args[param.name].span, notes=(note,))
+    return values
+
+
+def _attributes(scope: Scope, found: Found, args: Mapping[str, ast.Argument]) -> dict[str, Size]:
+    values: dict[str, Size] = {}
+    for param in found.kernel.attributes:
+        argument = args.get(param.name)
+        if argument is None:
+            assert param.default is not None, "checked before"
+            values[param.name] = evaluate(param.default, values, found.file)
+            continue
+        assert not isinstance(argument.value, ast.NameList)
+        value = scope.evaluate(argument.value)
+        values[param.name] = _whole(scope, param, value, argument.span) if param.type in WHOLE_TYPES else float(value)
+    return values
+
+
+def _whole(scope: Scope, param: ast.Param, value: Size, span: Span) -> int:
+    if not isinstance(value, int):
+        message = f"{param.name} is {value}, but it must be a whole number"
+        raise scope.error("E0317", message, span)
+    return int(value)

@@ -1,0 +1,377 @@
+"""Checks inside the clauses of a kernel: dimensions, reads, functions, calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opc import scalar
+from opc.lang import syntax as ast
+from opc.lang.comprehension import index_dims
+from opc.lang.messages import count, shown, suggest
+from opc.lang.sizes import walk
+
+if TYPE_CHECKING:
+    from opc.lang.checker import KernelChecker
+
+_COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
+_WORDED = frozenset({"add", "sub", "mul", "div", "neg", "lt", "le", "gt", "ge", "eq", "ne"})
+# Functions a person writes by name; the rest have operators.
+FUNCTIONS = {name: f for name, f in scalar.FUNCTIONS.items() if name not in _WORDED}
+_RESERVED = {"scan": "E0282", "cumsum": "E0282", "sort": "E0283", "argsort": "E0283", "topk": "E0283"}
+
+
+class ExpressionChecker:
+    """Checks one clause; reports to its kernel's checker.
+
+    ``last`` maps each tensor to the last clause that writes it.
+    """
+
+    def __init__(self, owner: KernelChecker, last: dict[str, ast.Assign], clause: ast.Assign) -> None:
+        self.owner, self.last, self.clause = owner, last, clause
+        self.report = owner.report
+
+    def comprehension(self, clause: ast.Assign) -> None:
+        """A clause that writes elements."""
+        target = clause.targets[0]
+        assert target.index is not None
+        self._targets(clause)
+        self._output_rank(target)
+        names = [name for name, _ in index_dims(target.index, dict.fromkeys(self.owner.sizes, 0))]
+        for expr in target.index:
+            self._index(expr, set(names))
+        self._domain(clause, names)
+        dims = set(names)
+        value = clause.value
+        if isinstance(value, ast.Reduction) and value.monoid == "moments":
+            if len(clause.targets) != 2:
+                help = f"`mean[...], m2[...] = moments[...](...)`; m2 is the sum of squared deviations"
+                self.report("E0230", "moments gives two tensors", clause.span, help)
+            self._reduced(value, dims)
+            return
+        if len(clause.targets) > 1:
+            self.report("E0230", "only moments gives several tensors at once", clause.span)
+        self.value(value, dims)
+
+    def _targets(self, clause: ast.Assign) -> None:
+        first = clause.targets[0]
+        for other in clause.targets[1:]:
+            if [_key(e) for e in other.index or ()] != [_key(e) for e in first.index or ()]:
+                self.report("E0231", f"{other.name} and {first.name} have different indices", other.span)
+
+    def _output_rank(self, target: ast.Target) -> None:
+        declared = self.owner.results.get(target.name) or self.owner.inputs.get(target.name)
+        assert target.index is not None
+        rank = len(declared.shape) if declared is not None and declared.shape is not None else None
+        if rank is None:
+            earlier = [
+                c.targets[0]
+                for c in self.owner.kernel.clauses
+                if isinstance(c, ast.Assign) and c.targets[0].name == target.name and c.targets[0].index is not None
+            ]
+            rank = len(earlier[0].index or ()) if earlier else None
+        if rank is not None and rank != len(target.index):
+            text = f"{target.name} has {count(rank, 'axis')}, but {count(len(target.index), 'index')}"
+            self.report("E0203", text, target.span)
+
+    def _domain(self, clause: ast.Assign, names: list[str]) -> None:
+        seen: set[str] = set()
+        for dim in clause.domain:
+            if dim.name in self.owner.sizes:
+                self.report("E0235", f"{dim.name} is a size and cannot be a dimension", dim.span)
+            elif dim.name in seen:
+                self.report("E0235", f"dimension {dim.name} is declared twice", dim.span)
+            elif dim.name not in names:
+                text = f"dimension {dim.name} is not in the index of {clause.targets[0].name}"
+                self.report("E0237", text, dim.span, help="every element would be written again for each value")
+            seen.add(dim.name)
+            self._extent(dim, set(names))
+
+    def _extent(self, dim: ast.Dim, dims: set[str]) -> None:
+        if dim.extent is None:
+            return
+        inner = [n for n in walk(dim.extent) if isinstance(n, ast.Name) and n.name in dims]
+        if inner:
+            text = f"the extent of {dim.name} depends on dimension {inner[0].name}"
+            help = "domains are boxes; use `select` for a triangle"
+            self.report("E0321", text, inner[0].span, help)
+            return
+        self.owner.size(dim.extent)
+
+    # Values.
+
+    def value(self, node: ast.Expr, dims: set[str]) -> None:
+        """An expression that stands for a number."""
+        if isinstance(node, ast.Name):
+            self._name(node, dims)
+        elif isinstance(node, ast.Negate):
+            self.value(node.operand, dims)
+        elif isinstance(node, ast.Binary):
+            if node.op in _COMPARISONS:
+                help = "use it as the first argument of `select`"
+                self.report("E0223", "a comparison is no number", node.span, help)
+            self.value(node.left, dims)
+            self.value(node.right, dims)
+        elif isinstance(node, ast.Read):
+            self._read(node, dims)
+        elif isinstance(node, ast.Reduction):
+            if node.monoid == "moments":
+                help = "`mean[i], m2[i] = moments[j](x[i, j])`"
+                self.report("E0230", "moments gives two tensors; it cannot stand inside an expression", node.span, help)
+            self._reduced(node, dims)
+        elif isinstance(node, ast.UnknownReduction):
+            self._unknown_reduction(node)
+        elif isinstance(node, ast.Call):
+            self._function(node, dims)
+
+    def _name(self, node: ast.Name, dims: set[str]) -> None:
+        if node.name in dims or node.name in self.owner.sizes or node.name == "inf":
+            return
+        if self._is_tensor(node.name):
+            help = f"write `{node.name}[...]`"
+            self.report("E0216", f"tensor {node.name} needs an index here", node.span, help)
+            return
+        help = suggest(node.name, [*dims, *self.owner.sizes])
+        self.report("E0202", f"unknown name {shown(node.name)}", node.span, help)
+
+    def _is_tensor(self, name: str) -> bool:
+        return name in self.owner.ranks or name in self.last or name in self.owner.results
+
+    def tensor(self, name: str, node: ast.Read | ast.Name) -> bool:
+        """Whether ``name`` is a tensor that has its value here; reports if not."""
+        if self.last.get(name) is self.clause or name in {t.name for t in self.clause.targets}:
+            if name in self.owner.inputs:
+                return True  # an inout tensor is read before it is written
+            help = "recurrences are not part of the language; use a reduction"
+            self.report("E0238", f"{name} is read while it is written", node.span, help)
+            return False
+        if name in self.owner.inputs and name in self.last and self._already_written(name):
+            help = "read it in the clause that writes it, or before"
+            self.report("E0209", f"{name} has been overwritten here", node.span, help)
+            return False
+        if name in self.owner.ranks:
+            return True
+        if name in self.last:
+            help = "move the clause that writes it up"
+            self.report("E0209", f"{name} is read before all of it is written", node.span, help)
+        elif name in self.owner.results:
+            self.report("E0209", f"{name} is read, but never written", node.span)
+        else:
+            self.report("E0201", f"unknown tensor {shown(name)}", node.span, suggest(name, self.owner.ranks))
+        return False
+
+    def _already_written(self, name: str) -> bool:
+        clauses = self.owner.kernel.clauses
+        return clauses.index(self.last[name]) < clauses.index(self.clause)
+
+    def _read(self, node: ast.Read, dims: set[str]) -> None:
+        if self.tensor(node.tensor, node):
+            rank = self.owner.ranks[node.tensor]
+            if rank != len(node.index):
+                text = f"{node.tensor} has {count(rank, 'axis')}, but {count(len(node.index), 'index')}"
+                self.report("E0203", text, node.span)
+            if node.tensor in {t.name for t in self.clause.targets}:
+                self._in_place(node)
+        for expr in node.index:
+            self._index(expr, dims)
+        if node.fill is not None:
+            self._fill(node.fill, dims)
+
+    def _in_place(self, node: ast.Read) -> None:
+        written = self.clause.targets[0].index or ()
+        if [_key(e) for e in node.index] != [_key(e) for e in written]:
+            help = "an inout tensor is read where it is written; copy it to another tensor first"
+            self.report("E0238", f"{node.tensor} is read elsewhere while it is written", node.span, help)
+
+    def _index(self, expr: ast.Expr, dims: set[str]) -> None:
+        for node in walk(expr):
+            if isinstance(node, ast.Read | ast.Reduction | ast.UnknownReduction):
+                text = "an index that is read from a tensor is not built yet"
+                self.report("E0280", text, node.span, "indices are sums of dimensions times sizes")
+                return
+            if isinstance(node, ast.Call) or (isinstance(node, ast.Binary) and node.op in _COMPARISONS):
+                self.report("E0309", "this index is not affine", node.span, "use +, - and * by sizes")
+                return
+            if isinstance(node, ast.Number) and isinstance(node.value, float):
+                self.report("E0319", f"an index is a whole number, not {node.value}", node.span)
+            if isinstance(node, ast.Name) and node.name not in dims and node.name not in self.owner.sizes:
+                help = suggest(node.name, [*sorted(dims), *self.owner.sizes])
+                self.report("E0202", f"unknown dimension {shown(node.name)}", node.span, help)
+
+    def _fill(self, fill: ast.Expr, dims: set[str]) -> None:
+        for node in walk(fill):
+            varying = isinstance(node, ast.Name) and node.name in dims
+            if varying or isinstance(node, ast.Read | ast.Reduction | ast.UnknownReduction):
+                help = "use numbers, sizes and `inf`"
+                self.report("E0247", "the value after `else` must be constant", node.span, help)
+                return
+        self.owner.size(fill)
+
+    def _reduced(self, node: ast.Reduction, dims: set[str]) -> None:
+        inner = set(dims)
+        for dim in node.dims:
+            if dim.name in inner:
+                text = f"dimension {dim.name} is already in use"
+                self.report("E0235", text, dim.span, help="give the inner dimension another name")
+            elif dim.name in self.owner.sizes:
+                self.report("E0235", f"{dim.name} is a size and cannot be a dimension", dim.span)
+            self._extent(dim, inner)
+            inner.add(dim.name)
+        self.value(node.body, inner)
+
+    def _unknown_reduction(self, node: ast.UnknownReduction) -> None:
+        code = _RESERVED.get(node.name)
+        if code is not None:
+            self.report(code, f"{node.name} is not built yet", node.span)
+            return
+        help = suggest(node.name, scalar.MONOIDS) or f"reductions: {', '.join(scalar.MONOIDS)}"
+        self.report("E0285", f"unknown reduction {shown(node.name)}", node.span, help)
+
+    # Functions and kernels.
+
+    def _function(self, node: ast.Call, dims: set[str]) -> None:
+        function = FUNCTIONS.get(node.function)
+        arity = 1 if node.function == "T" else function.arity if function else None
+        if arity is None:
+            self._unknown_function(node)
+            return
+        for argument in node.args:
+            if argument.keyword is not None:
+                self.report("E0213", f"{node.function} has no named arguments", argument.span)
+        if len(node.args) != arity:
+            text = f"{node.function} takes {count(arity, 'value')}, not {len(node.args)}"
+            self.report("E0210", text, node.span)
+        values = [a.value for a in node.args if not isinstance(a.value, ast.NameList)]
+        for position, value in enumerate(values):
+            if node.function == "select" and position == 0:
+                self._condition(value, dims)
+            else:
+                self.value(value, dims)
+
+    def _condition(self, node: ast.Expr, dims: set[str]) -> None:
+        if isinstance(node, ast.Binary) and node.op in _COMPARISONS:
+            self.value(node.left, dims)
+            self.value(node.right, dims)
+            return
+        help = "such as `select(x[i] > 0, x[i], 0)`"
+        self.report("E0223", "select wants a comparison first", node.span, help)
+
+    def _unknown_function(self, node: ast.Call) -> None:
+        if self.owner.program.find(self.owner.file, node.function) is not None:
+            text = f"kernel {shown(node.function)} works on whole tensors, not on elements"
+            self.report("E0219", text, node.span, help=f"write `t = {node.function}(...)` first, then read `t[...]`")
+            return
+        code = _RESERVED.get(node.function)
+        if code is not None:
+            self.report(code, f"{node.function} is not built yet", node.span)
+            return
+        help = suggest(node.function, [*FUNCTIONS, "T"])
+        self.report("E0204", f"unknown function {shown(node.function)}", node.span, help)
+
+    def kernel_call(self, node: ast.Call) -> ast.Kernel | None:
+        """A call on whole tensors; returns the kernel that it means, or None after reporting."""
+        found = self.owner.program.find(self.owner.file, node.function)
+        if found is None:
+            self._unknown_kernel(node)
+            return None
+        if found.kernel is self.owner.kernel:
+            self.report("E0232", f"kernel {node.function} calls itself", node.span)
+            return None
+        given = self._match(node, found.kernel)
+        for param in found.kernel.params:
+            argument = given.get(param.name)
+            if argument is None:
+                if param.shape is not None or param.default is None:
+                    text = f"{node.function} needs an argument {param.name}"
+                    self.report("E0211", text, node.span, help=_signature(found.kernel))
+            elif param.shape is not None:
+                self._tensor_argument(node, param, argument)
+            else:
+                self._attribute_argument(param, argument)
+        return found.kernel
+
+    def _unknown_kernel(self, node: ast.Call) -> None:
+        if node.function in FUNCTIONS:
+            help = f"index both sides, as in `y[i] = {node.function}(x[i])`"
+            self.report("E0217", f"function {node.function} works on elements, not on whole tensors", node.span, help)
+            return
+        code = _RESERVED.get(node.function)
+        if code is not None:
+            self.report(code, f"{node.function} is not built yet", node.span)
+            return
+        known = self.owner.program.known(self.owner.file)
+        help = suggest(node.function, known) if len(node.function) <= 60 else ""
+        self.report("E0204", f"unknown kernel {shown(node.function)}", node.span, help)
+
+    def _match(self, node: ast.Call, kernel: ast.Kernel) -> dict[str, ast.Argument]:
+        names = [p.name for p in kernel.params]
+        given: dict[str, ast.Argument] = {}
+        named = False
+        for position, argument in enumerate(node.args):
+            name = argument.keyword
+            if name is None:
+                if named:
+                    self.report("E0215", "a positional argument after a named one", argument.span)
+                    continue
+                if position >= len(names):
+                    text = f"{kernel.name} takes {count(len(names), 'argument')}, not {len(node.args)}"
+                    self.report("E0212", text, argument.span, help=_signature(kernel))
+                    break
+                name = names[position]
+            elif name not in names:
+                text = f"{kernel.name} has no argument {shown(name)}"
+                self.report("E0213", text, argument.span, help=suggest(name, names))
+                continue
+            named = named or argument.keyword is not None
+            if name in given:
+                self.report("E0214", f"argument {name} is given twice", argument.span)
+            given.setdefault(name, argument)
+        return given
+
+    def _tensor_argument(self, call: ast.Call, param: ast.Param, argument: ast.Argument) -> None:
+        value, rank = argument.value, None
+        if isinstance(value, ast.Name):
+            if self.tensor(value.name, value):
+                rank = self.owner.ranks[value.name]
+        elif isinstance(value, ast.Call):
+            kernel = self.kernel_call(value)
+            if kernel is not None and len(kernel.results) != 1:
+                text = f"{kernel.name} gives {len(kernel.results)} tensors; an argument is one"
+                self.report("E0218", text, value.span)
+            elif kernel is not None:
+                rank = len(kernel.results[0].shape or ())
+        else:
+            help = "a tensor's name, or a call of a kernel"
+            self.report("E0245", f"argument {param.name} of {call.function} is a whole tensor", argument.span, help)
+        if rank is not None and rank != len(param.shape or ()):
+            text = f"{param.name} of {call.function} has {count(len(param.shape or ()), 'axis')}, this tensor has {rank}"
+            self.report("E0203", text, argument.span)
+        if param.kind == "inout":
+            self._inout_argument(call, param, argument)
+
+    def _inout_argument(self, call: ast.Call, param: ast.Param, argument: ast.Argument) -> None:
+        value = argument.value
+        own = self.owner.inputs.get(value.name) if isinstance(value, ast.Name) else None
+        if own is None or own.kind != "inout":
+            help = "declare the tensor `inout` in this kernel too"
+            self.report("E0220", f"{call.function} writes its argument {param.name}", argument.span, help)
+
+    def _attribute_argument(self, param: ast.Param, argument: ast.Argument) -> None:
+        if isinstance(argument.value, ast.NameList):
+            self.report("E0245", f"argument {param.name} is a number", argument.span)
+            return
+        self.owner.size(argument.value)
+
+
+def _key(expr: ast.Expr) -> str:
+    from opc.lang.sizes import text_of
+
+    return text_of(expr)
+
+
+def _signature(kernel: ast.Kernel) -> str:
+    from opc.lang.sizes import text_of
+
+    def show(param: ast.Param) -> str:
+        return param.name if param.default is None else f"{param.name}={text_of(param.default)}"
+
+    return f"{kernel.name}({', '.join(map(show, kernel.params))})"

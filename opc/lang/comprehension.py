@@ -1,0 +1,281 @@
+"""Clauses of one output to one tensor operation: extents, indices, pieces, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from opc.affine import Affine
+from opc.dtypes import DType
+from opc.errors import LanguageError, Span
+from opc.lang import coverage
+from opc.lang import syntax as ast
+from opc.lang.expressions import Lowering, Typed, combine
+from opc.lang.scope import Scope
+from opc.lang.sizes import text_of, walk
+from opc.tensor import ir
+from opc.tensor.ir import Const, Dim, Op, Piece, Read, Tensor
+
+_INDEX_MONOIDS = ("argmax", "argmin")
+_ACCUMULATING = ("sum", "moments")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A clause with its dimensions settled; ``reduction`` is its value if that is one reduction."""
+
+    clause: ast.Assign
+    extents: dict[str, int]
+    index: tuple[Affine, ...]
+    value: ast.Expr
+    reduction: ast.Reduction | None
+
+
+def lower_clauses(scope: Scope, clauses: Sequence[ast.Assign], declared: Sequence[Tensor | None]) -> None:
+    """Append the operation that the clauses of one target (or tuple of targets) describe.
+
+    ``declared`` has the tensor of each target that is a result or ``inout``.
+    """
+    Clauses(scope, clauses, declared).run()
+
+
+class Clauses:
+    """All pieces of one output on their way to one operation."""
+
+    def __init__(self, scope: Scope, clauses: Sequence[ast.Assign], declared: Sequence[Tensor | None]) -> None:
+        self.scope, self.declared = scope, declared
+        self.targets = clauses[0].targets
+        self.lowering = Lowering(scope, self.hoist)
+        self.line = scope.line_of(clauses[0].span)
+        self.parts = [self._part(clause) for clause in clauses]
+        kinds = {p.reduction.monoid if p.reduction else None for p in self.parts}
+        same = kinds.pop() if len(kinds) == 1 else None
+        # An operation has one monoid; pieces that reduce otherwise get operations of their own.
+        if same in _INDEX_MONOIDS and any(t is not None and t.dtype is not DType.I32 for t in declared):
+            same = None
+        self.monoid = same
+
+    def run(self) -> None:
+        lowered = [self._piece(part) for part in self.parts]
+        dtype = None
+        for _, value in lowered:
+            dtype = combine(dtype, value.dtype, "max")
+        element = dtype or self._settled(*(value for _, value in lowered))
+        outputs = self._outputs(reduced_type(self.monoid, element) if self.monoid else element)
+        self._check_pieces(outputs[0])
+        accumulate = element.compute if self.monoid else None
+        pieces = tuple(piece for piece, _ in lowered)
+        self.scope.builder.add(Op(outputs, pieces, self.monoid, accumulate=accumulate, line=self.line))
+        for target, output in zip(self.targets, outputs, strict=True):
+            self.scope.tensors[target.name] = output
+
+    # Dimensions and their extents.
+
+    def _part(self, clause: ast.Assign) -> _Part:
+        target = clause.targets[0]
+        assert target.index is not None
+        explicit = {d.name: d for d in clause.domain}
+        extents: dict[str, int] = {}
+        for name, span in index_dims(target.index, self.scope.sizes):
+            if name in extents:
+                continue
+            dim = explicit.get(name)
+            if dim is not None and dim.extent is not None:
+                extents[name] = self.scope.extent(dim.extent, f"dimension {name}")
+            else:
+                extents[name] = self.infer(name, span, clause.value, self._from_output(target, name))
+        index = tuple(self.scope.affine(e, extents) for e in target.index)
+        reduction = clause.value if isinstance(clause.value, ast.Reduction) else None
+        return _Part(clause, extents, index, clause.value, reduction)
+
+    def _from_output(self, target: ast.Target, name: str) -> list[tuple[int, Span, str]]:
+        tensor = self.declared[0]
+        assert target.index is not None
+        if tensor is None:
+            return []
+        return [
+            (extent, e.span, target.name)
+            for e, extent in zip(target.index, tensor.shape, strict=True)
+            if isinstance(e, ast.Name) and e.name == name
+        ]
+
+    def infer(self, name: str, span: Span, value: ast.Expr, known: list[tuple[int, Span, str]]) -> int:
+        """Extent of a dimension from bare indices. Raises E0307 (they differ) and E0308 (there are none)."""
+        padded: list[tuple[int, Span, str]] = []
+        for node in walk(value):
+            if not isinstance(node, ast.Read):
+                continue
+            shape = self.scope.tensors[node.tensor].shape
+            for e, extent in zip(node.index, shape, strict=True):
+                if isinstance(e, ast.Name) and e.name == name:
+                    (known if node.fill is None else padded).append((extent, e.span, node.tensor))
+        # A padded read may run past its tensor, so it only speaks where nothing else does.
+        sources = known or padded
+        if not sources:
+            message = f"the extent of dimension {name} is not known"
+            help = f"give it: `for {name} < ...` (or `[{name} < ...]` in a reduction); only a bare index tells an extent"
+            raise self.scope.error("E0308", message, span, help=help)
+        first = sources[0]
+        for other in sources[1:]:
+            if other[0] != first[0]:
+                message = f"dimension {name} has extent {first[0]} in {first[2]} but {other[0]} in {other[2]}"
+                label = f"extent {first[0]} here"
+                help = f"if {name} is meant to run over a part only, say `for {name} < ...`"
+                raise self.scope.error("E0307", message, other[1], help=help, secondary=((first[1], label),))
+        return first[0]
+
+    def _reduced(self, reduction: ast.Reduction) -> dict[str, int]:
+        extents: dict[str, int] = {}
+        for dim in reduction.dims:
+            if dim.extent is not None:
+                extents[dim.name] = self.scope.extent(dim.extent, f"dimension {dim.name}")
+            else:
+                extents[dim.name] = self.infer(dim.name, dim.span, reduction.body, [])
+        return extents
+
+    # Pieces.
+
+    def _piece(self, part: _Part) -> tuple[Piece, Typed]:
+        dims = tuple(Dim(name, extent) for name, extent in part.extents.items())
+        if self.monoid is None or part.reduction is None:
+            value = self.lowering.value(part.value, part.extents)
+            return Piece(dims, part.index, value.expr), self._checked(part, value)
+        reduced = self._reduced(part.reduction)
+        body = self.lowering.value(part.reduction.body, {**part.extents, **reduced})
+        piece = Piece(dims, part.index, body.expr, tuple(Dim(n, e) for n, e in reduced.items()))
+        self._checked(part, Typed(body.expr, reduced_type(self.monoid, self._settled(body))))
+        return piece, body
+
+    def _checked(self, part: _Part, value: Typed) -> Typed:
+        """Raises E0227 where a floating-point value would be stored as an integer."""
+        for target, tensor in zip(part.clause.targets, self.declared, strict=True):
+            if tensor is None or tensor.dtype.is_float:
+                continue
+            literal = isinstance(value.expr, Const) and isinstance(value.expr.value, float)
+            if literal or (value.dtype is not None and value.dtype.is_float):
+                kind = value.dtype or "floating-point"
+                message = f"{target.name} is {tensor.dtype}, but this value is {kind}"
+                help = f"convert it: `{tensor.dtype}(...)`"
+                raise self.scope.error("E0227", message, part.value.span, help=help)
+        return value
+
+    def hoist(self, node: ast.Reduction, dims: dict[str, int]) -> Typed:
+        """An operation of its own for a reduction inside an expression; returns a read of it."""
+        reduced = self._reduced(node)
+        body = self.lowering.value(node.body, {**dims, **reduced})
+        used = {n.name for n in walk(node.body) if isinstance(n, ast.Name)}
+        kept = {name: extent for name, extent in dims.items() if name in used}
+        element = self._settled(body)
+        dtype = reduced_type(node.monoid, element)
+        name = self.scope.builder.fresh(f"{self.scope.prefix}{self.targets[0].name}_{node.monoid}")
+        # A total is a tensor of one element: there are no tensors of rank 0.
+        output = Tensor(name, dtype, tuple(kept.values()) or (1,))
+        self.scope.check_size(output, node.span, f"the result of {node.monoid}")
+        index = tuple(Affine.var(n) for n in kept) or (Affine(),)
+        piece = Piece(_dims(kept), index, body.expr, _dims(reduced))
+        self.scope.builder.add(Op((output,), (piece,), node.monoid, accumulate=element.compute, line=self.line))
+        return Typed(Read(name, index), dtype)
+
+    # The output as a whole.
+
+    def _outputs(self, dtype: DType) -> tuple[Tensor, ...]:
+        """The declared tensors, or fresh ones of ``dtype`` that just hold all pieces."""
+        outputs = []
+        for target, declared in zip(self.targets, self.declared, strict=True):
+            if declared is None:
+                name = self.scope.builder.fresh(f"{self.scope.prefix}{target.name}")
+                declared = Tensor(name, dtype, self._hull())
+                self.scope.check_size(declared, target.span, target.name)
+            outputs.append(declared)
+        return tuple(outputs)
+
+    def _settled(self, *values: Typed) -> DType:
+        """The type of a value; literals alone are T if one of them has a point, else i32."""
+        for value in values:
+            if value.dtype is not None:
+                return value.dtype
+        real = any(
+            isinstance(node, Const) and isinstance(node.value, float) for v in values for node in ir.walk(v.expr)
+        )
+        return self.scope.dtype if real else DType.I32
+
+    def _hull(self) -> tuple[int, ...]:
+        highest = [[form.interval(p.extents)[1] for form in p.index] for p in self.parts]
+        return tuple(max(1, max(axis) + 1) for axis in zip(*highest, strict=True))
+
+    def _check_pieces(self, output: Tensor) -> None:
+        """Raises E0310 to E0313 and E0322 unless the pieces write every element once."""
+        boxes = [self._box(part, output) for part in self.parts]
+        try:
+            pair = coverage.overlap(boxes)
+        except coverage.TooComplex:
+            raise self._too_complex(self.parts[-1]) from None
+        if pair is not None:
+            first, second = (self.parts[i].clause.targets[0] for i in pair)
+            message = f"two clauses write the same elements of {second.name}"
+            label = ((first.span, "also written here"),)
+            help = "bound their dimensions with `for` so that they do not meet"
+            raise self.scope.error("E0310", message, second.span, help=help, secondary=label)
+        missing = coverage.missing(boxes, output.shape)
+        if missing:
+            raise self._not_covered(output, boxes, missing)
+
+    def _box(self, part: _Part, output: Tensor) -> coverage.Box:
+        target = part.clause.targets[0]
+        assert target.index is not None
+        seen: dict[str, int] = {}
+        sets = []
+        for axis, (form, extent) in enumerate(zip(part.index, output.shape, strict=True)):
+            low, high = form.interval(part.extents)
+            place = target.index[axis].span
+            if low < 0 or high >= extent:
+                message = f"axis {axis} of {target.name} has extent {extent}, but this index runs from {low} to {high}"
+                raise self.scope.error("E0313", message, place, notes=self.scope.values_note(target.index[axis]))
+            for name in sorted(form.names):
+                if seen.setdefault(name, axis) != axis and part.extents[name] > 1:
+                    message = f"dimension {name} stands in two axes of {target.name}"
+                    help = "use one dimension per axis and `select` the diagonal"
+                    raise self.scope.error("E0312", message, place, help=help)
+            try:
+                sets.append(coverage.axis_set(form, part.extents))
+            except coverage.NotInjective:
+                message = f"`{text_of(target.index[axis])}` takes the same value twice"
+                help = "make the factor of each dimension the product of the extents below it"
+                notes = self.scope.values_note(target.index[axis])
+                raise self.scope.error("E0312", message, place, help=help, notes=notes) from None
+            except coverage.TooComplex:
+                raise self._too_complex(part) from None
+        return tuple(sets)
+
+    def _too_complex(self, part: _Part) -> LanguageError:
+        message = "cannot prove that these pieces write each element once"
+        help = f"on axes longer than {coverage.MAX_MASK:,} use indices like `i` or `i*4 + j` with `for j < 4`"
+        return self.scope.error("E0322", message, part.clause.targets[0].span, help=help)
+
+    def _not_covered(self, output: Tensor, boxes: list[coverage.Box], missing: int) -> LanguageError:
+        target = self.targets[0]
+        verb = "is" if missing == 1 else "are"
+        message = f"{missing:,} of {output.size:,} elements of {target.name} {verb} never written"
+        point = coverage.witness(boxes, output.shape)
+        notes = (f"for example {target.name}[{', '.join(map(str, point))}]",) if point else ()
+        help = "add a clause that writes the rest"
+        return self.scope.error("E0311", message, target.span, help=help, notes=notes)
+
+
+def index_dims(index: Sequence[ast.Expr], sizes: dict[str, int | float]) -> Iterator[tuple[str, Span]]:
+    """The dimensions that an output index names, in order; every other name is a size."""
+    for expr in index:
+        for node in walk(expr):
+            if isinstance(node, ast.Name) and node.name not in sizes and node.name != "inf":
+                yield node.name, node.span
+
+
+def reduced_type(monoid: str, dtype: DType) -> DType:
+    """Type of a reduction over values of ``dtype``: sums have the type that they are accumulated in."""
+    if monoid in _INDEX_MONOIDS:
+        return DType.I32
+    return dtype.compute if monoid in _ACCUMULATING else dtype
+
+
+def _dims(extents: dict[str, int]) -> tuple[Dim, ...]:
+    return tuple(Dim(name, extent) for name, extent in extents.items())

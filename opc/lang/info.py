@@ -1,0 +1,77 @@
+"""What a kernel takes and gives, symbolically: for signatures, tables and help texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opc.lang import syntax as ast
+from opc.lang.sizes import Size, evaluate, text_of
+from opc.lang.specialise import WHOLE_TYPES, symbols_of
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor argument or result. ``kind``: "input", "param", "inout" or "result"."""
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeInfo:
+    """An attribute; ``default`` None means that a call must give it."""
+
+    name: str
+    dtype: str
+    default: Size | None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """A kernel before specialisation.
+
+    ``symbols`` are the sizes that its arguments' shapes name, ``example`` the values of its
+    example, ``missing`` the sizes and attributes that have no value until a caller gives one.
+    """
+
+    name: str
+    doc: str
+    params: tuple[TensorInfo, ...]
+    attributes: tuple[AttributeInfo, ...]
+    results: tuple[TensorInfo, ...]
+    symbols: tuple[str, ...]
+    example: dict[str, Size]
+    missing: tuple[str, ...]
+
+
+def kernel_info(file: ast.File, kernel: ast.Kernel) -> KernelInfo:
+    """The description of a checked kernel."""
+    attributes = tuple(_attribute(file, p) for p in kernel.attributes)
+    symbols = tuple(symbols_of(kernel))
+    example: dict[str, Size] = {}
+    for name, entry in kernel.example.items():
+        example[name] = evaluate(entry.value, example, file)
+    wanted = [*symbols, *(a.name for a in attributes if a.default is None)]
+    return KernelInfo(
+        kernel.name,
+        kernel.doc,
+        tuple(map(_tensor, kernel.tensors)),
+        attributes,
+        tuple(map(_tensor, kernel.results)),
+        symbols,
+        example,
+        tuple(name for name in wanted if name not in example),
+    )
+
+
+def _tensor(param: ast.Param) -> TensorInfo:
+    return TensorInfo(param.name, param.kind, param.type, tuple(map(text_of, param.shape or ())))
+
+
+def _attribute(file: ast.File, param: ast.Param) -> AttributeInfo:
+    default = None if param.default is None else evaluate(param.default, {}, file)
+    if default is not None and param.type not in WHOLE_TYPES:
+        default = float(default)
+    return AttributeInfo(param.name, param.type, default)

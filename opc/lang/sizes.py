@@ -1,0 +1,161 @@
+"""Arithmetic on sizes: integers with floor division, numbers where a constant is wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from opc.errors import LanguageError
+from opc.lang import syntax as ast
+from opc.lang.messages import error
+
+Size = int | float
+MAX_EXTENT = 2**31 - 1
+MAX_ELEMENTS = 2**40
+
+
+def _sigmoid(a: float) -> float:
+    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))
+
+
+# Functions of constants, by name and arity checked before.
+FUNCTIONS: dict[str, Callable[..., Size]] = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "exp": math.exp,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "rsqrt": lambda a: 1 / math.sqrt(a),
+    "tanh": math.tanh,
+    "erf": math.erf,
+    "sigmoid": _sigmoid,
+}
+_OPERATORS: dict[str, Callable[[Size, Size], Size]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+def evaluate(expr: ast.Expr, env: Mapping[str, Size], file: ast.File) -> Size:
+    """Value of a checked size expression. Raises E0305 (division by zero) and E0323 (no such number)."""
+    if isinstance(expr, ast.Number):
+        return expr.value
+    if isinstance(expr, ast.Name):
+        return math.inf if expr.name == "inf" else env[expr.name]
+    if isinstance(expr, ast.Negate):
+        return -evaluate(expr.operand, env, file)
+    if isinstance(expr, ast.Binary):
+        left, right = evaluate(expr.left, env, file), evaluate(expr.right, env, file)
+        return operate(expr, left, right, file)
+    assert isinstance(expr, ast.Call)
+    values = [evaluate(a.value, env, file) for a in expr.args if not isinstance(a.value, ast.NameList)]
+    return apply(expr, values, file)
+
+
+def operate(expr: ast.Binary, left: Size, right: Size, file: ast.File) -> Size:
+    """``left op right`` on numbers."""
+    try:
+        value = _OPERATORS[expr.op](left, right)
+    except ZeroDivisionError:
+        raise error(
+            file,
+            "E0305",
+            f"division by zero: {left} {expr.op} {right}",
+            expr.span,
+            help=f"`{text_of(expr.right)}` must not be 0; say so with `require`",
+        ) from None
+    except (OverflowError, ValueError):
+        raise _no_number(expr, file) from None
+    if isinstance(value, float) and math.isnan(value):
+        raise _no_number(expr, file)
+    return value
+
+
+def apply(expr: ast.Call, values: list[Size], file: ast.File) -> Size:
+    """A scalar function of constants."""
+    try:
+        return FUNCTIONS[expr.function](*values)
+    except (OverflowError, ValueError, ZeroDivisionError):
+        raise _no_number(expr, file) from None
+
+
+def _no_number(expr: ast.Binary | ast.Call, file: ast.File) -> LanguageError:
+    return error(file, "E0323", f"`{text_of(expr)}` has no value that a number can hold", expr.span)
+
+
+def walk(expr: ast.Expr) -> Iterator[ast.Expr]:
+    """Every node of an expression, parents first, left to right; names inside indices included."""
+    stack: list[ast.Expr] = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(children(node)))
+
+
+def children(node: ast.Expr) -> list[ast.Expr]:
+    """The expressions directly below ``node``, left to right."""
+    if isinstance(node, ast.Negate):
+        return [node.operand]
+    if isinstance(node, ast.Binary):
+        return [node.left, node.right]
+    if isinstance(node, ast.Read):
+        return [*node.index, *([node.fill] if node.fill is not None else [])]
+    if isinstance(node, ast.Reduction):
+        return [*(d.extent for d in node.dims if d.extent is not None), node.body]
+    if isinstance(node, ast.Call):
+        return [a.value for a in node.args if not isinstance(a.value, ast.NameList)]
+    return []
+
+
+def text_of(expr: ast.Expr) -> str:
+    """The expression as source text, with the parentheses it needs."""
+    return _text(expr, 0)
+
+
+_STRENGTH = {"+": 2, "-": 2, "*": 3, "/": 3, "//": 3, "%": 3}
+
+
+def _text(expr: ast.Expr, strength: int) -> str:
+    if isinstance(expr, ast.Number):
+        return str(expr.value)
+    if isinstance(expr, ast.Name):
+        return expr.name
+    if isinstance(expr, ast.Negate):
+        return f"-{_text(expr.operand, 4)}"
+    if isinstance(expr, ast.Binary):
+        own = _STRENGTH.get(expr.op, 1)
+        inner = f"{_text(expr.left, own)} {expr.op} {_text(expr.right, own + 1)}"
+        return f"({inner})" if own < strength else inner
+    if isinstance(expr, ast.Read):
+        fill = f" else {_text(expr.fill, 4)}" if expr.fill is not None else ""
+        inner = f"{expr.tensor}[{', '.join(_text(i, 0) for i in expr.index)}]{fill}"
+        return f"({inner})" if fill and strength else inner
+    if isinstance(expr, ast.Reduction):
+        dims = ", ".join(dim_text(d) for d in expr.dims)
+        return f"{expr.monoid}[{dims}]({_text(expr.body, 0)})"
+    if isinstance(expr, ast.UnknownReduction):
+        return f"{expr.name}[...](...)"
+    return f"{expr.function}({', '.join(argument_text(a) for a in expr.args)})"
+
+
+def dim_text(dim: ast.Dim) -> str:
+    """``name`` or ``name < extent``."""
+    return dim.name if dim.extent is None else f"{dim.name} < {text_of(dim.extent)}"
+
+
+def argument_text(argument: ast.Argument) -> str:
+    """An argument of a call as source text."""
+    value = argument.value
+    text = f"[{', '.join(value.names)}]" if isinstance(value, ast.NameList) else text_of(value)
+    return text if argument.keyword is None else f"{argument.keyword}={text}"
