@@ -38,6 +38,11 @@ class DType(StrEnum):
         return _TINY.get(self, 0.0)
 
     @property
+    def largest(self) -> float:
+        """Largest finite value."""
+        return _LARGEST[self]
+
+    @property
     def compute(self) -> DType:
         """Type in which scalar expressions over this type are evaluated."""
         return DType.F32 if self in (DType.F16, DType.BF16) else DType.I32 if self is DType.I8 else self
@@ -57,6 +62,14 @@ class DType(StrEnum):
 _BYTES = {DType.F64: 8, DType.F32: 4, DType.F16: 2, DType.BF16: 2, DType.I32: 4, DType.I8: 1}
 _ROUNDOFF = {DType.F64: 2.0**-53, DType.F32: 2.0**-24, DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
 _TINY = {DType.F64: 2.0**-1022, DType.F32: 2.0**-126, DType.F16: 2.0**-14, DType.BF16: 2.0**-126}
+_LARGEST = {
+    DType.F64: (2 - 2.0**-52) * 2.0**1023,
+    DType.F32: (2 - 2.0**-23) * 2.0**127,
+    DType.F16: 65504.0,
+    DType.BF16: (2 - 2.0**-7) * 2.0**127,
+    DType.I32: 2.0**31 - 1,
+    DType.I8: 127.0,
+}
 _NUMPY = {
     DType.F64: "float64",
     DType.F32: "float32",
