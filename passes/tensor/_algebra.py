@@ -115,3 +115,31 @@ def apply_to_piece(piece: Piece, values: Mapping[str, Affine | int], dims: tuple
         body=substitute(piece.body, values),
         guards=tuple(g.substitute(values) for g in piece.guards),
     )
+
+
+def canonical(op: Op) -> Op:
+    """``op`` without what does not change its values: names of dimensions and outputs, its line."""
+    outputs = tuple(replace(t, name=f"out{i}") for i, t in enumerate(op.outputs))
+    pieces = tuple(_canonical_piece(p) for p in op.pieces)
+    return replace(op, outputs=outputs, pieces=pieces, line=0)
+
+
+def _canonical_piece(piece: Piece) -> Piece:
+    dims = tuple(Dim(f"p{i}", d.extent) for i, d in enumerate(_in_output_order(piece)))
+    reduce = tuple(Dim(f"r{i}", d.extent) for i, d in enumerate(piece.reduce))
+    values = {d.name: Affine.var(new.name) for d, new in zip(_in_output_order(piece), dims, strict=True)}
+    values.update((d.name, Affine.var(new.name)) for d, new in zip(piece.reduce, reduce, strict=True))
+    renamed = apply_to_piece(replace(piece, reduce=reduce), values, dims)
+    return replace(renamed, guards=tuple(sorted(renamed.guards, key=str)))
+
+
+def _in_output_order(piece: Piece) -> list[Dim]:
+    """Parallel dims by their place in the output index, so that their order in the text is no difference."""
+
+    def place(dim: Dim) -> tuple[int, int]:
+        for axis, form in enumerate(piece.index):
+            if form.coefficient(dim.name):
+                return axis, -form.coefficient(dim.name)
+        return len(piece.index), 0
+
+    return sorted(piece.dims, key=place)

@@ -88,12 +88,6 @@ def _uses(read: Read, dim: Dim) -> bool:
 
 
 def _factors(body: Expr, tensors: Tensors) -> tuple[Read, Read] | None:
-    while isinstance(body, Call) and len(body.args) == 1 and body.fn in ("f32", "f64", "i32"):
-        inner = body.args[0]
-        if not (isinstance(inner, Call) and inner.fn == "mul"):
-            break
-        # A product converted before it is added: the same as accumulating in that type.
-        body = inner
     if not (isinstance(body, Call) and body.fn == "mul"):
         return None
     first, second = (_plain_read(arg, tensors) for arg in body.args)

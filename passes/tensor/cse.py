@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from opc.affine import Affine
 from opc.pipeline import Context
-from opc.tensor.ir import Dim, Function, Op, Piece, reads
-from passes.tensor._algebra import apply_to_piece, rename_tensors
+from opc.tensor.ir import Function, Op, reads
+from passes.tensor._algebra import canonical, rename_tensors
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Cse:
                 # Equal text before and after an update in place is not an equal value.
                 kept.append(op)
                 continue
-            twin = first.setdefault(_canonical(op), op)
+            twin = first.setdefault(canonical(op), op)
             pairs = [(t.name, u.name) for t, u in zip(op.outputs, twin.outputs, strict=True)]
             is_result = [t in ir.results for t, _ in pairs]
             has_result_name = [u in ir.results or u in final for _, u in pairs]
@@ -74,34 +73,6 @@ class Cse:
         if len(kept) == len(ir.ops):
             return ir
         return ir.with_ops(tuple(_rename_all(op, final) for op in kept))
-
-
-def _canonical(op: Op) -> Op:
-    """``op`` without what does not change its values: names of dimensions and outputs, its line."""
-    outputs = tuple(replace(t, name=f"out{i}") for i, t in enumerate(op.outputs))
-    pieces = tuple(_canonical_piece(p) for p in op.pieces)
-    return replace(op, outputs=outputs, pieces=pieces, line=0)
-
-
-def _canonical_piece(piece: Piece) -> Piece:
-    dims = tuple(Dim(f"p{i}", d.extent) for i, d in enumerate(_in_output_order(piece)))
-    reduce = tuple(Dim(f"r{i}", d.extent) for i, d in enumerate(piece.reduce))
-    values = {d.name: Affine.var(new.name) for d, new in zip(_in_output_order(piece), dims, strict=True)}
-    values.update((d.name, Affine.var(new.name)) for d, new in zip(piece.reduce, reduce, strict=True))
-    renamed = apply_to_piece(replace(piece, reduce=reduce), values, dims)
-    return replace(renamed, guards=tuple(sorted(renamed.guards, key=str)))
-
-
-def _in_output_order(piece: Piece) -> list[Dim]:
-    """Parallel dims by their place in the output index, so that their order in the text is no difference."""
-
-    def place(dim: Dim) -> tuple[int, int]:
-        for axis, form in enumerate(piece.index):
-            if form.coefficient(dim.name):
-                return axis, -form.coefficient(dim.name)
-        return len(piece.index), 0
-
-    return sorted(piece.dims, key=place)
 
 
 def _rename_all(op: Op, names: dict[str, str]) -> Op:

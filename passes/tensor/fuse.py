@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from opc.machine.model import Machine
 from opc.pipeline import Context
+from opc.tensor.groups import is_contraction
 from opc.tensor.ir import Dim, Function, Op, Read, reads
 from passes.tensor._algebra import is_pointwise, is_total
 from passes.tensor._contraction import classify_contraction
@@ -95,7 +96,7 @@ class _Grouping:
         self.shapes = {name: t.shape for name, t in function.tensors().items()}
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
-        self.product = [c is not None and bool(c.m or c.n) for c in found]
+        self.product = [is_contraction(op) for op in self.ops]
         self.free = [is_total(op) and not op.prepare for op in self.ops]
 
     def grow(self, options: Fuse, machine: Machine) -> None:
