@@ -1,7 +1,7 @@
 """The language front end: text of ``.k`` files to syntax trees and specialised tensor functions.
 
-    file = parse(text, "conv.k")
-    function = lower(text, "conv.k", sizes={"N": 8}, dtype=DType.BF16, layout="nhwc")
+file = parse(text, "conv.k")
+function = lower(text, "conv.k", sizes={"N": 8}, dtype=DType.BF16, layout="nhwc")
 """
 
 from __future__ import annotations
@@ -113,4 +113,6 @@ def _chosen(tree: File, name: str | None) -> Kernel:
     if len(compiled) == 1:
         return compiled[0]
     names = ", ".join(k.name for k in compiled)
-    raise fail(LanguageError, "E0234", f"{tree.name} has several kernels; choose one", help=f"kernels: {names}")
+    raise fail(
+        LanguageError, "E0234", f"{tree.name} has several kernels; choose one", help=f"kernels: {names}"
+    )

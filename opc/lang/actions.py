@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from opc.errors import Span
@@ -47,8 +46,10 @@ class Actions:
     def on_kernel(self, children: Children, span: Span) -> None:
         name, params, results, *body = children
         doc = body.pop(0) if body and isinstance(body[0], str) else ""
-        results = tuple(replace(r, kind="result") if r.kind == "input" else r for r in results)
-        params = tuple(replace(p, kind="attribute") if p.kind == "input" and p.shape is None else p for p in params)
+        results = tuple(r._replace(kind="result") if r.kind == "input" else r for r in results)
+        params = tuple(
+            p._replace(kind="attribute") if p.kind == "input" and p.shape is None else p for p in params
+        )
         node = ast.Kernel(name.text, params, results, doc, tuple(body), self._place(name))
         self.declarations.append(node)
 
@@ -62,14 +63,15 @@ class Actions:
         return children[0]  # type: ignore[no-any-return]
 
     def on_param(self, children: Children, span: Span) -> ast.Param:
-        return replace(children[0], kind="param")  # type: ignore[no-any-return]
+        return children[0]._replace(kind="param")  # type: ignore[no-any-return]
 
     def on_inout(self, children: Children, span: Span) -> ast.Param:
-        return replace(children[0], kind="inout")  # type: ignore[no-any-return]
+        return children[0]._replace(kind="inout")  # type: ignore[no-any-return]
 
     def on_declaration(self, children: Children, span: Span) -> ast.Param:
         name, type_name, *rest = children
-        shape = rest.pop(0) if rest and isinstance(rest[0], tuple) else None
+        # Nodes are tuples too, so the plain ones are told by their exact type.
+        shape = rest.pop(0) if rest and type(rest[0]) is tuple else None
         default = rest[0] if rest else None
         place, type_place = self._place(name), self._place(type_name)
         return ast.Param("input", name.text, type_name.text, shape, default, place, type_place)
@@ -95,7 +97,7 @@ class Actions:
         return ast.Entry(children[0].text, children[1], self._place(children[0]))
 
     def on_assign(self, children: Children, span: Span) -> ast.Assign:
-        domain = children.pop() if isinstance(children[-1], tuple) else ()
+        domain = children.pop() if type(children[-1]) is tuple else ()
         value = children.pop()
         return ast.Assign(tuple(children), value, domain, span)
 

@@ -9,10 +9,8 @@ from opc.errors import Span
 from opc.lang import syntax as ast
 from opc.lang.loader import Found
 from opc.lang.scope import Scope
-from opc.lang.sizes import Size, evaluate, text_of
+from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
 from opc.tensor.ir import Tensor
-
-WHOLE_TYPES = frozenset({"int", "i32", "i8"})
 
 
 def bound(kernel: ast.Kernel, call: ast.Call) -> dict[str, ast.Argument]:
@@ -80,7 +78,9 @@ def _attributes(scope: Scope, found: Found, args: Mapping[str, ast.Argument]) ->
             continue
         assert not isinstance(argument.value, ast.NameList)
         value = scope.evaluate(argument.value)
-        values[param.name] = _whole(scope, param, value, argument.span) if param.type in WHOLE_TYPES else float(value)
+        values[param.name] = (
+            _whole(scope, param, value, argument.span) if param.type in WHOLE_TYPES else float(value)
+        )
     return values
 
 

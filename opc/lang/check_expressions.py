@@ -33,18 +33,18 @@ class ExpressionChecker:
     def comprehension(self, clause: ast.Assign) -> None:
         """A clause that writes elements."""
         target = clause.targets[0]
-        assert target.index is not None
+        assert target.indices is not None
         self._targets(clause)
         self._output_rank(target)
-        names = [name for name, _ in index_dims(target.index, dict.fromkeys(self.owner.sizes, 0))]
-        for expr in target.index:
+        names = [name for name, _ in index_dims(target.indices, dict.fromkeys(self.owner.sizes, 0))]
+        for expr in target.indices:
             self._index(expr, set(names))
         self._domain(clause, names)
         dims = set(names)
         value = clause.value
         if isinstance(value, ast.Reduction) and value.monoid == "moments":
             if len(clause.targets) != 2:
-                help = f"`mean[...], m2[...] = moments[...](...)`; m2 is the sum of squared deviations"
+                help = "`mean[...], m2[...] = moments[...](...)`; m2 is the sum of squared deviations"
                 self.report("E0230", "moments gives two tensors", clause.span, help)
             self._reduced(value, dims)
             return
@@ -55,22 +55,24 @@ class ExpressionChecker:
     def _targets(self, clause: ast.Assign) -> None:
         first = clause.targets[0]
         for other in clause.targets[1:]:
-            if [_key(e) for e in other.index or ()] != [_key(e) for e in first.index or ()]:
+            if [_key(e) for e in other.indices or ()] != [_key(e) for e in first.indices or ()]:
                 self.report("E0231", f"{other.name} and {first.name} have different indices", other.span)
 
     def _output_rank(self, target: ast.Target) -> None:
         declared = self.owner.results.get(target.name) or self.owner.inputs.get(target.name)
-        assert target.index is not None
+        assert target.indices is not None
         rank = len(declared.shape) if declared is not None and declared.shape is not None else None
         if rank is None:
             earlier = [
                 c.targets[0]
                 for c in self.owner.kernel.clauses
-                if isinstance(c, ast.Assign) and c.targets[0].name == target.name and c.targets[0].index is not None
+                if isinstance(c, ast.Assign)
+                and c.targets[0].name == target.name
+                and c.targets[0].indices is not None
             ]
-            rank = len(earlier[0].index or ()) if earlier else None
-        if rank is not None and rank != len(target.index):
-            text = f"{target.name} has {count(rank, 'axis')}, but {count(len(target.index), 'index')}"
+            rank = len(earlier[0].indices or ()) if earlier else None
+        if rank is not None and rank != len(target.indices):
+            text = f"{target.name} has {count(rank, 'axis')}, but {count(len(target.indices), 'index')}"
             self.report("E0203", text, target.span)
 
     def _domain(self, clause: ast.Assign, names: list[str]) -> None:
@@ -82,7 +84,9 @@ class ExpressionChecker:
                 self.report("E0235", f"dimension {dim.name} is declared twice", dim.span)
             elif dim.name not in names:
                 text = f"dimension {dim.name} is not in the index of {clause.targets[0].name}"
-                self.report("E0237", text, dim.span, help="every element would be written again for each value")
+                self.report(
+                    "E0237", text, dim.span, help="every element would be written again for each value"
+                )
             seen.add(dim.name)
             self._extent(dim, set(names))
 
@@ -116,7 +120,12 @@ class ExpressionChecker:
         elif isinstance(node, ast.Reduction):
             if node.monoid == "moments":
                 help = "`mean[i], m2[i] = moments[j](x[i, j])`"
-                self.report("E0230", "moments gives two tensors; it cannot stand inside an expression", node.span, help)
+                self.report(
+                    "E0230",
+                    "moments gives two tensors; it cannot stand inside an expression",
+                    node.span,
+                    help,
+                )
             self._reduced(node, dims)
         elif isinstance(node, ast.UnknownReduction):
             self._unknown_reduction(node)
@@ -160,25 +169,25 @@ class ExpressionChecker:
         return False
 
     def _already_written(self, name: str) -> bool:
-        clauses = self.owner.kernel.clauses
-        return clauses.index(self.last[name]) < clauses.index(self.clause)
+        order = [id(c) for c in self.owner.kernel.clauses]
+        return order.index(id(self.last[name])) < order.index(id(self.clause))
 
     def _read(self, node: ast.Read, dims: set[str]) -> None:
         if self.tensor(node.tensor, node):
             rank = self.owner.ranks[node.tensor]
-            if rank != len(node.index):
-                text = f"{node.tensor} has {count(rank, 'axis')}, but {count(len(node.index), 'index')}"
+            if rank != len(node.indices):
+                text = f"{node.tensor} has {count(rank, 'axis')}, but {count(len(node.indices), 'index')}"
                 self.report("E0203", text, node.span)
             if node.tensor in {t.name for t in self.clause.targets}:
                 self._in_place(node)
-        for expr in node.index:
+        for expr in node.indices:
             self._index(expr, dims)
         if node.fill is not None:
             self._fill(node.fill, dims)
 
     def _in_place(self, node: ast.Read) -> None:
-        written = self.clause.targets[0].index or ()
-        if [_key(e) for e in node.index] != [_key(e) for e in written]:
+        written = self.clause.targets[0].indices or ()
+        if [_key(e) for e in node.indices] != [_key(e) for e in written]:
             help = "an inout tensor is read where it is written; copy it to another tensor first"
             self.report("E0238", f"{node.tensor} is read elsewhere while it is written", node.span, help)
 
@@ -258,7 +267,9 @@ class ExpressionChecker:
     def _unknown_function(self, node: ast.Call) -> None:
         if self.owner.program.find(self.owner.file, node.function) is not None:
             text = f"kernel {shown(node.function)} works on whole tensors, not on elements"
-            self.report("E0219", text, node.span, help=f"write `t = {node.function}(...)` first, then read `t[...]`")
+            self.report(
+                "E0219", text, node.span, help=f"write `t = {node.function}(...)` first, then read `t[...]`"
+            )
             return
         code = _RESERVED.get(node.function)
         if code is not None:
@@ -292,7 +303,9 @@ class ExpressionChecker:
     def _unknown_kernel(self, node: ast.Call) -> None:
         if node.function in FUNCTIONS:
             help = f"index both sides, as in `y[i] = {node.function}(x[i])`"
-            self.report("E0217", f"function {node.function} works on elements, not on whole tensors", node.span, help)
+            self.report(
+                "E0217", f"function {node.function} works on elements, not on whole tensors", node.span, help
+            )
             return
         code = _RESERVED.get(node.function)
         if code is not None:
@@ -341,7 +354,9 @@ class ExpressionChecker:
                 rank = len(kernel.results[0].shape or ())
         else:
             help = "a tensor's name, or a call of a kernel"
-            self.report("E0245", f"argument {param.name} of {call.function} is a whole tensor", argument.span, help)
+            self.report(
+                "E0245", f"argument {param.name} of {call.function} is a whole tensor", argument.span, help
+            )
         if rank is not None and rank != len(param.shape or ()):
             text = f"{param.name} of {call.function} has {count(len(param.shape or ()), 'axis')}, this tensor has {rank}"
             self.report("E0203", text, argument.span)

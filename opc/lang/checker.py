@@ -28,7 +28,9 @@ def check_file(program: Program, file: ast.File) -> None:
     found: list[Diagnostic] = []
     if not file.kernels and not any(isinstance(d, ast.Derived) for d in file.declarations):
         text = "the file declares no kernel"
-        found.append(problem("E0115", text, Span(file.name, 1), help="kernel name(x: T[N]) -> (y: T[N]) { ... }"))
+        found.append(
+            problem("E0115", text, Span(file.name, 1), help="kernel name(x: T[N]) -> (y: T[N]) { ... }")
+        )
     found += _derived(file)
     found += _duplicates((k.name, k.span) for k in file.kernels)
     for kernel in file.kernels:
@@ -135,7 +137,9 @@ class KernelChecker:
 
     def _results(self) -> None:
         if not self.kernel.results:
-            self.report("E0240", f"kernel {self.kernel.name} has no result", self.kernel.span, help="-> (y: T[N])")
+            self.report(
+                "E0240", f"kernel {self.kernel.name} has no result", self.kernel.span, help="-> (y: T[N])"
+            )
         for result in self.kernel.results:
             self._define(result.name, result.span)
             self._type(result)
@@ -143,7 +147,9 @@ class KernelChecker:
                 help = f"a total has one element: `{result.name}: {result.type}[1]`, written `{result.name}[0] = ...`"
                 self.report("E0243", f"result {result.name} has no shape", result.span, help=help)
             if result.kind != "result":
-                self.report("E0241", f"a result cannot be `{result.kind}`", result.span, help="mark the argument")
+                self.report(
+                    "E0241", f"a result cannot be `{result.kind}`", result.span, help="mark the argument"
+                )
             if result.default is not None:
                 self.report("E0239", f"result {result.name} cannot have a default", result.default.span)
 
@@ -158,7 +164,9 @@ class KernelChecker:
             self.size(condition.left)
             self.size(condition.right)
             return
-        self.report("E0223", "a requirement is a comparison", condition.span, help="such as `require C > 0 \"...\"`")
+        self.report(
+            "E0223", "a requirement is a comparison", condition.span, help='such as `require C > 0 "..."`'
+        )
 
     def _example(self) -> None:
         attributes = {p.name for p in self.kernel.attributes}
@@ -168,7 +176,9 @@ class KernelChecker:
             self.constant(entry.value)
             if entry.name not in known:
                 help = suggest(entry.name, known)
-                self.report("E0244", f"{shown(entry.name)} is no size or attribute of the kernel", entry.span, help)
+                self.report(
+                    "E0244", f"{shown(entry.name)} is no size or attribute of the kernel", entry.span, help
+                )
 
     # Sizes.
 
@@ -190,7 +200,12 @@ class KernelChecker:
                 self._size_function(node)
             elif isinstance(node, ast.Read | ast.Reduction | ast.UnknownReduction):
                 help = "sizes are numbers, attributes and extents of the arguments"
-                self.report("E0281", "a size that depends on the contents of a tensor is not built yet", node.span, help)
+                self.report(
+                    "E0281",
+                    "a size that depends on the contents of a tensor is not built yet",
+                    node.span,
+                    help,
+                )
                 return
 
     def _unknown_size(self, node: ast.Name) -> None:
@@ -221,18 +236,17 @@ class KernelChecker:
             for target in clause.targets:
                 self._target(clause, target, first.get(target.name), last)
                 first.setdefault(target.name, clause)
-            if clause.targets[0].index is None:
+            if clause.targets[0].indices is None:
                 self._call_clause(clause, last)
             else:
                 self._comprehension(clause, last)
             for target in clause.targets:
-                if last[target.name] is clause and target.index is not None:
-                    self.ranks.setdefault(target.name, len(target.index))
+                if last[target.name] is clause and target.indices is not None:
+                    self.ranks.setdefault(target.name, len(target.indices))
         for result in self.kernel.results:
             if result.name not in first:
                 help = f"add `{result.name}[...] = ...`"
                 self.report("E0221", f"result {result.name} is never written", result.span, help)
-
 
     def _target(
         self, clause: ast.Assign, target: ast.Target, first: ast.Assign | None, last: dict[str, ast.Assign]
@@ -243,12 +257,12 @@ class KernelChecker:
             self.report("E0220", f"{target.name} is an argument and cannot be written", target.span, help)
         elif target.name in self.sizes or target.name == "inf":
             self.report("E0220", f"{target.name} is a size and cannot be written", target.span)
-        mixed = (target.index is None) != (clause.targets[0].index is None)
+        mixed = (target.indices is None) != (clause.targets[0].indices is None)
         if mixed:
             self.report("E0229", "a clause writes elements or whole tensors, not both", clause.span)
         if first is None:
             return
-        whole = target.index is None or first.targets[0].index is None
+        whole = target.indices is None or first.targets[0].indices is None
         if whole or [t.name for t in first.targets] != [t.name for t in clause.targets]:
             where = ((first.span, "written here"),)
             self.report("E0222", f"{target.name} is written twice", target.span, secondary=where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from opc.affine import Affine
 from opc.dtypes import DType
@@ -20,13 +20,12 @@ _INDEX_MONOIDS = ("argmax", "argmin")
 _ACCUMULATING = ("sum", "moments")
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """A clause with its dimensions settled; ``reduction`` is its value if that is one reduction."""
 
     clause: ast.Assign
     extents: dict[str, int]
-    index: tuple[Affine, ...]
+    forms: tuple[Affine, ...]
     value: ast.Expr
     reduction: ast.Reduction | None
 
@@ -42,7 +41,9 @@ def lower_clauses(scope: Scope, clauses: Sequence[ast.Assign], declared: Sequenc
 class Clauses:
     """All pieces of one output on their way to one operation."""
 
-    def __init__(self, scope: Scope, clauses: Sequence[ast.Assign], declared: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self, scope: Scope, clauses: Sequence[ast.Assign], declared: Sequence[Tensor | None]
+    ) -> None:
         self.scope, self.declared = scope, declared
         self.targets = clauses[0].targets
         self.lowering = Lowering(scope, self.hoist)
@@ -73,10 +74,10 @@ class Clauses:
 
     def _part(self, clause: ast.Assign) -> _Part:
         target = clause.targets[0]
-        assert target.index is not None
+        assert target.indices is not None
         explicit = {d.name: d for d in clause.domain}
         extents: dict[str, int] = {}
-        for name, span in index_dims(target.index, self.scope.sizes):
+        for name, span in index_dims(target.indices, self.scope.sizes):
             if name in extents:
                 continue
             dim = explicit.get(name)
@@ -84,18 +85,18 @@ class Clauses:
                 extents[name] = self.scope.extent(dim.extent, f"dimension {name}")
             else:
                 extents[name] = self.infer(name, span, clause.value, self._from_output(target, name))
-        index = tuple(self.scope.affine(e, extents) for e in target.index)
+        index = tuple(self.scope.affine(e, extents) for e in target.indices)
         reduction = clause.value if isinstance(clause.value, ast.Reduction) else None
         return _Part(clause, extents, index, clause.value, reduction)
 
     def _from_output(self, target: ast.Target, name: str) -> list[tuple[int, Span, str]]:
         tensor = self.declared[0]
-        assert target.index is not None
+        assert target.indices is not None
         if tensor is None:
             return []
         return [
             (extent, e.span, target.name)
-            for e, extent in zip(target.index, tensor.shape, strict=True)
+            for e, extent in zip(target.indices, tensor.shape, strict=True)
             if isinstance(e, ast.Name) and e.name == name
         ]
 
@@ -106,7 +107,7 @@ class Clauses:
             if not isinstance(node, ast.Read):
                 continue
             shape = self.scope.tensors[node.tensor].shape
-            for e, extent in zip(node.index, shape, strict=True):
+            for e, extent in zip(node.indices, shape, strict=True):
                 if isinstance(e, ast.Name) and e.name == name:
                     (known if node.fill is None else padded).append((extent, e.span, node.tensor))
         # A padded read may run past its tensor, so it only speaks where nothing else does.
@@ -139,10 +140,10 @@ class Clauses:
         dims = tuple(Dim(name, extent) for name, extent in part.extents.items())
         if self.monoid is None or part.reduction is None:
             value = self.lowering.value(part.value, part.extents)
-            return Piece(dims, part.index, value.expr), self._checked(part, value)
+            return Piece(dims, part.forms, value.expr), self._checked(part, value)
         reduced = self._reduced(part.reduction)
         body = self.lowering.value(part.reduction.body, {**part.extents, **reduced})
-        piece = Piece(dims, part.index, body.expr, tuple(Dim(n, e) for n, e in reduced.items()))
+        piece = Piece(dims, part.forms, body.expr, tuple(Dim(n, e) for n, e in reduced.items()))
         self._checked(part, Typed(body.expr, reduced_type(self.monoid, self._settled(body))))
         return piece, body
 
@@ -173,7 +174,9 @@ class Clauses:
         self.scope.check_size(output, node.span, f"the result of {node.monoid}")
         index = tuple(Affine.var(n) for n in kept) or (Affine(),)
         piece = Piece(_dims(kept), index, body.expr, _dims(reduced))
-        self.scope.builder.add(Op((output,), (piece,), node.monoid, accumulate=element.compute, line=self.line))
+        self.scope.builder.add(
+            Op((output,), (piece,), node.monoid, accumulate=element.compute, line=self.line)
+        )
         return Typed(Read(name, index), dtype)
 
     # The output as a whole.
@@ -195,12 +198,14 @@ class Clauses:
             if value.dtype is not None:
                 return value.dtype
         real = any(
-            isinstance(node, Const) and isinstance(node.value, float) for v in values for node in ir.walk(v.expr)
+            isinstance(node, Const) and isinstance(node.value, float)
+            for v in values
+            for node in ir.walk(v.expr)
         )
         return self.scope.dtype if real else DType.I32
 
     def _hull(self) -> tuple[int, ...]:
-        highest = [[form.interval(p.extents)[1] for form in p.index] for p in self.parts]
+        highest = [[form.interval(p.extents)[1] for form in p.forms] for p in self.parts]
         return tuple(max(1, max(axis) + 1) for axis in zip(*highest, strict=True))
 
     def _check_pieces(self, output: Tensor) -> None:
@@ -222,15 +227,17 @@ class Clauses:
 
     def _box(self, part: _Part, output: Tensor) -> coverage.Box:
         target = part.clause.targets[0]
-        assert target.index is not None
+        assert target.indices is not None
         seen: dict[str, int] = {}
         sets = []
-        for axis, (form, extent) in enumerate(zip(part.index, output.shape, strict=True)):
+        for axis, (form, extent) in enumerate(zip(part.forms, output.shape, strict=True)):
             low, high = form.interval(part.extents)
-            place = target.index[axis].span
+            place = target.indices[axis].span
             if low < 0 or high >= extent:
                 message = f"axis {axis} of {target.name} has extent {extent}, but this index runs from {low} to {high}"
-                raise self.scope.error("E0313", message, place, notes=self.scope.values_note(target.index[axis]))
+                raise self.scope.error(
+                    "E0313", message, place, notes=self.scope.values_note(target.indices[axis])
+                )
             for name in sorted(form.names):
                 if seen.setdefault(name, axis) != axis and part.extents[name] > 1:
                     message = f"dimension {name} stands in two axes of {target.name}"
@@ -239,9 +246,9 @@ class Clauses:
             try:
                 sets.append(coverage.axis_set(form, part.extents))
             except coverage.NotInjective:
-                message = f"`{text_of(target.index[axis])}` takes the same value twice"
+                message = f"`{text_of(target.indices[axis])}` takes the same value twice"
                 help = "make the factor of each dimension the product of the extents below it"
-                notes = self.scope.values_note(target.index[axis])
+                notes = self.scope.values_note(target.indices[axis])
                 raise self.scope.error("E0312", message, place, help=help, notes=notes) from None
             except coverage.TooComplex:
                 raise self._too_complex(part) from None

@@ -7,9 +7,9 @@ arithmetic progressions; the rest are bit masks over the axis.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, product
 from math import gcd, prod
+from typing import NamedTuple
 
 from opc.affine import Affine
 
@@ -24,17 +24,17 @@ class TooComplex(Exception):
     """An axis set that is no progression, on an axis too long for a mask."""
 
 
-@dataclass(frozen=True, slots=True)
-class AxisSet:
-    """``{offset + step*i, 0 <= i < count}``, or the bits of ``mask`` where it is given."""
+class AxisSet(NamedTuple):
+    """``{offset + step*i, 0 <= i < size}``, or the bits of ``mask`` where it is given."""
 
     offset: int
     step: int
-    count: int
+    size: int
     last: int
     mask: int | None = None
 
-    def __contains__(self, value: int) -> bool:
+    def has(self, value: int) -> bool:
+        """Whether ``value`` is in the set."""
         if self.mask is not None:
             return value >= 0 and bool(self.mask >> value & 1)
         return self.offset <= value <= self.last and (value - self.offset) % self.step == 0
@@ -45,7 +45,7 @@ class AxisSet:
             return self.mask
         if self.last >= MAX_MASK:
             raise TooComplex
-        return _spread(1 << self.offset, self.step, self.count)
+        return _spread(1 << self.offset, self.step, self.size)
 
     def disjoint(self, other: AxisSet) -> bool:
         """No value in common."""
@@ -119,7 +119,7 @@ def overlap(boxes: Sequence[Box]) -> tuple[int, int] | None:
 
 def missing(boxes: Sequence[Box], shape: tuple[int, ...]) -> int:
     """How many elements of ``shape`` no box holds; the boxes are disjoint and inside."""
-    return prod(shape) - sum(prod(s.count for s in box) for box in boxes)
+    return prod(shape) - sum(prod(s.size for s in box) for box in boxes)
 
 
 def witness(boxes: Sequence[Box], shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -134,6 +134,6 @@ def witness(boxes: Sequence[Box], shape: tuple[int, ...]) -> tuple[int, ...] | N
                 edges.add((~s.mask & (s.mask + 1)).bit_length() - 1)
         candidates.append(sorted(v for v in edges if 0 <= v < extent))
     for point in islice(product(*candidates), 20_000):
-        if not any(all(v in s for v, s in zip(point, box, strict=True)) for box in boxes):
+        if not any(all(s.has(v) for v, s in zip(point, box, strict=True)) for box in boxes):
             return point
     return None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
-from opc.errors import Span
 from opc.lang.syntax import File
 
 
 def dump_ast(file: File) -> str:
     """One node per line: its class, its plain fields, its line and column; children indented."""
     lines = ["ast v1"]
-    stack: list[tuple[object, int]] = [(d, 1) for d in reversed(file.declarations)]
+    stack: list[tuple[Any, int]] = [(d, 1) for d in reversed(file.declarations)]
     while stack:
         node, depth = stack.pop()
         lines.append("  " * depth + _head(node))
@@ -19,22 +18,20 @@ def dump_ast(file: File) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(node: object) -> str:
-    assert dataclasses.is_dataclass(node)
+def _head(node: Any) -> str:
     parts = [type(node).__name__]
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
+    for name in node._fields:
+        value = getattr(node, name)
         if isinstance(value, str | int | float) and value != "":
-            parts.append(f"{field.name}={value!r}")
-    span: Span = node.span  # type: ignore[attr-defined]
-    return f"{' '.join(parts)} at {span.line}:{span.column}"
+            parts.append(f"{name}={value!r}")
+    return f"{' '.join(parts)} at {node.span.line}:{node.span.column}"
 
 
-def _children(node: object) -> list[object]:
-    found: list[object] = []
-    for field in dataclasses.fields(node):  # type: ignore[arg-type]
-        value = getattr(node, field.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if dataclasses.is_dataclass(item) and not isinstance(item, Span):
-                found.append(item)
+def _children(node: Any) -> list[Any]:
+    found: list[Any] = []
+    for name in node._fields:
+        value = getattr(node, name)
+        # Nodes are named tuples; plain tuples hold nodes.
+        items = value if type(value) is tuple else (value,)
+        found += [item for item in items if hasattr(item, "_fields")]
     return found

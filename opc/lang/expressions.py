@@ -14,8 +14,8 @@ from opc import scalar
 from opc.affine import Affine
 from opc.dtypes import DType, promote
 from opc.errors import LanguageError, Span
-from opc.lang import syntax as ast
 from opc.lang import sizes
+from opc.lang import syntax as ast
 from opc.lang.scope import Scope
 from opc.lang.sizes import text_of
 from opc.tensor.ir import Call, Const, DimValue, Expr, Read
@@ -37,7 +37,7 @@ class Typed(NamedTuple):
 Hoist = Callable[[ast.Reduction, dict[str, int]], Typed]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Lowering:
     """Lowers the expressions of one clause."""
 
@@ -82,13 +82,19 @@ class Lowering:
         return Typed(Call("neg", (value.expr,)), _arithmetic(value.dtype))
 
     def _binary(self, node: ast.Binary, left: Typed, right: Typed) -> Typed:
-        if isinstance(left.expr, Const) and isinstance(right.expr, Const) and left.dtype is right.dtype is None:
+        if (
+            isinstance(left.expr, Const)
+            and isinstance(right.expr, Const)
+            and left.dtype is right.dtype is None
+        ):
             number = sizes.operate(node, left.expr.value, right.expr.value, self.scope.file)
             if node.op not in _COMPARISONS:
                 return self._literal(number, node.span)
         if node.op in ("//", "%"):
             message = f"`{node.op}` works on sizes only; `{text_of(node)}` depends on a dimension or tensor"
-            raise self.scope.error("E0226", message, node.span, help="split the dimension instead: `i1*4 + i0`")
+            raise self.scope.error(
+                "E0226", message, node.span, help="split the dimension instead: `i1*4 + i0`"
+            )
         form = _affine(node.op, left, right)
         if form is not None:
             return Typed(DimValue(form), DType.I32)
@@ -126,7 +132,7 @@ class Lowering:
 
     def _read(self, node: ast.Read, dims: dict[str, int]) -> Typed:
         tensor = self.scope.tensors[node.tensor]
-        index = tuple(self.scope.affine(e, dims) for e in node.index)
+        index = tuple(self.scope.affine(e, dims) for e in node.indices)
         outside = False
         for axis, (form, extent) in enumerate(zip(index, tensor.shape, strict=True)):
             low, high = form.interval(dims)
@@ -138,10 +144,12 @@ class Lowering:
         return Typed(Read(tensor.name, index, fill), tensor.dtype)
 
     def _leaves(self, node: ast.Read, axis: int, bounds: tuple[int, int], extent: int) -> LanguageError:
-        span = node.index[axis].span
+        span = node.indices[axis].span
         message = f"axis {axis} of {node.tensor} has extent {extent}, but this index runs from {bounds[0]} to {bounds[1]}"
         help = f"say what lies outside: `{node.tensor}[...] else 0`, or bound the dimension with `for`"
-        return self.scope.error("E0301", message, span, help=help, notes=self.scope.values_note(node.index[axis]))
+        return self.scope.error(
+            "E0301", message, span, help=help, notes=self.scope.values_note(node.indices[axis])
+        )
 
     def _fill(self, node: ast.Read, dtype: DType) -> int | float:
         assert node.fill is not None
@@ -189,7 +197,7 @@ class Lowering:
     def _require_float(self, node: ast.Call, argument: Typed) -> None:
         if argument.dtype is None or argument.dtype.is_float:
             return
-        where = " (T is {0})".format(self.scope.dtype) if argument.dtype is self.scope.dtype else ""
+        where = f" (T is {self.scope.dtype})" if argument.dtype is self.scope.dtype else ""
         message = f"{node.function} needs a floating-point value; this is {argument.dtype}{where}"
         raise self.scope.error("E0224", message, node.args[0].span, help="convert it first: `f32(...)`")
 
@@ -226,5 +234,3 @@ def _form(value: Typed) -> Affine | None:
     if isinstance(value.expr, Const) and value.dtype is None and isinstance(value.expr.value, int):
         return Affine((), value.expr.value)
     return None
-
-

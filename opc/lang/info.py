@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from opc.lang import syntax as ast
-from opc.lang.sizes import Size, evaluate, text_of
-from opc.lang.specialise import WHOLE_TYPES, symbols_of
+from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
+from opc.lang.specialise import symbols_of
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """A tensor argument or result. ``kind``: "input", "param", "inout" or "result"."""
 
     name: str
@@ -19,8 +18,7 @@ class TensorInfo:
     shape: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AttributeInfo:
+class AttributeInfo(NamedTuple):
     """An attribute; ``default`` None means that a call must give it."""
 
     name: str
@@ -28,8 +26,7 @@ class AttributeInfo:
     default: Size | None
 
 
-@dataclass(frozen=True, slots=True)
-class KernelInfo:
+class KernelInfo(NamedTuple):
     """A kernel before specialisation.
 
     ``symbols`` are the sizes that its arguments' shapes name, ``example`` the values of its

@@ -81,7 +81,9 @@ def _read(file: File, use: Use, path: str) -> bytes:
         with open(path, "rb") as handle:
             return handle.read()
     except (OSError, ValueError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else "not a usable path"
+        reason = (
+            problem.strerror if isinstance(problem, OSError) and problem.strerror else "not a usable path"
+        )
         raise error(
             file,
             "E0232",

@@ -38,9 +38,7 @@ def noted(exception: LanguageError, note: str) -> LanguageError:
     """The same error with one more note on its first diagnostic."""
     first, *rest = exception.diagnostics
     notes = (*first.notes, note)
-    again = Diagnostic(
-        first.code, first.message, first.span, first.label, notes, first.help, first.secondary
-    )
+    again = Diagnostic(first.code, first.message, first.span, first.label, notes, first.help, first.secondary)
     return LanguageError((again, *rest), exception.source)
 
 

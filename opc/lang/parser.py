@@ -15,7 +15,9 @@ from opc.lang.syntax import File
 from opc.lang.tables import END, Tables, load
 
 # Rules that put one more level on a syntax tree, by the name of their action.
-_DEEPER = frozenset({"binary", "negate", "group", "read", "read_else", "reduction", "unknown_reduction", "call"})
+_DEEPER = frozenset(
+    {"binary", "negate", "group", "read", "read_else", "reduction", "unknown_reduction", "call"}
+)
 
 
 def parse(text: str | bytes, file: str = "<string>") -> File:

@@ -17,7 +17,7 @@ from opc.tensor.ir import Op, Tensor
 MAX_OPS = 10_000
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Builder:
     """What grows while a root kernel and the kernels it calls are lowered."""
 
@@ -41,7 +41,7 @@ class Builder:
         self.ops.append(op)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Scope:
     """A kernel with its sizes fixed. ``tensors`` maps its own names to tensors of the function.
 
@@ -141,7 +141,9 @@ class Scope:
     def _affine_binary(self, expr: ast.Binary, dims: Mapping[str, int]) -> Affine:
         if expr.op not in ("+", "-", "*"):
             message = f"`{text_of(expr)}` is not affine: `{expr.op}` of a dimension"
-            help = "an index is a sum of dimensions times sizes; split the dimension: `for i1 < N // 4, i0 < 4`"
+            help = (
+                "an index is a sum of dimensions times sizes; split the dimension: `for i1 < N // 4, i0 < 4`"
+            )
             raise self.error("E0309", message, expr.span, help=help)
         left, right = self.affine(expr.left, dims), self.affine(expr.right, dims)
         if expr.op == "+":

@@ -10,6 +10,8 @@ from opc.lang import syntax as ast
 from opc.lang.messages import error
 
 Size = int | float
+# Types of attributes that must be whole numbers.
+WHOLE_TYPES = frozenset({"int", "i32", "i8"})
 MAX_EXTENT = 2**31 - 1
 MAX_ELEMENTS = 2**40
 
@@ -110,7 +112,7 @@ def children(node: ast.Expr) -> list[ast.Expr]:
     if isinstance(node, ast.Binary):
         return [node.left, node.right]
     if isinstance(node, ast.Read):
-        return [*node.index, *([node.fill] if node.fill is not None else [])]
+        return [*node.indices, *([node.fill] if node.fill is not None else [])]
     if isinstance(node, ast.Reduction):
         return [*(d.extent for d in node.dims if d.extent is not None), node.body]
     if isinstance(node, ast.Call):
@@ -139,7 +141,7 @@ def _text(expr: ast.Expr, strength: int) -> str:
         return f"({inner})" if own < strength else inner
     if isinstance(expr, ast.Read):
         fill = f" else {_text(expr.fill, 4)}" if expr.fill is not None else ""
-        inner = f"{expr.tensor}[{', '.join(_text(i, 0) for i in expr.index)}]{fill}"
+        inner = f"{expr.tensor}[{', '.join(_text(i, 0) for i in expr.indices)}]{fill}"
         return f"({inner})" if fill and strength else inner
     if isinstance(expr, ast.Reduction):
         dims = ", ".join(dim_text(d) for d in expr.dims)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from opc.errors import LanguageError, Span, fail
@@ -26,8 +25,7 @@ class Token(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A text and its line starts; makes spans from offsets."""
 
     name: str
@@ -59,7 +57,9 @@ class Source:
         limit = self.starts[line] - 1 if line < len(self.starts) else len(self.text)
         return Span(self.name, line, start - self.starts[line - 1] + 1, max(1, min(end, limit) - start))
 
-    def error(self, code: str, message: str, start: int, end: int, help: str = "", **more: object) -> LanguageError:
+    def error(
+        self, code: str, message: str, start: int, end: int, help: str = "", **more: object
+    ) -> LanguageError:
         """An error at ``text[start:end]``."""
         made = fail(LanguageError, code, message, help=help, span=self.span(start, end), **more)
         return LanguageError(made.diagnostics, self.text)
@@ -117,7 +117,9 @@ def tokens(source: Source, tables: Tables) -> Iterator[Token]:
         elif kind == "MARK":
             kind = literals[word]
             _track_bracket(source, opened, Token(kind, word, start, position))
-        elif kind == "NUMBER" and position < len(text) and (text[position].isalnum() or text[position] in "_."):
+        elif (
+            kind == "NUMBER" and position < len(text) and (text[position].isalnum() or text[position] in "_.")
+        ):
             raise _bad_number(source, start, position)
         yield Token(kind, word, start, position)
     if opened:
@@ -174,4 +176,6 @@ def _bad_number(source: Source, start: int, end: int) -> LanguageError:
     while end < len(text) and (text[end].isalnum() or text[end] in "_."):
         end += 1
     message = f"`{text[start:end][:40]}` is not a number"
-    return source.error("E0111", message, start, end, "write 12, 0.5 or 1e-5; a name may not start with a digit")
+    return source.error(
+        "E0111", message, start, end, "write 12, 0.5 or 1e-5; a name may not start with a digit"
+    )

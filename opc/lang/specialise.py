@@ -7,15 +7,14 @@ from typing import cast
 
 from opc.dtypes import DType
 from opc.errors import LanguageError, Span, fail
-from opc.lang import syntax as ast
 from opc.lang import calls
-from opc.lang.calls import WHOLE_TYPES
+from opc.lang import syntax as ast
 from opc.lang.checker import check_file
 from opc.lang.comprehension import lower_clauses
 from opc.lang.loader import Program
 from opc.lang.messages import error, noted, shown, suggest
 from opc.lang.scope import Builder, Scope
-from opc.lang.sizes import Size, evaluate, text_of
+from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
 from opc.tensor.ir import Arg, Function, Tensor
 
 MAX_CALLS = 24
@@ -142,7 +141,7 @@ def body(scope: Scope, declared: Mapping[str, Tensor]) -> None:
         if clause is not group[-1]:
             continue
         targets = [declared.get(t.name) for t in clause.targets]
-        if clause.targets[0].index is None:
+        if clause.targets[0].indices is None:
             _call(scope, clause, targets)
         else:
             lower_clauses(scope, group, targets)

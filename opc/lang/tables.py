@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _FOLDER = Path(__file__).parent
 GRAMMAR = _FOLDER / "grammar.lark"
@@ -20,8 +19,7 @@ _VERSION = 1
 END = "$END"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A production: ``keep`` lists the positions whose values reach the action ``name``.
 
     ``splice``: the values join the parent's list. ``lift``: a single value passes through.
@@ -35,8 +33,7 @@ class Rule:
     lift: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(NamedTuple):
     """``states[s][symbol]`` is a state to go to (>= 0) or ``-1 - rule`` to reduce by.
 
     State 0 is the start; a text is accepted in the state that 0 reaches over ``start``.
@@ -53,7 +50,9 @@ def load() -> Tables:
     """The shipped tables."""
     raw = json.loads(TABLES.read_text(encoding="utf-8"))
     scanner = "|".join(f"(?P<{name}>{pattern})" for name, pattern in raw["patterns"])
-    rules = tuple(Rule(o, n, size, tuple(keep), splice, lift) for o, n, size, keep, splice, lift in raw["rules"])
+    rules = tuple(
+        Rule(origin, name, size, tuple(keep), *how) for origin, name, size, keep, *how in raw["rules"]
+    )
     return Tables(raw["literals"], re.compile(scanner), rules, tuple(raw["states"]))
 
 
@@ -67,7 +66,7 @@ def build() -> str:
     data, memo = parser.memo_serialize([TerminalDef, LarkRule])
     terminals = [entry for entry in memo.values() if entry["__type__"] == "TerminalDef"]
     rule_numbers: dict[int, int] = {}
-    rules = []
+    rules: list[list[object]] = []
     for key, entry in memo.items():
         if entry["__type__"] == "Rule":
             rule_numbers[int(key)] = len(rules)
