@@ -140,7 +140,7 @@ class _Core:
     def _regions(self, s: Static, region: Region, source: bool, memory: Memory) -> list[list[int]]:
         offset = self.listing.tensor(region.tensor).offset if region.tensor else 0
         known: dict[tuple[int, int], list[int]] = {}
-        found = []
+        found: list[list[int]] = []
         for k, f in enumerate(footprints(s, region, source)):
             if f is None:
                 found.append([])

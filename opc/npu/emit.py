@@ -97,9 +97,20 @@ class _Emitter:
             i.init,
             i.form,
             i.scale,
-            i.flag,
+            *self._flag(i, extents),
             i.line,
         )
+
+    def _flag(self, i: ir.Instr, extents: Mapping[str, int]) -> tuple[tuple[str, str, Affine] | None, int]:
+        """The flag, and what its event id counts modulo (0 where it stays in range by itself)."""
+        if i.flag is None:
+            return None, 0
+        source, target, event = i.flag
+        ids = max(1, self.machine.event_ids)
+        if event.is_const:
+            return (source, target, Affine((), event.const % ids)), 0
+        low, high = event.interval(extents)
+        return i.flag, 0 if low >= 0 and high < ids else ids
 
     def _region(self, access: ir.Access, i: ir.Instr) -> Region:
         buffer = self.buffers[access.buffer]

@@ -1,10 +1,10 @@
 """One core in time: in-order dispatch into in-order pipes, joined by binary flags and barriers.
 
 The scalar unit dispatches in text order, one instruction each ``dispatch_cycles``, into a queue per pipe that
-holds ``queue_depth`` instructions not yet started. A pipe starts its instructions in order. ``set_flag`` fires
-once everything earlier on its pipe has completed and holds nothing up; ``wait_flag`` holds its pipe until the
-flag is set, then clears it; a barrier holds its pipe until everything earlier on it has completed, and a
-barrier across all pipes holds the dispatch as well.
+holds ``queue_depth`` instructions not yet started. A pipe starts its instructions in order. ``set_flag``
+fires once everything earlier on its pipe has completed and holds nothing up; ``wait_flag`` holds its pipe
+until the flag is set, then clears it; a barrier holds its pipe until everything earlier on it has completed,
+and a barrier across all pipes holds the dispatch as well.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def plan(trace: Trace, machine: Machine) -> Plan:
         if i.flag is not None and kind in (SET, WAIT):
             source, target, event = i.flag
             events = [event.const] if event.is_const else s.values(event)
+            events = [e % i.modulo for e in events] if i.modulo else events
             found = [names.setdefault((source, target, e), len(names)) for e in events]
         kinds.append(kind)
         flags.append(found)
@@ -123,7 +124,7 @@ class Engine:
                 if started[n - self.depth] > now:
                     now = started[n - self.depth]
             flag = -1
-            if kind == SET or kind == WAIT:
+            if kind in (SET, WAIT):
                 events = flags[j]
                 if len(events) == 1:
                     flag = events[0]

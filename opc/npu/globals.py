@@ -178,8 +178,8 @@ class GlobalCheck:
                         i = trace.statics[j].instruction
                         low, high = missing[0] - tensor.offset, missing[1] - tensor.offset
                         message = (
-                            f"'{i.pipe} {i.mnemonic}' (line {i.line}) on core {core} reads {tensor.name} bytes "
-                            f"{low}..{high - 1}, which nothing has written"
+                            f"'{i.pipe} {i.mnemonic}' (line {i.line}) on core {core} reads {tensor.name} "
+                            f"bytes {low}..{high - 1}, which nothing has written"
                         )
                         return [Diagnostic("E0815", message, span(self.listing, i))]
                 if not source:

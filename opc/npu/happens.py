@@ -1,8 +1,8 @@
 """Happens-before over all timings: one pass with a vector clock per pipe.
 
 ``clock[p][q]`` is how many instructions of pipe q are known to have completed when pipe p takes its next
-instruction, whatever the timing. The k-th set of a flag meets its k-th wait; that this is so in every timing is
-itself proved: set k+1 must happen after wait k. The order of processing does not matter, since queues,
+instruction, whatever the timing. The k-th set of a flag meets its k-th wait; that this is so in every timing
+is itself proved: set k+1 must happen after wait k. The order of processing does not matter, since queues,
 flags and barriers leave no choice.
 """
 
@@ -90,7 +90,7 @@ class Pass:
                 return self._verdict(position)
             self.issued[pipe] += 1
             flag = -1
-            if kind == SET or kind == WAIT:
+            if kind in (SET, WAIT):
                 flag = p.flags[j][k if len(p.flags[j]) > 1 else 0]
             if self.queued[pipe] or not self._execute(position, j, k, flag):
                 self.queued[pipe].append((position, j, k, flag))

@@ -87,7 +87,9 @@ Argument = Region | Imm
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction on one pipe. The meaning of each field is that of ``opc.program.ir.Instr``."""
+    """One instruction on one pipe. The meaning of each field is that of ``opc.program.ir.Instr``; an event id
+    counts modulo ``modulo`` unless that is 0.
+    """
 
     pipe: str
     mnemonic: str
@@ -100,6 +102,7 @@ class Instruction:
     form: Affine | None = None
     scale: tuple[str, ...] = ()
     flag: tuple[str, str, Affine] | None = None
+    modulo: int = 0
     line: int = 0
 
     @property

@@ -33,7 +33,7 @@ _HEADER = re.compile(rf"listing (\S+) ({_NAME}) machine (\S+)$")
 _TENSOR = re.compile(rf"tensor ({_NAME}): (\w+)\[([\d,]*)\] (\w+)(?: at (\d+))?$")
 _BUFFER = re.compile(rf"buffer ({_NAME}): (\w+) (\d+) at (\d+(?:, \d+)*)$")
 _BLOCK = re.compile(rf"(core|loop) ({_NAME}) < (\d+) \{{$")
-_FLAG = re.compile(r"(set_flag|wait_flag) (\w+), (\w+), ([^{]+?)(?: \{line=(\d+)\})?$")
+_FLAG = re.compile(r"(set_flag|wait_flag) (\w+), (\w+), ([^{]+?)(?: mod (\d+))?(?: \{line=(\d+)\})?$")
 _BARRIER = re.compile(r"pipe_barrier (\w+)(?: \{line=(\d+)\})?$")
 _INSTRUCTION = re.compile(r"(\w+) (\w+) (.*) =(.*?)(?: for ([^{]*?))?(?: \{(.*)\})?$")
 _REGION = re.compile(
@@ -146,7 +146,8 @@ class _Reader:
     def _instruction(self, line: str) -> Instruction:
         if (f := _FLAG.match(line)) is not None:
             pipe = f[2] if f[1] == "set_flag" else f[3]
-            return Instruction(pipe, f[1], flag=(f[2], f[3], _affine(f[4])), line=int(f[5] or 0))
+            flag = (f[2], f[3], _affine(f[4]))
+            return Instruction(pipe, f[1], flag=flag, modulo=int(f[5] or 0), line=int(f[6] or 0))
         if (b := _BARRIER.match(line)) is not None:
             return Instruction(b[1], "pipe_barrier", flag=(b[1], b[1], Affine()), line=int(b[2] or 0))
         i = _INSTRUCTION.match(line)

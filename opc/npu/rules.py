@@ -59,7 +59,7 @@ def _sync_problem(i: Instruction, extents: dict[str, int], machine: Machine) -> 
         return f"'{i.mnemonic} {source}, {target}' joins a pipe to itself; use pipe_barrier {source}"
     if event.names - set(extents):
         return f"'{i.mnemonic} {source}, {target}, {event}' uses an unknown loop variable"
-    low, high = event.interval(extents)
+    low, high = (0, i.modulo - 1) if i.modulo else event.interval(extents)
     if low < 0 or high >= machine.event_ids:
         message = f"'{i.mnemonic} {source}, {target}, {event}' uses event ids {low}..{high}; "
         return message + f"{machine.name} has 0..{machine.event_ids - 1} per pair of pipes"

@@ -67,7 +67,8 @@ def print_instruction(i: Instruction) -> str:
     """Text of one instruction, without indentation."""
     if i.flag is not None:
         source, target, event = i.flag
-        names = source if i.mnemonic == "pipe_barrier" else f"{source}, {target}, {event}"
+        count = f" mod {i.modulo}" if i.modulo else ""
+        names = source if i.mnemonic == "pipe_barrier" else f"{source}, {target}, {event}{count}"
         return f"{i.mnemonic} {names}" + (f" {{line={i.line}}}" if i.line else "")
     text = f"{i.pipe} {i.mnemonic} " + ", ".join(_argument(a, i) for a in i.dst) + " ="
     if i.src:

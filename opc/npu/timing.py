@@ -57,6 +57,18 @@ class Timeline:
     instructions: int
 
     @property
+    def name(self) -> str:
+        return self.listing.name
+
+    @property
+    def pipes(self) -> tuple[str, ...]:
+        return self.machine.pipes
+
+    @property
+    def clock_mhz(self) -> float:
+        return self.machine.clock_mhz
+
+    @property
     def microseconds(self) -> float:
         return self.cycles / self.machine.clock_mhz
 
