@@ -89,6 +89,17 @@ class Emitter:
         if tail:
             yield Tile(Affine((), full * size), tail, Affine((), full))
 
+    def even_tiles(self, dim: str, extent: int, size: int) -> Iterator[Tile]:
+        """Blocks of at most ``size``, of two sizes that differ by one: no thin remainder."""
+        count = -(-extent // size)
+        high = -(-extent // count)
+        wide = extent - count * (high - 1)
+        with self.loop(f"{dim}_o", wide) as var:
+            yield Tile(var * high, high, var)
+        if count > wide:
+            with self.loop(f"{dim}_o", count - wide) as var:
+                yield Tile(var * (high - 1) + wide * high, high - 1, var + wide)
+
     def emit(
         self,
         opcode: str,

@@ -184,7 +184,7 @@ class ContractionNest:
                 self._inner(dims[1:], tiles, {**inside, d.name: tile}, slab)
             return
         outer = tiles[d.name]
-        for tile in self.emit.tiles(d.name, outer.size, min(self.plan.inner.get(d.name, 1), outer.size)):
+        for tile in self.emit.even_tiles(d.name, outer.size, min(self.plan.inner.get(d.name, 1), outer.size)):
             whole = Tile(outer.base + tile.base, tile.size, tile.base)
             self._inner(dims[1:], tiles, {**inside, d.name: whole}, slab)
 

@@ -66,13 +66,22 @@ def plan_registers(s: Shape, machine: Machine) -> Plan:
         outer[s.n[-1].name] = min(s.n[-1].extent, block_n)
     inner: dict[str, int] = {}
     if s.m:
-        inner[s.m[-1].name] = balanced(s.m[-1].extent, block_m)
+        inner[s.m[-1].name] = register_rows(s.m[-1].extent, block_m)
         outer.update(_slab_rows(s, inner[s.m[-1].name], machine.role("stage").capacity))
     return Plan(_parallel(s, outer, _TASKS), outer, inner, {d.name: d.extent for d in s.k})
 
 
+def register_rows(extent: int, limit: int) -> int:
+    """Rows of a register block: a divisor close to the limit if there is one, else as even as possible.
+
+    Fewer rows leave multipliers idle while an addition's latency passes, so blocks stay near the limit.
+    """
+    exact = [t for t in range(limit, max(1, limit * 2 // 3) - 1, -1) if extent % t == 0]
+    return exact[-1] if exact else balanced(extent, limit)
+
+
 # Enough parallel blocks for a many-core host without making the halo of each slab costly.
-_TASKS = 16
+_TASKS = 12
 
 
 def _slab_rows(s: Shape, block: int, budget: int) -> dict[str, int]:

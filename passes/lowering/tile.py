@@ -16,6 +16,7 @@ from opc.pipeline import Context
 from opc.program.ir import Module
 from opc.tensor.ir import Const, Dim, Function, Op, Piece, Tensor, reads
 from passes.lowering._emit import Emitter
+from passes.lowering._guards import without_guards
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -140,7 +141,7 @@ class _Lowering:
             self._workspace(stored)
             ContractionNest(self.emit, group, c, self.tensors, stored).run()
             return
-        if len(group) > 1:
+        if len(group) > 1 and not any(p.guards for op in group for p in op.pieces):
             nest = RowNest(self.emit, group, self.tensors, stored)
             if not nest.plan.spilled:
                 self._workspace(stored)
@@ -158,7 +159,18 @@ class _Lowering:
 
     def _cube(self, op: Op) -> Contraction | None:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
-        return c if c is not None and cube_worthy(c) else None
+        return c if c is not None and cube_worthy(c) and _packing_guards(op, c) else None
+
+
+def _packing_guards(op: Op, c: Contraction) -> bool:
+    """Whether the op's only guard, if any, is the ragged last block that choose-layouts leaves."""
+    guards = op.pieces[0].guards
+    if not guards:
+        return True
+    if len(guards) > 1 or len(c.n) < 2:
+        return False
+    block, inner = c.n[-2:]
+    return guards[0].terms == Affine.of({block.name: -inner.extent, inner.name: -1}).terms
 
 
 def _parts(op: Op) -> Iterator[Op]:
@@ -168,8 +180,13 @@ def _parts(op: Op) -> Iterator[Op]:
             dims = tuple(Dim(f"f{axis}", extent) for axis, extent in enumerate(out.shape))
             index = tuple(Affine.var(d.name) for d in dims)
             yield Op((out,), (Piece(dims, index, Const(op.fill)),), line=op.line)
-    for piece in op.pieces:
-        yield replace(op, pieces=(piece,), fill=None)
+    # Pieces that become a select write fill values around themselves, so they run before exact ones.
+    resolved = [without_guards(replace(op, pieces=(piece,))) for piece in op.pieces]
+    slanted = [any(len(g.terms) > 1 for g in p.guards) for p in op.pieces]
+    for wanted in (True, False):
+        for part, slant in zip(resolved, slanted, strict=True):
+            if part is not None and slant is wanted:
+                yield replace(part, fill=None)
 
 
 __all__ = ["Tensor", "Tile", "check_dtypes"]
