@@ -18,6 +18,7 @@ from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
     from opc.kernel import Kernel
+    from opc.lang import File
     from opc.native import NativeKernel
     from opc.npu_kernel import NpuKernel
 
@@ -37,7 +38,7 @@ def target_machine(target: str, name: str | None = None) -> Machine:
 
 
 def specialise(
-    text: str | bytes,
+    text: str | bytes | File,
     file: str,
     machine: Machine,
     kernel: str | None = None,

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Specialise and lower every kernel for every machine; one line each."""
     refusals = Refusals.of(options)
     passed: list[Job] = []
-    for job in jobs(options, *source(options)):
+    for job in jobs(options, source(options)):
 
         def lower(job: Job = job) -> Build:
             return driver.build(job.function, job.machine)

@@ -13,6 +13,7 @@ from opc import driver
 from opc.build import text_of
 from opc.commands.emit import EMITS, Artefacts, emit_cpu, emit_npu
 from opc.commands.options import Job, Refusals, add_source, add_target, jobs, source
+from opc.lang import File
 from opc.pipeline import Step
 from opc.report.tables import duration
 from opc.report.timeline_text import instruction_counts, instructions_table, passes_table
@@ -38,13 +39,13 @@ def emits(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """Build every job; a machine that cannot hold a kernel is reported and does not stop the others."""
-    text, file = source(options)
+    file = source(options)
     refusals = Refusals.of(options)
     reports: list[dict[str, Any]] = []
-    for job in jobs(options, text, file):
+    for job in jobs(options, file):
 
         def build(job: Job = job) -> dict[str, Any]:
-            return _build(job, options, text, file)
+            return _build(job, options, file)
 
         report = refusals.attempt(build)
         if report is None:
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(job: Job, options: argparse.Namespace, text: bytes, file: str) -> dict[str, Any]:
+def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
     start = time.perf_counter()
     folder = Path(options.output) / job.kernel
     kept: list[tuple[str, str]] = []
@@ -70,7 +71,7 @@ def _build(job: Job, options: argparse.Namespace, text: bytes, file: str) -> dic
 
     built = driver.build(job.function, job.machine, after, folder / "failed")
     artefacts = Artefacts(folder, options.emit)
-    artefacts.common(built, text, file)
+    artefacts.common(built, file)
     for name, ir in kept:
         artefacts.add(f"after/{name}", ir)
     emit = emit_npu if job.machine.kind == "npu" else emit_cpu

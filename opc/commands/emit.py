@@ -8,6 +8,7 @@ from typing import Any
 from opc import driver
 from opc.build import Build, text_of
 from opc.files import write_atomic
+from opc.lang import File, dump_ast
 
 EMITS = ("ast", "tensor", "program", "llvm", "asm", "obj", "so", "header")
 
@@ -23,13 +24,11 @@ class Artefacts:
         """Keep ``data`` for the file ``name``."""
         self._data[name] = data
 
-    def common(self, built: Build, text: bytes, file: str) -> None:
+    def common(self, built: Build, file: File) -> None:
         """What both targets can emit: syntax tree, tensor IR, program IR."""
         name = built.source.name
         if "ast" in self.wanted:
-            from opc.lang import tree_text
-
-            self.add(f"{name}.ast", tree_text(text, file))
+            self.add(f"{name}.ast", dump_ast(file))
         if "tensor" in self.wanted:
             self.add(f"{name}.{built.machine.name}.tensor", text_of(built.function))
         if "program" in self.wanted:

@@ -7,13 +7,16 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from opc import driver
-from opc.errors import MachineError, OpcError, RuntimeCallError, fail
+from opc.errors import MachineError, OpcError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.tensor.ir import Function
+
+if TYPE_CHECKING:
+    from opc.lang import File
 
 T = TypeVar("T")
 
@@ -85,30 +88,21 @@ def machines(options: argparse.Namespace) -> list[Machine]:
     return [machine]
 
 
-def source(options: argparse.Namespace) -> tuple[bytes, str]:
-    """Bytes and display name of the input."""
-    return read_bytes(options.file), "<stdin>" if options.file == "-" else options.file
+def source(options: argparse.Namespace) -> File:
+    """The input, parsed. Raises LanguageError with every error found."""
+    from opc.lang import check
+
+    return check(read_bytes(options.file), "<stdin>" if options.file == "-" else options.file)
 
 
-def kernels(options: argparse.Namespace, text: bytes, file: str) -> list[str]:
-    """Names of the kernels to work on."""
+def jobs(options: argparse.Namespace, file: File) -> Iterator[Job]:
+    """The chosen kernel, or every one with an example, for every machine."""
     from opc.lang import kernel_names
 
-    names = kernel_names(text, file)
-    if options.kernel is None:
-        return names
-    if options.kernel not in names:
-        known = ", ".join(names) or "none"
-        raise fail(RuntimeCallError, "E0926", f"'{file}' has no kernel '{options.kernel}'", help=f"its kernels: {known}")
-    return [options.kernel]
-
-
-def jobs(options: argparse.Namespace, text: bytes, file: str) -> Iterator[Job]:
-    """Every kernel for every machine, specialised."""
-    for kernel in kernels(options, text, file):
+    for kernel in [options.kernel] if options.kernel else kernel_names(file):
         for machine in machines(options):
             sizes = chosen_sizes(options)
-            function = driver.specialise(text, file, machine, kernel, sizes, options.dtype, options.layout)
+            function = driver.specialise(file, file.name, machine, kernel, sizes, options.dtype, options.layout)
             yield Job(kernel, machine, function)
 
 

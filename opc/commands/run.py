@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     given = _files(options.input)
     refusals = Refusals.of(options)
     outcomes: list[Outcome] = []
-    for job in jobs(options, *source(options)):
+    for job in jobs(options, source(options)):
 
         def execute(job: Job = job) -> list[Outcome]:
             return _execute(job, options, given)

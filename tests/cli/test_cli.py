@@ -1,0 +1,142 @@
+"""Exit status, streams and start-up of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from opc import __version__, cli
+from opc.codes import explanations
+from opc.machine import names
+
+OPC = [sys.executable, "-m", "opc"]
+DOUBLE = """kernel double(x: T[M, N]) -> (y: T[M, N]) {
+  example M = 4, N = 8
+  y[i, j] = x[i, j] * 2
+}
+"""
+
+
+def shell(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([*OPC, *arguments], input=stdin, text=True, capture_output=True, cwd=cwd, env=env, timeout=120)
+
+
+def test_version() -> None:
+    assert shell("--version").stdout == f"opc {__version__}\n"
+    assert cli.run(["--version"]) == 0
+
+
+def test_version_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['opc', '--version']; from opc.__main__ import main; main(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "llvmlite", "lark", "ml_dtypes", "argparse", "opc.cli"} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [[], ["frob"], ["compile"], ["compile", "x.k", "--set", "N"], ["machine", "show"]])
+def test_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([command, "--help"]) == 0
+    assert command in capsys.readouterr().out
+
+
+def test_machine_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["machine", "list"]) == 0
+    listed = capsys.readouterr().out
+    for name in names():
+        assert name in listed
+        assert cli.run(["machine", "show", name]) == 0
+        assert cli.run(["machine", "show", name, "--json"]) == 0
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    for code in explanations():
+        assert cli.run(["explain", code.lower()]) == 0
+        assert capsys.readouterr().out.startswith(f"{code}: ")
+    assert cli.run(["explain", "E9999"]) == 1
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["opc"] == __version__
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion(shell_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["completion", shell_name]) == 0
+    script = capsys.readouterr().out
+    assert "--print-after" in script or "print-after" in script
+    if shell_name == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_standard_input_and_streams(tmp_path: Path) -> None:
+    done = shell("check", "-", stdin=DOUBLE, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "double: ok" in done.stdout
+    broken = shell("check", "-", stdin=DOUBLE.replace("x[i", "z[i"), cwd=tmp_path)
+    assert (broken.returncode, broken.stdout) == (1, "")
+    assert "--> <stdin>:3:" in broken.stderr
+
+
+def test_json_diagnostics(tmp_path: Path) -> None:
+    broken = shell("check", "-", "--json", stdin=DOUBLE.replace("x[i", "z[i"), cwd=tmp_path)
+    found = json.loads(broken.stderr)["diagnostics"]
+    assert found[0]["code"].startswith("E02")
+    assert found[0]["span"]["line"] == 3
+
+
+def test_internal_error_leaves_a_reproducer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("opc.commands.doctor.run", broken)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["doctor"]) == 70
+    error = capsys.readouterr().err
+    assert "internal error: ZeroDivisionError: planted" in error
+    assert "Traceback" not in error
+    (report,) = tmp_path.glob("opc-crash-*.txt")
+    assert "planted" in report.read_text(encoding="utf-8")
+
+
+def test_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opc.commands.doctor.run", interrupted)
+    assert cli.run(["doctor"]) == 130
+
+
+def test_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [*OPC, "compile", str(root / "kernels_dsl/conv_bn_relu.k"), "-o", str(tmp_path), "--set", "N=8"]
+    for delay in (0.1, 0.4, 0.8):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=root)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130, -signal.SIGINT)
+        assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_pipe_closed_by_its_reader() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        f"{sys.executable} -m opc explain | head -1", shell=True, capture_output=True, text=True, cwd=root, timeout=60
+    )
+    assert done.stderr == ""
