@@ -35,12 +35,51 @@ class Element:
             self.instr.opcode in COPIES
             and isinstance(source, View)
             and source.dtype is self.dst.dtype
-            and "relu" not in self.instr.scale
+            and not set(self.instr.scale) - {"convert"}
         )
 
 
 def emit(f: Function, e: Element) -> None:
-    """Emit the whole instruction."""
+    """Emit the whole instruction: everything is read before anything is written."""
+    if _overlaps(e):
+        _through_copy(f, e)
+    else:
+        _emit(f, e)
+
+
+def _overlaps(e: Element) -> bool:
+    """True if a source may hold bytes that the destination writes at another point of the box."""
+    extents = e.instr.extents
+    written = _span(e.dst, extents)
+    for v in e.views[1:]:
+        if v.buffer == e.dst.buffer and v.form != e.dst.form:
+            read, outside = _span(v, extents), (v.form - e.dst.form).split(extents)[1]
+            distance = outside.const if outside.is_const else None
+            if distance is None or (read[0] + distance < written[1] and written[0] < read[1] + distance):
+                return True
+    return False
+
+
+def _span(v: View, extents: dict[str, int]) -> tuple[int, int]:
+    """First and last + 1 byte of the access, relative to its form outside the box."""
+    low, high = v.form.split(extents)[0].interval(extents)
+    return low, high + v.dtype.bytes
+
+
+def _through_copy(f: Function, e: Element) -> None:
+    """Compute into a temporary, then move it to the destination."""
+    form, step = Affine(), e.dst.dtype.bytes
+    for name, extent in reversed(e.instr.dims):
+        form = form + Affine.var(name, step)
+        step *= extent
+    base = f.alloca("i8", step, f.module.vector_bytes)
+    copy = View(base, form, e.dst.dtype, "")
+    _emit(f, replace(e, dst=copy))
+    move = replace(e.instr, opcode="vector.copy", src=(), form=None, scale=())
+    _emit(f, Element(move, e.dst, (copy,)))
+
+
+def _emit(f: Function, e: Element) -> None:
     dims = nest.significant(f, e.instr.dims)
     form = e.instr.form or Affine()
     dims, forms = nest.merge(dims, [*(v.form for v in e.views), form])
@@ -119,8 +158,10 @@ def _value(f: Function, e: Element, form: Affine, dim: str, lanes: int, live: in
     operands: list[ops.Value] = [
         access.load(f, s, dim, lanes, live, raw=e.move) if isinstance(s, View) else s for s in e.src
     ]
+    if i.opcode == "scale.drain":
+        return _drained(f, e, operands, lanes)
     if i.opcode in COPIES:
-        return _copied(f, e, operands[0], lanes)
+        return _copied(e, operands[0], lanes)
     loaded = operands[1:] if i.op == "select" else operands
     kinds = [v.kind for v in loaded if isinstance(v, Vec)]
     literals = [v for v in loaded if not isinstance(v, Vec)]
@@ -128,13 +169,23 @@ def _value(f: Function, e: Element, form: Affine, dim: str, lanes: int, live: in
     return ops.apply(f, i.op, operands, kind, lanes)
 
 
-def _copied(f: Function, e: Element, value: ops.Value, lanes: int) -> Vec:
-    if not isinstance(value, Vec):
-        return values.splat(str(e.dst.dtype.compute), lanes, value)
+def _copied(e: Element, value: ops.Value, lanes: int) -> Vec:
+    return value if isinstance(value, Vec) else values.splat(str(e.dst.dtype.compute), lanes, value)
+
+
+def _drained(f: Function, e: Element, operands: list[ops.Value], lanes: int) -> Vec:
+    kinds = [v.kind for v in operands if isinstance(v, Vec)]
+    literals = [v for v in operands if not isinstance(v, Vec)]
+    if e.move:
+        return _copied(e, operands[0], lanes)
+    kind = ops.compute_kind("copy", kinds, literals, str(e.dst.dtype.compute))
+    value, extra = operands[0], iter(operands[1:])
     for form in e.instr.scale:
         if form == "relu":
-            value = ops.apply(f, "max", [value, 0], value.kind, lanes)
-    return value
+            value = ops.apply(f, "max", [value, 0], kind, lanes)
+        elif form in ("scale", "shift"):
+            value = ops.apply(f, "mul" if form == "scale" else "add", [value, next(extra)], kind, lanes)
+    return value if isinstance(value, Vec) else _copied(e, value, lanes)
 
 
 def iota(f: Function, form: Affine, dim: str, lanes: int) -> Vec:

@@ -1,6 +1,6 @@
-"""Program IR to LLVM text: one function per top-level statement, one entry that runs them in order.
+"""Program IR to LLVM text: one function per phase, one entry that runs them in order.
 
-A statement is a phase: phases are separated by the join of a parallel region. Threads take contiguous shares of a
+A parallel loop is a phase: phases are separated by the join of a parallel region. Threads take contiguous shares of a
 parallel loop's iterations; iterations are independent, so results do not depend on the number of threads.
 """
 
@@ -39,11 +39,12 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
     plan = layout.plan(program, machine)
     width = 1
     phases: list[tuple[str, int]] = []
-    for number, stmt in enumerate(program.body):
-        extent = stmt.extent if isinstance(stmt, Loop) and stmt.parallel else 1
+    for number, statements in enumerate(_phases(program.body)):
+        first = statements[0]
+        extent = first.extent if isinstance(first, Loop) and first.parallel else 1
         width = max(width, extent)
         name = f"{symbol}.{number}"
-        _Phase(module, program, machine, plan, name).emit(stmt)
+        _Phase(module, program, machine, plan, name).emit(statements)
         _team(module, program, name, extent, plan.scratch)
         phases.append((name, extent))
     entry = Entry(symbol, arguments(program), plan, width)
@@ -51,8 +52,22 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
     return entry
 
 
+def _phases(body: tuple[Stmt, ...]) -> list[list[Stmt]]:
+    """Top-level statements; neighbours that are not parallel run together, because they share local buffers."""
+    found: list[list[Stmt]] = []
+    alone = False
+    for stmt in body:
+        parallel = isinstance(stmt, Loop) and stmt.parallel
+        if alone and not parallel:
+            found[-1].append(stmt)
+        else:
+            found.append([stmt])
+        alone = not parallel
+    return found
+
+
 class _Phase:
-    """Emits one top-level statement as ``name(arguments…, packed, workspace, scratch, begin, end)``."""
+    """Emits one phase as ``name(arguments…, packed, workspace, scratch, begin, end)``."""
 
     def __init__(self, module: Module, program: Program, machine: Machine, plan: Layout, name: str) -> None:
         self.program, self.machine, self.plan = program, machine, plan
@@ -62,11 +77,12 @@ class _Phase:
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
 
-    def emit(self, stmt: Stmt) -> None:
-        if isinstance(stmt, Loop) and stmt.parallel:
-            self._loop(stmt, "%begin", "%end")
-        else:
-            self._statement(stmt)
+    def emit(self, statements: list[Stmt]) -> None:
+        for stmt in statements:
+            if isinstance(stmt, Loop) and stmt.parallel:
+                self._loop(stmt, "%begin", "%end")
+            else:
+                self._statement(stmt)
         self.f.finish()
 
     def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
@@ -97,7 +113,7 @@ class _Phase:
             a, b = (s for s in src if isinstance(s, View))
             mma.emit(f, mma.Mma(i, dst[0], a, b))
         elif i.op.startswith("reduce_"):
-            reduce.emit(f, i, dst, src)
+            reduce.emit(f, reduce.Reduction(i, dst, tuple(s for s in src if isinstance(s, View))))
         elif i.fill is not None and isinstance(i.src[0], Access):
             self._gather(i, dst[0], src[0])
         else:

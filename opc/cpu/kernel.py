@@ -48,7 +48,7 @@ def lower(
     machines can be executed here. ``emulate`` replaces tile instructions by functions that compute the same.
     """
     if machine.kind != "cpu":
-        raise fail(MachineError, "E0920", f"machine '{machine.name}' is not a CPU", help="emit its listing instead")
+        raise fail(MachineError, "E0951", f"machine '{machine.name}' is not a CPU", help="emit its listing instead")
     wanted = frozenset(machine.features)
     if host_features:
         wanted &= features.host_features()
@@ -105,7 +105,7 @@ class CpuKernel:
 
     def _call(self, function: object, entry: Entry, pointers: Sequence[int], packed: int, workspace: int, n: int) -> None:
         if len(pointers) != len(entry.arguments):
-            raise fail(RuntimeCallError, "E0911", f"{len(pointers)} arrays for {len(entry.arguments)} arguments")
+            raise fail(RuntimeCallError, "E0906", f"{len(pointers)} arrays for {len(entry.arguments)} arguments")
         n = min(n, entry.width)
         runtime = threads.runtime() if n > 1 else None
         if runtime is None:
@@ -129,13 +129,13 @@ class CpuKernel:
 def compile_kernel(
     prepare: Program | None, run: Program, machine: Machine, *, host_features: bool = False, emulate: bool = False
 ) -> CpuKernel:
-    """Compile a pair of programs for this process. Raises RuntimeCallError (E0902) if this host lacks a feature."""
+    """Compile a pair of programs for this process. Raises RuntimeCallError (E0952) if this host lacks a feature."""
     if not host_features and not emulate:
         lacking = features.missing(machine)
         if lacking:
             raise fail(
                 RuntimeCallError,
-                "E0902",
+                "E0952",
                 f"this computer cannot run code for machine '{machine.name}': it lacks {', '.join(lacking)}",
                 help=f"use --machine {features.pick_machine()}, or emit an object for another computer",
             )

@@ -23,6 +23,7 @@ class View:
     base: str
     form: Affine
     dtype: DType
+    buffer: str
     row: int = 0
     used: int = 0
 
@@ -95,7 +96,7 @@ def view(f: Function, buffer: Buffer, access: Access, base: str, offsets: tuple[
     for index, stride in zip(access.index, strides(buffer, row), strict=True):
         form = form + index * stride
     used = (buffer.shape[-1] if buffer.shape else 1) if row else 0
-    return View(base, form + _slot(f, access.slot, buffer, offsets), buffer.dtype, row, used)
+    return View(base, form + _slot(f, access.slot, buffer, offsets), buffer.dtype, buffer.name, row, used)
 
 
 def _slot(f: Function, slot: Affine, buffer: Buffer, offsets: tuple[int, ...]) -> Affine:

@@ -55,17 +55,15 @@ def apply(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: int
 
 
 def compute_kind(op: str, kinds: Sequence[str], literals: Sequence[float | int], fallback: str) -> str:
-    """Type in which ``op`` computes on operands of these compute kinds."""
+    """Type in which ``op`` computes: operands promoted, a float literal lifts integers."""
     order = ("i32", "f32", "f64")
-    kinds = [k for k in kinds if k != "i1"]
-    kind = max(kinds, key=order.index) if kinds else fallback
-    if not kinds and kind == "i32" and any(isinstance(v, float) for v in literals):
-        kind = "f32"
-    if kind == "i32" and (op in FUNCTIONS and FUNCTIONS[op].kind == "float"):
-        return "f32"
-    if kind == "i32" and any(not math.isfinite(v) or v != int(v) for v in literals):
-        return "f32"
-    return kind
+    found = list(kinds)
+    if not found:
+        found = [fallback]
+    elif any(isinstance(v, float) for v in literals):
+        found.append("f32")
+    kind = max(found, key=order.index)
+    return "f32" if kind == "i32" and op in FUNCTIONS and FUNCTIONS[op].kind == "float" else kind
 
 
 def _typed(f: Function, v: Value, kind: str, lanes: int, wanted: str = "") -> Vec:
@@ -76,16 +74,10 @@ def _typed(f: Function, v: Value, kind: str, lanes: int, wanted: str = "") -> Ve
 
 
 def _divide(f: Function, a: Vec, b: Vec) -> Vec:
-    if a.kind != "i32":
-        return binary(f, "fdiv", a, b)
-    # The processor traps on x / 0 and on the overflow of -2**31 / -1; here both are defined.
-    zero, one = splat("i32", a.lanes, 0), splat("i32", a.lanes, 1)
-    none = compare(f, "icmp eq", b, zero)
-    minus = compare(f, "icmp eq", b, splat("i32", a.lanes, -1))
-    safe = select(f, minus, one, select(f, none, one, b))
-    quotient = binary(f, "sdiv", a, safe)
-    quotient = select(f, minus, binary(f, "sub", zero, a), quotient)
-    return select(f, none, zero, quotient)
+    """The quotient; of integers in f64, which is exact enough to round like the true quotient and never traps."""
+    if a.kind == "i32":
+        a, b = to_kind(f, a, "f64"), to_kind(f, b, "f64")
+    return binary(f, "fdiv", a, b)
 
 
 def _extreme(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: int) -> Vec:

@@ -78,8 +78,8 @@ def count(threads: int | None = None) -> int:
         if not text:
             return available()
         if not text.isascii() or not text.isdigit():
-            raise fail(RuntimeCallError, "E0910", f"{_VARIABLE} is '{text}'", help="set it to a whole number, 1 or more")
+            raise fail(RuntimeCallError, "E0913", f"{_VARIABLE} is '{text}'", help="set it to a whole number, 1 or more")
         threads = int(text)
     if threads < 1:
-        raise fail(RuntimeCallError, "E0910", f"{threads} threads were asked for", help="ask for 1 or more")
+        raise fail(RuntimeCallError, "E0913", f"{threads} threads were asked for", help="ask for 1 or more")
     return threads

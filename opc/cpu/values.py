@@ -52,6 +52,8 @@ def literal(kind: str, value: float | int | bool) -> str:
             except OverflowError:
                 number = math.copysign(math.inf, number)
         return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
+    if not math.isfinite(value):
+        return str(0 if math.isnan(value) else 2**31 - 1 if value > 0 else -(2**31))
     return str(int(value))
 
 
