@@ -137,12 +137,17 @@ class Dependences:
         return _slots_meet(a.slot, b.slot, shift, extents, counts, pairs)
 
     def between(
-        self, nodes: Sequence[tuple[Touch, ...]], loops: Sequence[Loop], carried: int = 1
+        self,
+        nodes: Sequence[tuple[Touch, ...]],
+        loops: Sequence[Loop],
+        carried: int = 1,
+        groups: Sequence[int | None] = (),
     ) -> list[Dep]:
         """Dependences among nodes (each the touches of some statement) of one body.
 
         ``loops`` are the loops around the body, outermost first. The ``carried`` innermost of them
-        count as iterations; of the others both ends see the same iteration.
+        count as iterations; of the others both ends see the same iteration. Nodes of one group
+        (if not None) are not compared with each other or themselves.
         """
         steps = _Steps(loops, carried)
         found: list[Dep] = []
@@ -153,7 +158,8 @@ class Dependences:
         for s, node in enumerate(nodes):
             names = {name for touch in node for name in self._aliases(touch.buffer)}
             for t in sorted({t for name in names for t in by_buffer.get(name, ())}):
-                found += self._pair(s, node, t, nodes[t], steps)
+                if not groups or groups[s] is None or groups[s] != groups[t]:
+                    found += self._pair(s, node, t, nodes[t], steps)
         return found
 
     def _aliases(self, name: str) -> Iterable[str]:

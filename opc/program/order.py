@@ -1,0 +1,149 @@
+"""What happens before what in one body, from in-order pipes, flags and barriers.
+
+Statement ``j`` of a body lies between point ``2j`` (waits and barriers stand there) and point ``2j + 1``
+(sets stand there). Every pipe has two chains of nodes over these points:
+
+    earlier(p, k)   everything on pipe p before point k has finished
+    later(p, k)     nothing on pipe p after point k has started yet
+
+so "x happens before later(p, k)" means x precedes all that p runs after k. On an ordered pipe the first
+implies the second; on an unordered one only a wait or a barrier leads from work to later work. A loop
+closes the chains with edges of distance 1, and distances add along a path: x of iteration v precedes y of
+iteration v + distance. An inner loop takes part through a ``Summary`` of what holds across it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+Node = tuple[str, Hashable, int]  # kind, pipe or flag, point
+End = tuple[str, Hashable]  # ("later" | "earlier" | "work", pipe) or ("enter" | "leave", flag)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Which ends of a loop are ordered within one execution of it, whatever its trip count.
+
+    "enter" is the first wait of a primed flag inside, "leave" the last set of one.
+    """
+
+    edges: tuple[tuple[End, End], ...]
+    flags: tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One statement: the pipes it uses, and for a loop its summary."""
+
+    pipes: tuple[str, ...]
+    summary: Summary | None = None
+
+
+class Order:
+    """The happens-before graph of a body; ``looped`` if the body repeats."""
+
+    def __init__(
+        self, parts: Sequence[Part], pipes: Sequence[str], unordered: Collection[str], looped: bool
+    ) -> None:
+        self.parts, self.pipes, self.points = parts, pipes, 2 * len(parts)
+        self._next: dict[Node, list[tuple[Node, int, Hashable]]] = {}
+        self._looped = looped
+        for p in pipes:
+            self._chain(p, p in unordered)
+        for j, part in enumerate(parts):
+            self._statement(j, part)
+
+    def _chain(self, p: str, unordered: bool) -> None:
+        for k in range(self.points):
+            self.add(("later", p, k), ("earlier", p, k))
+            if not unordered:
+                self.add(("earlier", p, k), ("later", p, k))
+            for kind in ("later", "earlier"):
+                if k + 1 < self.points:
+                    self.add((kind, p, k), (kind, p, k + 1))
+                elif self._looped:
+                    self.add((kind, p, k), (kind, p, 0), 1)
+
+    def _statement(self, j: int, part: Part) -> None:
+        for p in part.pipes:
+            self.add(("later", p, 2 * j), ("work", p, j))
+            self.add(("work", p, j), ("earlier", p, 2 * j + 1))
+        if part.summary is None:
+            return
+        for (kind, name), (end, other) in part.summary.edges:
+            source = (kind, name, _point(kind, j, 2 * j))
+            self.add(source, (end, other, _point(end, j, 2 * j + 1)))
+
+    def add(self, source: Node, target: Node, distance: int = 0, label: Hashable = None) -> None:
+        """An edge; ``label`` lets a search leave it out."""
+        self._next.setdefault(source, []).append((target, distance, label))
+
+    def remove(self, label: Hashable) -> None:
+        """Drop the edges with this label."""
+        for edges in self._next.values():
+            edges[:] = [e for e in edges if e[2] != label]
+
+    def reach(self, source: Node, limit: int, without: Hashable = None) -> dict[Node, int]:
+        """Least distance to every node within ``limit`` of ``source``."""
+        best = {source: 0}
+        queue = deque([(source, 0)])
+        while queue:
+            node, at = queue.popleft()
+            if best[node] < at:
+                continue
+            for target, distance, label in self._next.get(node, ()):
+                total = at + distance
+                if best.get(target, limit + 1) <= total or (label is not None and label == without):
+                    continue
+                best[target] = total
+                # Distances are mostly 0: those go first, so that nodes settle in order.
+                if distance:
+                    queue.append((target, total))
+                else:
+                    queue.appendleft((target, total))
+        return best
+
+    def distance(self, source: Node, target: Node, limit: int, without: Hashable = None) -> int | None:
+        """Least distance of a path, None if none is within ``limit``."""
+        return self.reach(source, limit, without).get(target)
+
+    def summary(self, flags: Sequence[Hashable]) -> Summary:
+        """This body as a loop seen from outside; ``flags`` are the primed flags of the body itself."""
+        inside = [f for part in self.parts if part.summary for f in part.summary.flags]
+        names = (*flags, *inside)
+        work = {p: [j for j, part in enumerate(self.parts) if p in part.pipes] for p in self.pipes}
+        edges: list[tuple[End, End]] = []
+        starts: list[tuple[End, Node]] = [
+            *((("later", p), ("later", p, 0)) for p in self.pipes),
+            *((("earlier", p), ("earlier", p, 0)) for p in self.pipes),
+            *((("enter", f), ("enter", f, 0)) for f in names),
+        ]
+        for end, node in starts:
+            seen = self.reach(node, 0)
+            for q, js in work.items():
+                if js and all(("work", q, j) in seen for j in js):
+                    edges.append((end, ("work", q)))
+            edges += [(end, other) for other in self._ends(seen, names)]
+        for p, js in work.items():
+            if js:
+                common = [set(self._ends(self.reach(("work", p, j), 0), names)) for j in js]
+                edges += [(("work", p), e) for e in sorted(set.intersection(*common), key=repr)]
+        kept = [(a, b) for a, b in edges if not (a[0] == b[0] and a[1] == b[1])]
+        return Summary(tuple(kept), tuple(names))
+
+    def _ends(self, seen: dict[Node, int], names: Sequence[Hashable]) -> Iterator[End]:
+        for q in self.pipes:
+            for kind in ("later", "earlier"):
+                if (kind, q, self.points - 1) in seen:
+                    yield kind, q
+        for f in names:
+            if ("leave", f, 0) in seen:
+                yield "leave", f
+
+
+def _point(kind: str, j: int, point: int) -> int:
+    if kind == "work":
+        return j
+    return point if kind in ("later", "earlier") else 0

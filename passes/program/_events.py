@@ -1,0 +1,111 @@
+"""Event ids for flags: which flags of a pipe pair may share one, and what to give up when ids run out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from opc.program.order import Node
+from passes.program._flags import Body, Flag, Pair, Path, Tweak
+
+Key = tuple[Path, Flag]
+
+
+@dataclass(slots=True)
+class Events:
+    """``base``: the first id of each flag, which takes every ``stride``-th from there."""
+
+    count: int
+    base: dict[Key, int] = field(default_factory=dict)
+    failed: Key | None = None
+
+    def stride(self, flag: Flag) -> int:
+        """Ids between two that a flag uses, so that ``stride * iteration`` cycles through them."""
+        size = next(n for n in range(flag.ids, self.count + 1) if self.count % n == 0)
+        return self.count // size
+
+
+def allocate(root: Body, count: int, early: bool) -> Events:
+    """Ids for all flags under ``root``; ``failed`` names the first flag that found none.
+
+    Two flags share an id where all waits of one happen before all sets of the other. ``early``: primed
+    flags are drained right after their loop rather than at the end.
+    """
+    events = Events(count)
+    users: dict[Pair, dict[int, list[Node | None]]] = {}
+    reached: dict[Node, dict[Node, int]] = {}
+    for key, start, end in _lives(root, early):
+        _, flag = key
+        taken = users.setdefault(flag.pair, {n: [] for n in range(count)})
+        stride = events.stride(flag)
+        for base in range(stride):
+            ids = range(base, count, stride)
+            if all(_free(root, last, start, reached) for n in ids for last in taken[n]):
+                break
+        else:
+            events.failed = key
+            return events
+        events.base[key] = base
+        for n in ids:
+            taken[n].append(end)
+    return events
+
+
+def _free(root: Body, last: Node | None, start: Node, reached: dict[Node, dict[Node, int]]) -> bool:
+    if last is None:
+        return False
+    if last not in reached:
+        reached[last] = root.order.reach(last, 0)
+    return start in reached[last]
+
+
+def _lives(root: Body, early: bool) -> list[tuple[Key, Node, Node | None]]:
+    """(flag, where its first set stands, where its last wait stands if anything can follow), in order."""
+    found: list[tuple[int, Key, Node, Node | None]] = []
+    for f in root.flags:
+        found.append((2 * f.source + 1, ((), f), f.set_point, f.wait_point))
+    for j, child in root.children.items():
+        for body in child.nest():
+            for f in body.flags:
+                # Primed before the loop, in front of the waits that stand there.
+                at = 2 * j - 1 if f.distance else 2 * j
+                start: Node = ("earlier", f.first, at)
+                after = 2 * j + 2 if f.distance else 2 * j + 1
+                open_end = after >= root.order.points or (f.distance and not early)
+                found.append((at, (body.path, f), start, None if open_end else ("later", f.then, after)))
+    found.sort(key=lambda item: item[0])
+    return [item[1:] for item in found]
+
+
+def relax(root: Body, failed: Key, tweaks: dict[Path, Tweak]) -> dict[Path, Tweak]:
+    """Tweaks that lower the demand for ids of the failed flag's pair, mildest first."""
+    path, flag = failed
+    if not path:
+        return _with(tweaks, (), full=frozenset({flag.target}))
+    bodies = [b for b in root.children[path[0]].nest() if any(f.pair == flag.pair for f in b.flags)]
+    for body in bodies:
+        known = tweaks.get(body.path, Tweak())
+        if flag.pair not in known.merge:
+            return _with(tweaks, body.path, merge=frozenset({flag.pair}))
+    for body in bodies:
+        known = tweaks.get(body.path, Tweak())
+        if flag.pair not in known.single:
+            return _with(tweaks, body.path, single=frozenset({flag.pair}))
+    if path[0] not in root.full and path[0] > 0:
+        return _with(tweaks, (), full=frozenset({path[0]}))
+    body = bodies[-1]
+    closed = body.full | {f.target for f in body.flags if f.pair == flag.pair}
+    if closed == body.full:
+        closed = frozenset(range(len(body.stmts)))
+    return _with(tweaks, body.path, full=closed)
+
+
+def _with(
+    tweaks: dict[Path, Tweak],
+    path: Path,
+    merge: frozenset[Pair] = frozenset(),
+    single: frozenset[Pair] = frozenset(),
+    full: frozenset[int] = frozenset(),
+) -> dict[Path, Tweak]:
+    known = tweaks.get(path, Tweak())
+    joined = replace(known, merge=known.merge | merge, single=known.single | single, full=known.full | full)
+    return {**tweaks, path: joined}

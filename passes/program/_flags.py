@@ -1,0 +1,290 @@
+"""From the dependences of a body to the flags and barriers that enforce them.
+
+Works on one body at a time, innermost first. Every dependence between two pipes that program order,
+inner loops and other flags do not already imply becomes a flag: set after the source statement, waited
+for before the target statement, ``distance`` flattened iterations later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from opc.machine.model import Machine
+from opc.program.dependence import Dependences, Touch, instr_touches
+from opc.program.ir import Instr, Loop, Program, Stmt
+from opc.program.order import Node, Order, Part, Summary
+from opc.program.pipes import pipe_of
+
+Path = tuple[int, ...]  # statement numbers from the outermost body inwards
+Pair = tuple[str, str]
+Work = tuple[int, str, tuple[Touch, ...]]  # what a statement does on one pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Statement ``source`` on pipe ``first`` before statement ``target`` on pipe ``then``, ``distance``
+    iterations later. A barrier when both pipes are one. ``ids``: how many event ids it cycles through.
+    """
+
+    source: int
+    first: str
+    target: int
+    then: str
+    distance: int
+    ids: int = 1
+
+    @property
+    def pair(self) -> Pair:
+        return self.first, self.then
+
+    @property
+    def is_barrier(self) -> bool:
+        return self.first == self.then
+
+    @property
+    def set_point(self) -> Node:
+        """What is earlier here is ordered."""
+        return ("earlier", self.first, 2 * self.target if self.is_barrier else 2 * self.source + 1)
+
+    @property
+    def wait_point(self) -> Node:
+        """What is later here is ordered."""
+        return ("later", self.then, 2 * self.target)
+
+    @property
+    def room(self) -> int:
+        """Least distance of a flag in the other direction: 0 if that one points forward."""
+        return 0 if self.target < self.source else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tweak:
+    """Ways to need fewer event ids in one body, in the order they are tried."""
+
+    merge: frozenset[Pair] = frozenset()  # one flag where possible
+    single: frozenset[Pair] = frozenset()  # one id per flag: give up running ahead
+    full: frozenset[int] = frozenset()  # a barrier across all pipes before these statements
+
+
+@dataclass(slots=True)
+class Body:
+    """A body with its flags. ``loops``: sequential loops around it, outermost first."""
+
+    path: Path
+    stmts: tuple[Stmt, ...]
+    loops: tuple[Loop, ...]
+    order: Order
+    children: dict[int, Body]
+    full: frozenset[int] = frozenset()
+    flags: list[Flag] = field(default_factory=list)
+    barriers: list[Flag] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        n = 1
+        for loop in self.loops:
+            n *= loop.extent
+        return n
+
+    def nest(self) -> Iterator[Body]:
+        """This body and all inside it."""
+        yield self
+        for child in self.children.values():
+            yield from child.nest()
+
+
+class Solver:
+    """Finds flags for the bodies of one program."""
+
+    def __init__(self, program: Program, machine: Machine) -> None:
+        self.machine = machine
+        self.table = program.table()
+        self.known = Dependences(program, machine)
+        self._needs: dict[Path, list[Flag]] = {}
+
+    def solve(
+        self, stmts: tuple[Stmt, ...], around: tuple[Loop, ...], tweaks: dict[Path, Tweak], path: Path = ()
+    ) -> Body:
+        """The body with flags. ``around``: the loops outside, of which the first is parallel."""
+        children = {
+            j: self.solve(s.body, (*around, s), tweaks, (*path, j))
+            for j, s in enumerate(stmts)
+            if isinstance(s, Loop)
+        }
+        tweak = tweaks.get(path, Tweak())
+        nodes = self._nodes(stmts)
+        order = self._order(stmts, nodes, children, bool(path))
+        for j in sorted(tweak.full):
+            for p in order.pipes:
+                for q in order.pipes:
+                    order.add(("earlier", p, 2 * j), ("later", q, 2 * j))
+        body = Body(path, stmts, around[1:], order, children, tweak.full)
+        if path not in self._needs:
+            self._needs[path] = self._dependent(stmts, nodes, around)
+        chosen = _reduce(order, self._needs[path])
+        body.barriers = [f for f in chosen if f.is_barrier]
+        flags = [f for f in chosen if not f.is_barrier]
+        for f in flags:
+            order.remove(f)
+        flags = _merge(flags, tweak.merge)
+        if path:
+            flags = _bound(order, flags, tweak.single, self.machine.event_ids)
+        _place(order, flags)
+        body.flags = flags
+        return body
+
+    def _nodes(self, stmts: tuple[Stmt, ...]) -> list[Work]:
+        """(statement, pipe, what it touches there), one per pipe that a statement uses."""
+        found = []
+        for j, stmt in enumerate(stmts):
+            by_pipe: dict[str, dict[Touch, None]] = {}
+            for instr, inside in _inside(stmt, {}):
+                touched = by_pipe.setdefault(pipe_of(instr, self.table, self.machine), {})
+                touched.update(dict.fromkeys(instr_touches(instr, inside)))
+            found += [(j, pipe, tuple(t)) for pipe, t in by_pipe.items()]
+        return found
+
+    def _order(
+        self,
+        stmts: tuple[Stmt, ...],
+        nodes: list[Work],
+        children: dict[int, Body],
+        looped: bool,
+    ) -> Order:
+        summaries = {j: _summary(child) for j, child in children.items()}
+        parts = [Part(tuple(p for i, p, _ in nodes if i == j), summaries.get(j)) for j in range(len(stmts))]
+        pipes = [p for p in self.machine.pipes if any(p in part.pipes for part in parts)]
+        order = Order(parts, pipes, self.machine.unordered_pipes, looped)
+        for j, child in children.items():
+            for inner in child.nest():
+                for f in inner.flags:
+                    if looped and f.distance == 1:
+                        order.add(("leave", (inner.path, f), 0), ("enter", (inner.path, f), 0), 1)
+                    elif not looped and f.distance and j:
+                        # Primed just before the loop, after the statements above it.
+                        order.add(("earlier", f.first, 2 * j - 1), ("enter", (inner.path, f), 0))
+        return order
+
+    def _dependent(self, stmts: tuple[Stmt, ...], nodes: list[Work], around: tuple[Loop, ...]) -> list[Flag]:
+        """The closest dependence of every two nodes that pipes do not order by themselves."""
+        least: dict[tuple[int, str, int, str], int] = {}
+        # Inside an inner loop its own flags keep the order, across its executions too.
+        groups = [j if isinstance(stmts[j], Loop) else None for j, _, _ in nodes]
+        for d in self.known.between([t for _, _, t in nodes], around, len(around) - 1, groups):
+            a, first, _ = nodes[d.source]
+            b, then, _ = nodes[d.target]
+            if first != then or first in self.machine.unordered_pipes:
+                key = (a, first, b, then)
+                least[key] = min(d.distance, least.get(key, d.distance))
+        needs = [Flag(*key, d) for key, d in least.items()]
+        # Nearest pairs first: a flag from the last source before a target serves the earlier ones too.
+        return sorted(needs, key=lambda f: (f.distance, f.target, -f.source, f.first, f.then))
+
+
+def _inside(stmt: Stmt, extents: dict[str, int]) -> Iterator[tuple[Instr, dict[str, int]]]:
+    if isinstance(stmt, Instr):
+        yield stmt, extents
+        return
+    for inner in stmt.body:
+        yield from _inside(inner, {**extents, stmt.var: stmt.extent})
+
+
+def _summary(body: Body) -> Summary:
+    primed = [(body.path, f) for f in body.flags if f.distance]
+    for name in primed:
+        _, f = name
+        body.order.add(("enter", name, 0), f.wait_point)
+        body.order.add(f.set_point, ("leave", name, 0))
+    return body.order.summary(primed)
+
+
+def _place(order: Order, flags: Sequence[Flag]) -> None:
+    order.remove("flag")
+    for f in flags:
+        order.add(f.set_point, f.wait_point, f.distance, "flag")
+
+
+def _reduce(order: Order, needs: Sequence[Flag]) -> list[Flag]:
+    """Flags and barriers that imply all of ``needs``, each of which some need cannot do without."""
+    served: dict[Flag, list[Flag]] = {}
+    for need in needs:
+        if not _holds(order, need):
+            edge = _edge(need)
+            order.add(edge.set_point, edge.wait_point, edge.distance, edge)
+            served.setdefault(edge, []).append(need)
+    kept = dict.fromkeys(served)
+    for edge in sorted(served, key=lambda f: (f.is_barrier, f.source - f.target, f.distance)):
+        if all(_holds(order, need, edge) for need in served[edge]):
+            order.remove(edge)
+            del kept[edge]
+    for need in needs:
+        # Rarely an edge that went had also carried the need of another.
+        if not _holds(order, need):
+            edge = _edge(need)
+            order.add(edge.set_point, edge.wait_point, edge.distance, edge)
+            kept[edge] = None
+    return list(kept)
+
+
+def _edge(need: Flag) -> Flag:
+    """A barrier stands before the later statement, in the same iteration."""
+    return replace(need, source=need.target, distance=0) if need.is_barrier else need
+
+
+def _holds(order: Order, need: Flag, without: Flag | None = None) -> bool:
+    start: Node = ("work", need.first, need.source)
+    end: Node = ("work", need.then, need.target)
+    seen = order.reach(start, need.distance, without)
+    return (need.wait_point if start == end else end) in seen
+
+
+def _merge(flags: list[Flag], pairs: frozenset[Pair]) -> list[Flag]:
+    """Flags of the given pairs joined where one set and one wait can serve several."""
+    done = [f for f in flags if f.pair not in pairs]
+    for pair in sorted(pairs):
+        joined: list[Flag] = []
+        for f in sorted((f for f in flags if f.pair == pair), key=lambda f: (f.target, f.source)):
+            for n, g in enumerate(joined):
+                source, target = max(f.source, g.source), min(f.target, g.target)
+                distance = min(f.distance, g.distance)
+                if (
+                    bool(f.distance) == bool(g.distance)
+                    and source != target
+                    and (distance or source < target)
+                ):
+                    joined[n] = replace(g, source=source, target=target, distance=distance)
+                    break
+            else:
+                joined.append(f)
+        done += joined
+    return done
+
+
+def _bound(order: Order, flags: list[Flag], single: frozenset[Pair], limit: int) -> list[Flag]:
+    """Flags with the number of ids each needs.
+
+    A binary flag must be waited for before it is set again. Where nothing holds back the pipe that
+    sets, a flag in the other direction is added that lets it run at most two iterations ahead.
+    """
+
+    def capped(f: Flag) -> Flag:
+        most = (1 if f.pair in single else limit) - f.room
+        return replace(f, distance=min(f.distance, most))
+
+    flags = list(dict.fromkeys(map(capped, flags)))
+    while True:
+        _place(order, flags)
+        counted, back = [], None
+        for f in flags:
+            most = 1 if f.pair in single else limit
+            ahead = order.distance(f.wait_point, f.set_point, most - f.distance)
+            if ahead is None:
+                run = f.room if f.pair in single or f.distance else min(2, most)
+                back = Flag(f.target, f.then, f.source, f.first, run)
+                break
+            counted.append(replace(f, ids=f.distance + ahead))
+        if back is None:
+            return counted
+        assert capped(back) not in flags, "a flag back bounds the one it answers"
+        flags.append(capped(back))

@@ -1,0 +1,119 @@
+"""Flags and barriers for machines whose pipes run on their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from opc.affine import Affine
+from opc.errors import PassError, fail
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from passes.program._events import Events, allocate, relax
+from passes.program._flags import Body, Flag, Path, Solver, Tweak
+
+ALL = "ALL"
+
+
+@dataclass(frozen=True)
+class InsertSync:
+    """Order every dependence between pipes with a flag and, on unordered pipes, with a barrier.
+
+    Only dependences that pipe order and other flags leave open get one. A flag whose wait lies
+    ``d`` iterations after its set is primed with ``d`` sets before the outermost loop and drained by
+    ``d`` waits at the end; it cycles through event ids, so one side may run ahead of the other. When
+    the ids of a pipe pair run out, flags are joined, then stop running ahead, then give way to a
+    barrier across all pipes.
+    """
+
+    name: ClassVar[str] = "insert-sync"
+    level: ClassVar[str] = "program"
+
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
+        """The same program with sync instructions; unchanged on machines that keep program order."""
+        if context.machine.sync != "flags":
+            return ir
+        return map_programs(ir, lambda p: _synchronise(p, context.machine))
+
+
+def _synchronise(program: Program, machine: Machine) -> Program:
+    if any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
+        message = f"program '{program.name}' already has sync instructions"
+        raise fail(PassError, "E0705", message, help="run insert-sync once, last")
+    # A bare instruction stands between two grid barriers already.
+    body = tuple(_top(s, program, machine) if isinstance(s, Loop) else s for s in program.body)
+    return program if body == program.body else program.with_body(body)
+
+
+def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
+    """A parallel loop; a sequential one becomes the only iteration of a parallel one."""
+    if not loop.parallel:
+        loop = Loop("core", 1, (loop,), True)
+    tweaks: dict[Path, Tweak] = {}
+    early = False
+    solver = Solver(program, machine)
+    while True:
+        root = solver.solve(loop.body, (loop,), tweaks)
+        events = allocate(root, machine.event_ids, early)
+        if events.failed is None:
+            break
+        tweaks = relax(root, events.failed, tweaks) if early else tweaks
+        early = True
+    body = _emit(root, events, early)
+    if loop.extent > machine.cores:
+        # The same core goes on with another iteration, which knows nothing of this one.
+        body = (*body, _barrier(ALL))
+    return Loop(loop.var, loop.extent, body, True)
+
+
+def _emit(body: Body, events: Events, early: bool) -> tuple[Stmt, ...]:
+    found: list[Stmt] = []
+    last: list[Stmt] = []
+    for j, stmt in enumerate(body.stmts):
+        child = body.children.get(j)
+        primed = (
+            [(b, f) for b in child.nest() for f in b.flags if f.distance] if child and not body.path else []
+        )
+        found += [s for b, f in primed for s in _ends(b, f, events, "set_flag")]
+        found += _before(body, j, events)
+        if child is None:
+            found.append(stmt)
+        else:
+            assert isinstance(stmt, Loop)
+            found.append(Loop(stmt.var, stmt.extent, _emit(child, events, early), stmt.parallel))
+        found += [_flag("set_flag", f, body, events, 0) for f in body.flags if f.source == j]
+        drains = [s for b, f in primed for s in _ends(b, f, events, "wait_flag")]
+        (found if early else last).extend(drains)
+    return (*found, *last)
+
+
+def _before(body: Body, j: int, events: Events) -> list[Instr]:
+    waits = [_flag("wait_flag", f, body, events, -f.distance) for f in body.flags if f.target == j]
+    if j in body.full:
+        return [*waits, _barrier(ALL)]
+    return waits + [_barrier(f.first) for f in body.barriers if f.target == j]
+
+
+def _ends(body: Body, flag: Flag, events: Events, op: str) -> list[Instr]:
+    """The sets that stand for iterations before the first, or the waits after the last."""
+    start = -flag.distance if op == "set_flag" else body.iterations - flag.distance
+    stride, base = events.stride(flag), events.base[body.path, flag]
+    numbers = [Affine((), (base + stride * (start + n)) % events.count) for n in range(flag.distance)]
+    return [Instr(f"sync.{op}", flag=(*flag.pair, number)) for number in numbers]
+
+
+def _flag(op: str, flag: Flag, body: Body, events: Events, shift: int) -> Instr:
+    """A set or wait with the id of the flattened iteration, ``shift`` iterations on."""
+    stride, base = events.stride(flag), events.base[body.path, flag]
+    terms: dict[str, int] = {}
+    radix = stride
+    for loop in reversed(body.loops):
+        terms[loop.var] = radix % events.count
+        radix *= loop.extent
+    number = Affine.of(terms, (base + stride * shift) % events.count)
+    return Instr(f"sync.{op}", flag=(*flag.pair, number))
+
+
+def _barrier(pipe: str) -> Instr:
+    return Instr("sync.barrier", flag=(pipe, pipe, Affine()))

@@ -1,0 +1,217 @@
+"""Small random programs of an NPU-like machine, and what they do instance by instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from hypothesis import strategies as st
+
+from opc import machine
+from opc.affine import Affine
+from opc.dtypes import DType
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
+from opc.program.memory import slot_size
+from opc.program.opcodes import OPCODES
+from opc.program.pipes import pipe_of
+
+ASCEND = machine.load("ascend910")
+ROWS, COLS = 6, 4
+# opcode, destination space, source spaces
+MOVES = (
+    ("copy_in.copy", "ub", ("gm",)),
+    ("copy_in.copy", "l1", ("gm",)),
+    ("copy_in.copy", "l0a", ("l1",)),
+    ("copy_in.copy", "l0b", ("l1",)),
+    ("cube.mma", "l0c", ("l0a", "l0b")),
+    ("scale.drain", "ub", ("l0c",)),
+    ("vector.add", "ub", ("ub", "ub")),
+    ("vector.copy", "ub", ("ub",)),
+    ("copy_out.copy", "gm", ("ub",)),
+)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One execution of an instruction on core 0: the elements (space, byte) it reads and writes."""
+
+    instr: Instr
+    pipe: str
+    env: tuple[tuple[str, int], ...]
+    reads: frozenset[tuple[str, int]]
+    writes: frozenset[tuple[str, int]]
+
+    def conflicts(self, other: Instance) -> bool:
+        return bool(self.writes & (other.reads | other.writes) or self.reads & other.writes)
+
+
+def elements(access: Access, instr: Instr, env: dict[str, int], program: Program, m: Machine) -> set[tuple[str, int]]:
+    """Bytes that an access touches; memory outside the buffer is nothing."""
+    b = program.buffer(access.buffer)
+    found = set()
+    for point in product(*(range(e) for _, e in instr.dims)):
+        local = {**env, **{n: v for (n, _), v in zip(instr.dims, point, strict=True)}}
+        index = [f.evaluate(local) for f in access.index]
+        if all(0 <= i < e for i, e in zip(index, b.shape, strict=True)):
+            linear = 0
+            for i, e in zip(index, b.shape, strict=True):
+                linear = linear * e + i
+            slot = access.slot.evaluate(env) % b.slots
+            place, base = (b.space, b.offsets[slot]) if b.offsets and b.kind == "local" else (f"{b.name}{slot}", 0)
+            if b.offsets and b.kind == "local":
+                # Whole slots share bytes: the buffers' element types may differ.
+                found |= {(place, base + byte) for byte in range(slot_size(m, b)) if byte // b.dtype.bytes == linear}
+            else:
+                found.add((place, linear))
+    return found
+
+
+def instance(instr: Instr, env: dict[str, int], program: Program, m: Machine) -> Instance:
+    reads: set[tuple[str, int]] = set()
+    writes: set[tuple[str, int]] = set()
+    for a in instr.sources:
+        reads |= elements(a, instr, env, program, m)
+    overwrite = instr.init is not None and instr.init.evaluate(env) == 0
+    for a in instr.dst:
+        touched = elements(a, instr, env, program, m)
+        writes |= touched
+        if OPCODES[instr.opcode].reduces and not overwrite:
+            reads |= touched
+    return Instance(
+        instr, pipe_of(instr, program.table(), m), tuple(sorted(env.items())), frozenset(reads), frozenset(writes)
+    )
+
+
+def expand(body: tuple[Stmt, ...], env: dict[str, int]) -> Iterator[tuple[Instr, dict[str, int]]]:
+    """Every execution in program order."""
+    for s in body:
+        if isinstance(s, Instr):
+            yield s, env
+        else:
+            for v in range(s.extent):
+                yield from expand(s.body, {**env, s.var: v})
+
+
+def trace(program: Program, m: Machine = ASCEND, core: int = 0, cores: int | None = None) -> list[Instance]:
+    """What one core executes."""
+    found = []
+    for s in program.body:
+        if isinstance(s, Loop) and s.parallel:
+            runs = [(s.body, {s.var: i}) for i in range(core, s.extent, cores or m.cores)]
+        else:
+            runs = [((s,), {})] if core == 0 else []
+        for body, env in runs:
+            found += [instance(i, e, program, m) for i, e in expand(body, env)]
+    return found
+
+
+def multiset(program: Program, m: Machine = ASCEND) -> dict[tuple[object, ...], int]:
+    """Dynamic instances without sync, by what they do; attributes of the schedule do not count."""
+    counts: dict[tuple[object, ...], int] = {}
+    parallel = [s.extent for s in program.body if isinstance(s, Loop) and s.parallel]
+    for core in range(max(parallel, default=1)):
+        for x in trace(program, m, core, max(parallel, default=1)):
+            if x.instr.opcode_class != "sync":
+                bound = resolve(x.instr, dict(x.env), program)
+                counts[(core, *bound)] = counts.get((core, *bound), 0) + 1
+    return counts
+
+
+def resolve(i: Instr, env: dict[str, int], program: Program) -> tuple[object, ...]:
+    """The instruction with every loop variable replaced by its value."""
+
+    def access(a: object) -> object:
+        if not isinstance(a, Access):
+            return a
+        slot = Affine((), a.slot.evaluate(env) % program.buffer(a.buffer).slots)
+        return Access(a.buffer, tuple(f.substitute(env) for f in a.index), slot)
+
+    init = i.init.evaluate(env) == 0 if i.init is not None else None
+    form = i.form.substitute(env) if i.form is not None else None
+    return (
+        i.opcode, i.dims, tuple(map(access, i.dst)), tuple(map(access, i.src)), init, i.fill, form, i.scale, i.line
+    )
+
+
+@st.composite
+def programs(draw: st.DrawFn, planned: bool | None = None, parallel: int = 1) -> Program:
+    """A random program: up to three nested loops, every route of the machine, slots, shared bytes."""
+    buffers = _buffers(draw)
+    if planned if planned is not None else draw(st.booleans()):
+        buffers = [_place(draw, b) for b in buffers]
+    counter = iter(range(1000))
+    body = _body(draw, buffers, {"core": parallel}, 0, counter)
+    return Program("random", "ascend910", tuple(buffers), (Loop("core", parallel, body, True),))
+
+
+def _buffers(draw: st.DrawFn) -> list[Buffer]:
+    types = {"gm": DType.F32, "ub": DType.F32, "l1": DType.F16, "l0a": DType.F16, "l0b": DType.F16, "l0c": DType.F32}
+    found = []
+    for space, dtype in types.items():
+        for n in range(draw(st.integers(1, 2))):
+            slots = 1 if space == "gm" else draw(st.sampled_from((1, 1, 2, 2, 3)))
+            kind = "inout" if space == "gm" else "local"
+            found.append(Buffer(f"{space}{n}", dtype, (ROWS, COLS), space, kind, slots))
+    return found
+
+
+def _place(draw: st.DrawFn, b: Buffer) -> Buffer:
+    if b.kind != "local":
+        return b
+    size = slot_size(ASCEND, b)
+    starts = [2 * size * n for n in range(4)]
+    offsets = draw(st.permutations(starts))[: b.slots]
+    return replace(b, offsets=tuple(offsets))
+
+
+def _body(
+    draw: st.DrawFn, buffers: list[Buffer], loops: dict[str, int], depth: int, counter: Iterator[int]
+) -> tuple[Stmt, ...]:
+    found: list[Stmt] = []
+    for _ in range(draw(st.integers(1, 4 if depth else 5))):
+        if depth < 3 and draw(st.integers(0, 3)) == 0:
+            var, extent = f"v{next(counter)}", draw(st.integers(1, 5 if depth < 2 else 3))
+            found.append(Loop(var, extent, _body(draw, buffers, {**loops, var: extent}, depth + 1, counter)))
+        else:
+            found.append(_instr(draw, buffers, loops, next(counter)))
+    return tuple(found)
+
+
+def _instr(draw: st.DrawFn, buffers: list[Buffer], loops: dict[str, int], line: int) -> Instr:
+    opcode, target, sources = draw(st.sampled_from(MOVES))
+
+    def pick(space: str) -> Buffer:
+        return draw(st.sampled_from([b for b in buffers if b.space == space]))
+
+    if opcode == "cube.mma":
+        dims, forms = (("m", 2), ("n", 2), ("k", 2)), (("m", "n"), ("m", "k"), ("k", "n"))
+        init = draw(st.sampled_from([None, Affine(), *(Affine.var(v) for v in loops)]))
+    else:
+        dims, forms, init = (("i", 2), ("j", draw(st.integers(1, 2)))), (("i", "j"),) * 3, None
+    extents = dict(dims)
+    dst, *src = (
+        _access(draw, pick(space), names, extents, loops) for space, names in zip((target, *sources), forms, strict=False)
+    )
+    return Instr(opcode, dims, (dst,), tuple(src), init, line=line)
+
+
+def _access(draw: st.DrawFn, b: Buffer, names: tuple[str, str], extents: dict[str, int], loops: dict[str, int]) -> Access:
+    ranges = {**loops, **extents}
+    index = []
+    for name, extent in zip(names, b.shape, strict=True):
+        step = draw(st.sampled_from((1, 1, 2)))
+        form = Affine.var(name, step) + draw(st.integers(0, 1))
+        for v in draw(st.lists(st.sampled_from(sorted(loops)), max_size=2, unique=True)):
+            moved = form + Affine.var(v, draw(st.sampled_from((1, 1, 2, -1))))
+            low, high = moved.interval(ranges)
+            moved = moved - low if low < 0 else moved
+            form = moved if high - min(low, 0) < extent else form
+        index.append(form)
+    slot = Affine()
+    if b.slots > 1:
+        for v in draw(st.lists(st.sampled_from(sorted(loops)), max_size=2, unique=True)):
+            slot = slot + Affine.var(v, draw(st.integers(1, 3)))
+        slot = slot + draw(st.integers(0, 2))
+    return Access(b.name, tuple(index), slot)
