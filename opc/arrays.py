@@ -63,7 +63,7 @@ def as_output(value: object, tensor: Tensor) -> Array:
 
 def checked(value: object, tensor: Tensor) -> Array:
     """``value`` as an array of the tensor's dtype and shape, in any memory order."""
-    array = _view(value, tensor)
+    array = view(value, tensor.name, tensor)
     if array.dtype != tensor.dtype.numpy:
         raise fail(
             RuntimeCallError,
@@ -86,10 +86,11 @@ def overlaps(a: Array, b: Array) -> bool:
     return np.may_share_memory(a, b)
 
 
-def _view(value: object, tensor: Tensor) -> Array:
+def view(value: object, name: str, tensor: Tensor | None = None) -> Array:
+    """``value`` as an array that shares its memory. Raises RuntimeCallError E0901."""
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, bool | int | float | np.generic) and tensor.shape == ():
+    if isinstance(value, bool | int | float | np.generic) and tensor and tensor.shape == ():
         return np.asarray(value, tensor.dtype.numpy)
     try:
         if hasattr(value, "__array_interface__"):
@@ -98,12 +99,12 @@ def _view(value: object, tensor: Tensor) -> Array:
             return _from_dlpack(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as problem:
         raise fail(
-            RuntimeCallError, "E0901", f"'{tensor.name}' cannot be viewed as an array: {problem}"
+            RuntimeCallError, "E0901", f"'{name}' cannot be viewed as an array: {problem}"
         ) from None
     raise fail(
         RuntimeCallError,
         "E0901",
-        f"'{tensor.name}' is a {type(value).__name__}, not an array",
+        f"'{name}' is a {type(value).__name__}, not an array",
         help="pass a NumPy array, or an object with DLPack or __array_interface__",
     )
 

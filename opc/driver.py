@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from opc import machine as machines
 from opc.build import After, Build, run_passes
+from opc.cpu.threads import count as thread_count
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
 from opc.files import read_bytes
@@ -164,21 +165,6 @@ def npu_kernel(built: Build) -> NpuKernel:
     from opc.npu_kernel import NpuKernel
 
     return NpuKernel(built)
-
-
-def thread_count(threads: int | None) -> int:
-    """``threads``, else ``OPC_NUM_THREADS``, else the CPUs of this process. Raises RuntimeCallError E0913."""
-    given = threads if threads is not None else os.environ.get("OPC_NUM_THREADS")
-    if given is None:
-        return len(os.sched_getaffinity(0))
-    try:
-        count = int(given)
-    except (TypeError, ValueError):
-        count = 0
-    if not 1 <= count <= 1024:
-        message = f"'{given}' is not a number of threads"
-        raise fail(RuntimeCallError, "E0913", message, help="give a whole number from 1 to 1024")
-    return count
 
 
 def _source(source: str | Path) -> tuple[str | bytes, str]:

@@ -22,7 +22,7 @@ from opc.errors import OpcError
 from opc.machine.model import Machine
 from opc.pipeline import parse_passes
 from opc.tensor.bound import Bounded, check
-from opc.tensor.interpret import evaluate
+from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from tests.helpers import execute, execute_function, program_arguments
 
@@ -92,8 +92,8 @@ def assert_same_meaning(before: Any, after: Any) -> None:
                 np.testing.assert_array_equal(right[b.name], left[b.name], err_msg=b.name)
         return
     arrays = data.arguments(before, seed=1)
-    expected = evaluate(before, arrays)
-    found = evaluate(after, arrays) if isinstance(after, Function) else execute_function(after, before, arrays)
+    expected = oracle(before, arrays)
+    found = oracle(after, arrays) if isinstance(after, Function) else execute_function(after, before, arrays)
     for name in before.results:
         want, got = expected[name], found[name]
         if isinstance(got, Bounded):

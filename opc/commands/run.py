@@ -18,7 +18,7 @@ from opc.commands.options import Job, Refusals, add_source, add_target, jobs, so
 from opc.errors import CheckError, Diagnostic, RuntimeCallError, fail
 from opc.report.tables import table
 from opc.tensor.bound import Report, check
-from opc.tensor.interpret import evaluate
+from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 
 LIMIT = 1 << 33  # scalar evaluations that the oracle is willing to do
@@ -68,7 +68,7 @@ def _execute(job: Job, options: argparse.Namespace, given: dict[str, Array]) -> 
     built = driver.build(job.function, job.machine, dump=Path("build") / job.kernel / "failed")
     arrays = arguments(job.function, given, options.seed)
     # The oracle reads before the kernel writes: inout arguments change in place.
-    expected = evaluate(job.function, arrays)
+    expected = oracle(job.function, arrays)
     if job.machine.kind == "npu":
         results = driver.npu_kernel(built).simulate(arrays)
     else:

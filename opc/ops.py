@@ -1,0 +1,200 @@
+"""Ready operators on arrays, each compiled on first use for the shapes, dtype and memory order it meets.
+
+    y = opc.ops.conv2d(x, w, stride=2, pad=1)
+
+Arrays are NumPy arrays, or anything with DLPack or ``__array_interface__``; images may be in C order (NCHW) or
+channels last. Every function takes ``out=``, returns a new array otherwise, and raises RuntimeCallError (E09xx) for arrays
+it cannot use and LanguageError (E03xx) for shapes that do not go together. The operators are the kernels of
+``kernels_dsl``; ``opc.compile`` gives one of them as an object with bound parameters.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import kernels_dsl
+from opc import driver
+from opc.arrays import Array, view
+from opc.dtypes import DType
+from opc.errors import RuntimeCallError, fail
+
+if TYPE_CHECKING:
+    from opc.kernel import Kernel
+    from opc.lang import KernelInfo
+
+_Layout = tuple[tuple[int, ...], Any, tuple[int, ...]]  # shape, dtype, strides
+_LOCK = threading.Lock()
+
+
+def conv2d(
+    x: object, w: object, *, stride: int = 1, pad: int = 0, dilation: int = 1, groups: int = 1, out: object = None
+) -> Array:
+    """2-D cross-correlation of ``x[N,C,H,W]`` with ``w[K,C/groups,R,S]``; returns ``[N,K,P,Q]``."""
+    attributes = (("stride", stride), ("pad", pad), ("dilation", dilation), ("groups", groups))
+    return _call("conv2d", (x, w), attributes, out)
+
+
+def conv_bn_relu(
+    x: object,
+    w: object,
+    gamma: object,
+    beta: object,
+    mean: object,
+    var: object,
+    *,
+    stride: int = 1,
+    pad: int = 1,
+    eps: float = 1e-5,
+    out: object = None,
+) -> Array:
+    """Convolution, batch normalisation with the given statistics, and ReLU in one kernel.
+
+    ``x[N,C,H,W]``, ``w[K,C,R,S]``, the rest f32 ``[K]``; returns ``[N,K,P,Q]``.
+    """
+    attributes = (("stride", stride), ("pad", pad), ("eps", eps))
+    return _call("conv_bn_relu", (x, w, gamma, beta, mean, var), attributes, out)
+
+
+def conv_bn_add_relu(
+    x: object,
+    w: object,
+    gamma: object,
+    beta: object,
+    mean: object,
+    var: object,
+    z: object,
+    *,
+    stride: int = 1,
+    pad: int = 1,
+    eps: float = 1e-5,
+    out: object = None,
+) -> Array:
+    """As ``conv_bn_relu``, adding the residual ``z[N,K,P,Q]`` before ReLU."""
+    named = {"x": x, "w": w, "gamma": gamma, "beta": beta, "mean": mean, "var": var}
+    info = _info("conv_bn_add_relu")
+    arrays = tuple(named.get(p.name, z) for p in info.params)
+    return _call("conv_bn_add_relu", arrays, (("stride", stride), ("pad", pad), ("eps", eps)), out)
+
+
+def batch_norm(
+    x: object, gamma: object, beta: object, mean: object, var: object, *, eps: float = 1e-5, out: object = None
+) -> Array:
+    """``(x - mean) / sqrt(var + eps) * gamma + beta`` per channel of ``x[N,C,H,W]``; the rest f32 ``[C]``."""
+    return _call("batch_norm", (x, gamma, beta, mean, var), (("eps", eps),), out)
+
+
+def relu(x: object, *, out: object = None) -> Array:
+    """``max(x, 0)``, any shape."""
+    return _elementwise("relu", (x,), out)
+
+
+def add(a: object, b: object, *, out: object = None) -> Array:
+    """``a + b`` of equal shapes, any rank."""
+    return _elementwise("add", (a, b), out)
+
+
+def matmul(a: object, b: object, *, out: object = None) -> Array:
+    """``a[M,K] @ b[K,N]``; returns ``[M,N]``."""
+    return _call("matmul", (a, b), (), out)
+
+
+def linear(x: object, w: object, b: object, *, out: object = None) -> Array:
+    """``x[M,C] @ w[K,C].T + b[K]``; returns ``[M,K]``."""
+    return _call("linear", (x, w, b), (), out)
+
+
+def max_pool2d(x: object, *, size: int = 3, stride: int = 2, pad: int = 1, out: object = None) -> Array:
+    """Largest value of every ``size × size`` window of ``x[N,C,H,W]``; padding never wins."""
+    return _call("max_pool2d", (x,), (("size", size), ("stride", stride), ("pad", pad)), out)
+
+
+def avg_pool2d(x: object, *, size: int = 3, stride: int = 2, pad: int = 1, out: object = None) -> Array:
+    """Mean of every ``size × size`` window of ``x[N,C,H,W]``; padding counts as zeros."""
+    return _call("avg_pool2d", (x,), (("size", size), ("stride", stride), ("pad", pad)), out)
+
+
+def softmax(x: object, *, out: object = None) -> Array:
+    """Softmax over the last axis of ``x[M,N]``."""
+    return _call("softmax", (x,), (), out)
+
+
+def layer_norm(x: object, gamma: object, beta: object, *, eps: float = 1e-5, out: object = None) -> Array:
+    """Normalise the last axis of ``x[M,N]``, then scale and shift with f32 ``[N]``."""
+    return _call("layer_norm", (x, gamma, beta), (("eps", eps),), out)
+
+
+def _call(name: str, values: tuple[object, ...], attributes: tuple[tuple[str, int | float], ...], out: object) -> Array:
+    arrays = tuple(view(v, name) for v in values)
+    layouts: tuple[_Layout, ...] = tuple((a.shape, a.dtype, a.strides) for a in arrays)
+    result: Array = _kernel(name, layouts, attributes)(*arrays, out=out)
+    return result
+
+
+def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
+    """Call a kernel of one dimension on arrays of any rank that lie in memory without gaps, in one order."""
+    arrays = tuple(view(v, name) for v in values)
+    first = arrays[0]
+    order = tuple(sorted(range(first.ndim), key=lambda axis: -first.strides[axis]))
+    if any(a.shape != first.shape for a in arrays):
+        shapes = " and ".join(str(a.shape) for a in arrays)
+        raise fail(RuntimeCallError, "E0902", f"'{name}' takes arrays of one shape, not {shapes}")
+    flat = tuple(np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in arrays)
+    back = tuple(order.index(axis) for axis in range(first.ndim))
+    if out is None:
+        result = _call(name, flat, (), None)
+        return result.reshape(tuple(first.shape[axis] for axis in order)).transpose(back)
+    target = view(out, name)
+    if target.shape != first.shape or target.strides != first.strides or not target.transpose(order).flags.c_contiguous:
+        message = f"out= of '{name}' must have the shape and the memory order of its first argument, without gaps"
+        raise fail(RuntimeCallError, "E0904", message, help="use numpy.empty_like(x)")
+    _call(name, flat, (), target.transpose(order).reshape(-1))
+    return target
+
+
+@lru_cache(maxsize=512)
+def _specialised(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]) -> Kernel:
+    info = _info(name)
+    sizes: dict[str, int | float] = dict(attributes)
+    dtype, layout = None, None
+    if len(layouts) != len(info.params):
+        raise fail(RuntimeCallError, "E0906", f"'{name}' takes {len(info.params)} arrays, {len(layouts)} were given")
+    for param, (shape, kind, strides) in zip(info.params, layouts, strict=True):
+        if len(shape) != len(param.shape):
+            message = f"'{param.name}' of '{name}' has rank {len(shape)}, it must be [{', '.join(param.shape)}]"
+            raise fail(RuntimeCallError, "E0902", message, help="reshape it")
+        sizes |= {s: n for s, n in zip(param.shape, shape, strict=True) if s in info.symbols and s not in sizes}
+        if param.dtype == "T" and dtype is None:
+            dtype = _element_type(param.name, kind)
+        if len(shape) == 4 and param.kind != "param" and layout is None:
+            layout = "nhwc" if _channels_last(shape, strides) else "nchw"
+    return driver.compile(kernels_dsl.source(name), name, dtype=dtype, layout=layout, **sizes)
+
+
+def _kernel(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]) -> Kernel:
+    # One compilation at a time: two threads that meet a new shape together must not both compile it.
+    with _LOCK:
+        return _specialised(name, layouts, attributes)
+
+
+@lru_cache(maxsize=64)
+def _info(name: str) -> KernelInfo:
+    from opc.lang import kernel_info
+
+    return kernel_info(kernels_dsl.source(name), f"kernels_dsl/{name}.k", name)
+
+
+def _element_type(name: str, kind: Any) -> str:
+    for dtype in DType:
+        if dtype.numpy == kind:
+            return str(dtype)
+    known = ", ".join(DType)
+    raise fail(RuntimeCallError, "E0903", f"'{name}' has dtype {kind}, which opc has not", help=f"dtypes: {known}")
+
+
+def _channels_last(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    _, c, h, w = shape
+    return c > 1 and strides[1] < strides[3] and (h * w > 1)
