@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -54,9 +54,10 @@ def _describe(name: str, ops: tuple[Op, ...], function: Function) -> Group:
     return Group(name, kind, ops, tuple(everywhere))
 
 
-def run_order(ops: Sequence[Op], group_of: Sequence[int]) -> list[int] | None:
+def run_order(ops: Sequence[Op], group_of: Sequence[int], leads: Container[int]) -> list[int] | None:
     """An order of the ops that keeps groups together and puts readers after writers; None if the groups
-    wait for each other. Prepare ops come first, otherwise the given order is kept where it can be.
+    wait for each other. ``group_of`` names a group by the position of its root; a root in ``leads`` comes
+    first in it. Prepare ops precede all others; otherwise the given order is kept where it can be.
     """
     writer = {t.name: i for i, op in enumerate(ops) for t in op.outputs}
     members: dict[int, list[int]] = {}
@@ -72,6 +73,9 @@ def run_order(ops: Sequence[Op], group_of: Sequence[int]) -> list[int] | None:
                 continue
             after[group_of[first]].add(group_of[then])
             waits[group_of[then]] += 1
+    for group in members:
+        if group in leads:
+            members[group] = [group, *(i for i in members[group] if i != group)]
     rank = {group: (not ops[inside[0]].prepare, inside[0]) for group, inside in members.items()}
     ready = [(rank[group], group) for group, count in waits.items() if count == 0]
     heapq.heapify(ready)

@@ -78,7 +78,7 @@ class Fuse:
         grouping = _Grouping(ir)
         if self.enabled:
             grouping.grow(self, context.machine)
-        order = run_order(grouping.ops, grouping.group_of)
+        order = run_order(grouping.ops, grouping.group_of, grouping.leads)
         assert order is not None, "every step kept the groups orderable"
         names: dict[int, str] = {}
         for i in order:
@@ -96,6 +96,8 @@ class _Grouping:
         self.shapes = {name: t.shape for name, t in function.tensors().items()}
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
+        # Its epilogue may read what an earlier op of the group computes, the contraction itself never does.
+        self.leads = frozenset(i for i, cube in enumerate(self.cube) if cube)
         self.product = [is_contraction(op) for op in self.ops]
         self.free = [is_total(op) and not op.prepare for op in self.ops]
 
@@ -133,7 +135,7 @@ class _Grouping:
 
     def _orderable(self, members: list[int], j: int) -> bool:
         trial = [members[0] if i == j else group for i, group in enumerate(self.group_of)]
-        return run_order(self.ops, trial) is not None
+        return run_order(self.ops, trial, self.leads) is not None
 
     def _written(self, members: list[int]) -> dict[str, Index]:
         return {t.name: self.ops[m].pieces[0].index for m in members for t in self.ops[m].outputs}
