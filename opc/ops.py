@@ -171,7 +171,7 @@ def _specialised(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tupl
             dtype = _element_type(param.name, kind)
         if len(shape) == 4 and param.kind != "param" and layout is None:
             layout = "nhwc" if _channels_last(shape, strides) else "nchw"
-    return driver.compile(kernels_dsl.source(name), name, dtype=dtype, layout=layout, **sizes)
+    return driver.compile(kernels_dsl.path(name), name, dtype=dtype, layout=layout, **sizes)
 
 
 def _kernel(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]) -> Kernel:

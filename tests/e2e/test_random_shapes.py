@@ -1,0 +1,103 @@
+"""Random shapes of the shipped kernels on random, constant, adversarial and exact data."""
+
+from __future__ import annotations
+
+import kernels_dsl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from opc import driver, machine
+from opc.cpu import features
+from opc.dtypes import DType
+from opc.errors import OpcError
+from opc.lang import File, kernel_names, parse
+from tests.e2e.oracle import assert_correct
+
+KINDS = ("normal", "constant", "integer", "shifted", "adversarial")
+CPUS = [m for m in machine.names() if machine.load(m).kind == "cpu" and not features.missing(machine.load(m))]
+EXAMPLES = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+small = st.integers(1, 9)
+channels = st.one_of(st.integers(1, 20), st.sampled_from([16, 31, 32, 33, 64]))
+
+
+@st.composite
+def images(draw: st.DrawFn) -> dict[str, int]:
+    return {"N": draw(st.integers(1, 5)), "H": draw(small), "W": draw(small)}
+
+
+@st.composite
+def convolution(draw: st.DrawFn) -> dict[str, int]:
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    window = {"R": draw(st.integers(1, 4)), "S": draw(st.integers(1, 4))}
+    sizes = draw(images()) | window | {"CG": draw(st.integers(1, 9)), "groups": groups}
+    sizes |= {"C": sizes["CG"] * groups, "K": draw(st.integers(1, 9)) * groups}
+    sizes |= {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 4)), "dilation": draw(st.integers(1, 2))}
+    return sizes
+
+
+@st.composite
+def fused(draw: st.DrawFn) -> dict[str, int]:
+    sizes = draw(images()) | {"C": draw(channels), "K": draw(channels)}
+    sizes |= {"R": draw(st.integers(1, 3)), "S": draw(st.integers(1, 3))}
+    return sizes | {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 3))}
+
+
+@st.composite
+def pooling(draw: st.DrawFn) -> dict[str, int]:
+    size = draw(st.integers(1, 4))
+    sizes = draw(images()) | {"C": draw(channels), "size": size, "stride": draw(st.integers(1, 3))}
+    return sizes | {"pad": draw(st.integers(0, size - 1))}
+
+
+matrices = st.fixed_dictionaries({"M": channels, "N": channels, "K": channels})
+rows = st.fixed_dictionaries({"M": small, "N": st.integers(1, 140)})
+
+CASES = {
+    "conv2d": convolution(),
+    "conv_bn_relu": fused(),
+    "max_pool2d": pooling(),
+    "matmul": matrices,
+    "softmax": rows,
+    "layer_norm": rows,
+}
+
+
+def source(name: str) -> File:
+    return parse(kernels_dsl.source(name), f"kernels_dsl/{name}.k")
+
+
+@pytest.mark.parametrize("kernel", CASES)
+@pytest.mark.parametrize("name", [*CPUS, "ascend910"])
+def test_shapes(kernel: str, name: str) -> None:
+    target = machine.load(name)
+    dtypes = [d for d in target.dtypes["memory"] if d.is_float and d in target.dtypes.get("cube", target.dtypes["memory"])]
+
+    @EXAMPLES
+    @given(CASES[kernel], st.sampled_from(KINDS), st.sampled_from(dtypes), st.sampled_from([None, "nhwc"]))
+    def holds(sizes: dict[str, int], kind: str, dtype: DType, layout: str | None) -> None:
+        known = kernel_sizes(kernel, sizes)
+        try:
+            function = driver.specialise(source(kernel), kernel, target, kernel, known, dtype, layout)
+        except OpcError as error:
+            assert error.code.startswith("E03"), error  # a window larger than its padded image
+            return
+        assert_correct(function, target, seed=1, kind=kind)
+
+    holds()
+
+
+def kernel_sizes(kernel: str, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes and attributes that this kernel has."""
+    from opc.lang import kernel_info
+
+    info = kernel_info(source(kernel), kernel, kernel)
+    known = {*info.symbols, *(a.name for a in info.attributes)}
+    return {name: value for name, value in sizes.items() if name in known}
+
+
+def test_all_kernels_are_known() -> None:
+    assert {k for name in CASES for k in kernel_names(source(name))} >= set(CASES)
