@@ -99,6 +99,8 @@ class Engine:
         self.sets: list[list[tuple[float, int]]] = [[] for _ in plan.names]
         self.clears: list[list[tuple[float, int]]] = [[] for _ in plan.names]
         self.waiting: dict[int, int] = {}  # flag -> pipe whose head waits for it
+        # A replay is slow here and fast there: one pace per pipe, the last for the dispatch.
+        self.paces = [random.choice((0.1, 5.0, 200.0)) if random else 0.0 for _ in range(n + 1)]
         self.start = [0.0] * len(plan.trace.order)
         self.complete = [0.0] * len(plan.trace.order)
 
@@ -109,7 +111,7 @@ class Engine:
         count = [0] * len(kinds)
         now = 0.0
         for position, j in enumerate(p.trace.order):
-            now += self.dispatch_cycles if self.random is None else self.random.random() * 2
+            now += self.dispatch_cycles if self.random is None else self._stall()
             kind = kinds[j]
             if kind == BARRIER_ALL:
                 now = self._barrier_all(position, now)
@@ -146,10 +148,12 @@ class Engine:
         begin = self.free[pipe]
         if now > begin:
             begin = now
+        if self.random is not None:
+            begin += self.random.random() * self.paces[pipe]
         if kind == WORK:
             busy, latency = p.occupancy[j], p.latency[j]
             if self.random is not None:
-                begin, busy, latency = self._perturb(pipe, begin, latency)
+                busy, latency = self._perturb(pipe, latency)
             end = begin + latency
             self.free[pipe] = begin + busy
             if end > self.done[pipe]:
@@ -174,14 +178,17 @@ class Engine:
         self.started[pipe].append(begin)
         return True
 
-    def _perturb(self, pipe: int, begin: float, latency: float) -> tuple[float, float, float]:
-        """An adversary's times: any delay, any duration; an ordered pipe still completes in order."""
+    def _perturb(self, pipe: int, latency: float) -> tuple[float, float]:
+        """An adversary's occupancy and latency; an ordered pipe still completes in order."""
         assert self.random is not None
         draw = self.random.random
-        begin += draw() * 20
         # Mostly short and sometimes very long, so that every unordered pair meets both ways round.
-        end = latency * draw() * (20 if draw() < 0.2 else 1)
-        return begin, end if self.ordered[pipe] else end * draw(), end
+        end = (latency + self.paces[pipe]) * draw() * (20 if draw() < 0.2 else 1)
+        return end if self.ordered[pipe] else end * draw(), end
+
+    def _stall(self) -> float:
+        assert self.random is not None
+        return self.random.random() * self.paces[-1] * (20 if self.random.random() < 0.1 else 1)
 
     def _resume(self, flag: int) -> None:
         """Let the pipes run on that the setting of ``flag`` releases, and those that they release."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from opc.affine import Affine
 from opc.machine import Machine, load
 from opc.program.ir import Instr, Loop, Program, Stmt
+from opc.program.pipes import pipe_of
 from opc.program.text import parse_program
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -52,3 +53,68 @@ def barriers(program: Program) -> Program:
     return program.with_body(
         tuple(replace(s, body=walk(s.body)) if isinstance(s, Loop) else s for s in program.body)
     )
+
+
+def chained(program: Program, machine: Machine) -> Program:
+    """Each instruction waits for the one before it by a flag or an in-pipe barrier; loops by full barriers."""
+    table = program.table()
+
+    def sync(a: Instr, b: Instr) -> list[Stmt]:
+        first, then = pipe_of(a, table, machine), pipe_of(b, table, machine)
+        if first == then:
+            flag = (first, first, Affine())
+            return [Instr("sync.barrier", flag=flag)] if first in machine.unordered_pipes else []
+        flag = (first, then, Affine())
+        return [Instr("sync.set_flag", flag=flag), Instr("sync.wait_flag", flag=flag)]
+
+    def walk(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        found: list[Stmt] = []
+        last: Instr | None = None
+        for s in body:
+            if isinstance(s, Loop):
+                found += [BARRIER, replace(s, body=(*walk(s.body), BARRIER)), BARRIER]
+                last = None
+            else:
+                found += sync(last, s) if last is not None else []
+                found.append(s)
+                last = s
+        return tuple(found)
+
+    body = tuple(
+        replace(s, body=(*walk(s.body), BARRIER)) if isinstance(s, Loop) else s for s in program.body
+    )
+    return program.with_body(body)
+
+
+PIPELINED = """\
+listing v1 scale machine ascend910
+tensor x: f16[2,8,64] input
+tensor y: f16[2,8,64] output
+buffer a: ub 128 at 0, 128
+buffer b: ub 128 at 256, 384
+core c < 2 {
+  set_flag V, MTE2, 0
+  set_flag V, MTE2, 1
+  set_flag MTE3, V, 0
+  set_flag MTE3, V, 1
+  loop i < 8 {
+    wait_flag V, MTE2, i mod 2
+    MTE2 copy_gm_to_ub f16@ub[(0, 128)[i mod 2] | j:2] = f16@gm:x[c*1024 + i*128 | j:2] for j<64 {line=1}
+    set_flag MTE2, V, i mod 2
+    wait_flag MTE2, V, i mod 2
+    wait_flag MTE3, V, i mod 2
+    V vmuls f16@ub[(256, 384)[i mod 2] | j:2] = f16@ub[(0, 128)[i mod 2] | j:2], 2.0 for j<64 {line=2}
+    set_flag V, MTE2, i mod 2
+    pipe_barrier V
+    V vadds f16@ub[(256, 384)[i mod 2] | j:2] = f16@ub[(256, 384)[i mod 2] | j:2], 1.0 for j<64 {line=3}
+    set_flag V, MTE3, i mod 2
+    wait_flag V, MTE3, i mod 2
+    MTE3 copy_ub_to_gm f16@gm:y[c*1024 + i*128 | j:2] = f16@ub[(256, 384)[i mod 2] | j:2] for j<64 {line=4}
+    set_flag MTE3, V, i mod 2
+  }
+  wait_flag V, MTE2, 0
+  wait_flag V, MTE2, 1
+  wait_flag MTE3, V, 0
+  wait_flag MTE3, V, 1
+}
+"""
