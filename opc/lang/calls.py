@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from opc.dtypes import DType
-from opc.errors import Span
+from opc.errors import LanguageError, Span
 from opc.lang import syntax as ast
 from opc.lang.loader import Found
 from opc.lang.scope import Scope
@@ -46,26 +46,49 @@ def _convert(argument: ast.Argument, dtype: str) -> str:
 
 
 def sizes(scope: Scope, found: Found, call: ast.Call, tensors: Mapping[str, Tensor]) -> dict[str, Size]:
-    """Attributes and sizes of the instance. Raises E0314 where shapes contradict each other."""
-    kernel = found.kernel
-    args = bound(kernel, call)
+    """Attributes and sizes of the instance, before its `let`s. Raises E0314 where one size is two."""
+    args = bound(found.kernel, call)
     values = _attributes(scope, found, args)
+    computed = {c.name for c in found.kernel.lets}
     source: dict[str, str] = {}
-    for param in kernel.tensors:
+    for param in found.kernel.tensors:
         for axis, expr in enumerate(param.shape or ()):
-            if isinstance(expr, ast.Name) and expr.name not in values:
-                values[expr.name] = tensors[param.name].shape[axis]
-                source[expr.name] = f"axis {axis} of {param.name}"
-    for param in kernel.tensors:
-        for axis, expr in enumerate(param.shape or ()):
-            wanted = evaluate(expr, values, found.file)
+            if not isinstance(expr, ast.Name) or expr.name in computed:
+                continue
             actual = tensors[param.name].shape[axis]
-            if wanted != actual:
-                message = f"axis {axis} of {param.name} has extent {actual}, but {kernel.name} wants {wanted}"
-                reason = source.get(expr.name) if isinstance(expr, ast.Name) else None
-                note = f"{text_of(expr)} = {wanted}" + (f" from {reason}" if reason else "")
-                raise scope.error("E0314", message, args[param.name].span, notes=(note,))
+            if values.setdefault(expr.name, actual) != actual:
+                from_where = f" from {source[expr.name]}" if expr.name in source else ""
+                note = f"{expr.name} = {values[expr.name]}{from_where}"
+                raise _differs(
+                    scope, found.kernel, args[param.name], param, axis, actual, values[expr.name], note
+                )
+            source.setdefault(expr.name, f"axis {axis} of {param.name}")
     return values
+
+
+def check_shapes(scope: Scope, inner: Scope, call: ast.Call) -> None:
+    """Raises E0314 where an argument's shape is not what an expression of the settled instance says."""
+    args = bound(inner.kernel, call)
+    for param in inner.kernel.tensors:
+        for axis, expr in enumerate(param.shape or ()):
+            wanted, actual = inner.evaluate(expr), inner.tensors[param.name].shape[axis]
+            if wanted != actual:
+                note = f"{text_of(expr)} = {wanted}"
+                raise _differs(scope, inner.kernel, args[param.name], param, axis, actual, wanted, note)
+
+
+def _differs(
+    scope: Scope,
+    kernel: ast.Kernel,
+    argument: ast.Argument,
+    param: ast.Param,
+    axis: int,
+    actual: Size,
+    wanted: Size,
+    note: str,
+) -> LanguageError:
+    message = f"axis {axis} of {param.name} has extent {actual}, but {kernel.name} wants {wanted}"
+    return scope.error("E0314", message, argument.span, notes=(note,))
 
 
 def _attributes(scope: Scope, found: Found, args: Mapping[str, ast.Argument]) -> dict[str, Size]:

@@ -153,7 +153,7 @@ class ExpressionChecker:
             help = "recurrences are not part of the language; use a reduction"
             self.report("E0238", f"{name} is read while it is written", node.span, help)
             return False
-        if name in self.owner.inputs and name in self.last and self._already_written(name):
+        if name in self.owner.inputs and name in self.owner.changed:
             help = "read it in the clause that writes it, or before"
             self.report("E0209", f"{name} has been overwritten here", node.span, help)
             return False
@@ -167,10 +167,6 @@ class ExpressionChecker:
         else:
             self.report("E0201", f"unknown tensor {shown(name)}", node.span, suggest(name, self.owner.ranks))
         return False
-
-    def _already_written(self, name: str) -> bool:
-        order = [id(c) for c in self.owner.kernel.clauses]
-        return order.index(id(self.last[name])) < order.index(id(self.clause))
 
     def _read(self, node: ast.Read, dims: set[str]) -> None:
         if self.tensor(node.tensor, node):
@@ -369,6 +365,8 @@ class ExpressionChecker:
         if own is None or own.kind != "inout":
             help = "declare the tensor `inout` in this kernel too"
             self.report("E0220", f"{call.function} writes its argument {param.name}", argument.span, help)
+            return
+        self.owner.changed.add(own.name)
 
     def _attribute_argument(self, param: ast.Param, argument: ast.Argument) -> None:
         if isinstance(argument.value, ast.NameList):

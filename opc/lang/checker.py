@@ -75,6 +75,7 @@ class KernelChecker:
         self.ranks: dict[str, int] = {}
         self.results = {r.name: r for r in kernel.results}
         self.inputs = {p.name: p for p in kernel.tensors}
+        self.changed: set[str] = set()  # inout tensors that a clause so far has updated
 
     def report(self, code: str, message: str, span: Span, help: str = "", **more: object) -> None:
         """Note one error."""
@@ -91,7 +92,7 @@ class KernelChecker:
                 self.sizes[clause.name] = clause.span
             elif isinstance(clause, ast.Require):
                 self._require(clause)
-        self._result_shapes()
+        self._shapes()
         self._example()
         self._assignments()
         return self.found
@@ -122,18 +123,17 @@ class KernelChecker:
                     help = f"give it a shape: `{param.name}: {param.type}[N]`"
                     self.report("E0242", f"{param.kind} {param.name} is not a tensor", param.span, help=help)
                 elif param.default is not None:
-                    self.constant(param.default)
+                    self._default(param)
             elif param.default is not None:
                 self.report("E0239", f"tensor {param.name} cannot have a default", param.default.span)
+        lets = {c.name for c in self.kernel.lets}
         for param in self.kernel.tensors:
             self.ranks[param.name] = len(param.shape or ())
             for expr in param.shape or ():
-                if isinstance(expr, ast.Name) and expr.name not in self.sizes and expr.name not in self.spans:
+                new = isinstance(expr, ast.Name) and expr.name not in lets
+                if isinstance(expr, ast.Name) and new and expr.name not in self.spans:
                     self._define(expr.name, expr.span)
                     self.sizes[expr.name] = expr.span
-        for param in self.kernel.tensors:
-            for expr in param.shape or ():
-                self.size(expr)
 
     def _results(self) -> None:
         if not self.kernel.results:
@@ -153,9 +153,9 @@ class KernelChecker:
             if result.default is not None:
                 self.report("E0239", f"result {result.name} cannot have a default", result.default.span)
 
-    def _result_shapes(self) -> None:
-        for result in self.kernel.results:
-            for expr in result.shape or ():
+    def _shapes(self) -> None:
+        for param in (*self.kernel.tensors, *self.kernel.results):
+            for expr in param.shape or ():
                 self.size(expr)
 
     def _require(self, clause: ast.Require) -> None:
@@ -170,7 +170,7 @@ class KernelChecker:
 
     def _example(self) -> None:
         attributes = {p.name for p in self.kernel.attributes}
-        lets = {c.name for c in self.kernel.clauses if isinstance(c, ast.Let)}
+        lets = {c.name for c in self.kernel.lets}
         known = attributes | (set(self.sizes) - lets)
         for entry in self.kernel.example.values():
             self.constant(entry.value)
@@ -181,6 +181,14 @@ class KernelChecker:
                 )
 
     # Sizes.
+
+    def _default(self, param: ast.Param) -> None:
+        """A default may use the attributes before its own."""
+        assert param.default is not None
+        saved = self.sizes
+        self.sizes = {name: span for name, span in saved.items() if name != param.name}
+        self.size(param.default)
+        self.sizes = saved
 
     def constant(self, expr: ast.Expr) -> None:
         """An expression of numbers only."""
@@ -212,7 +220,7 @@ class KernelChecker:
         if node.name in self.ranks or node.name in self.results:
             self.report("E0281", f"tensor {shown(node.name)} stands where a size is wanted", node.span)
             return
-        later = any(isinstance(c, ast.Let) and c.name == node.name for c in self.kernel.clauses)
+        later = any(c.name == node.name for c in self.kernel.lets)
         help = "its `let` comes later; move it up" if later else suggest(node.name, self.sizes)
         self.report("E0202", f"unknown size {shown(node.name)}", node.span, help)
 
@@ -243,6 +251,7 @@ class KernelChecker:
             for target in clause.targets:
                 if last[target.name] is clause and target.indices is not None:
                     self.ranks.setdefault(target.name, len(target.indices))
+                    self.changed.add(target.name)
         for result in self.kernel.results:
             if result.name not in first:
                 help = f"add `{result.name}[...] = ...`"

@@ -18,6 +18,8 @@ from opc.tensor.ir import Const, Dim, Op, Piece, Read, Tensor
 
 _INDEX_MONOIDS = ("argmax", "argmin")
 _ACCUMULATING = ("sum", "moments")
+# An extent, the bare index that tells it, and the tensor's name.
+_Extent = tuple[int, Span, str]
 
 
 class _Part(NamedTuple):
@@ -84,12 +86,12 @@ class Clauses:
             if dim is not None and dim.extent is not None:
                 extents[name] = self.scope.extent(dim.extent, f"dimension {name}")
             else:
-                extents[name] = self.infer(name, span, clause.value, self._from_output(target, name))
+                extents[name] = self._infer(name, span, clause.value, self._from_output(target, name))
         index = tuple(self.scope.affine(e, extents) for e in target.indices)
         reduction = clause.value if isinstance(clause.value, ast.Reduction) else None
         return _Part(clause, extents, index, clause.value, reduction)
 
-    def _from_output(self, target: ast.Target, name: str) -> list[tuple[int, Span, str]]:
+    def _from_output(self, target: ast.Target, name: str) -> list[_Extent]:
         tensor = self.declared[0]
         assert target.indices is not None
         if tensor is None:
@@ -100,9 +102,14 @@ class Clauses:
             if isinstance(e, ast.Name) and e.name == name
         ]
 
-    def infer(self, name: str, span: Span, value: ast.Expr, known: list[tuple[int, Span, str]]) -> int:
-        """Extent of a dimension from bare indices. Raises E0307 (they differ) and E0308 (there are none)."""
-        padded: list[tuple[int, Span, str]] = []
+    def _infer(self, name: str, span: Span, value: ast.Expr, written: list[_Extent]) -> int:
+        """Extent of a dimension from bare indices. Raises E0307 (they differ) and E0308 (there are none).
+
+        Reads come first: one of several clauses may write a part of its output. A padded read
+        may run past its tensor, so it only speaks where nothing else does.
+        """
+        known: list[_Extent] = []
+        padded: list[_Extent] = []
         for node in walk(value):
             if not isinstance(node, ast.Read):
                 continue
@@ -110,8 +117,7 @@ class Clauses:
             for e, extent in zip(node.indices, shape, strict=True):
                 if isinstance(e, ast.Name) and e.name == name:
                     (known if node.fill is None else padded).append((extent, e.span, node.tensor))
-        # A padded read may run past its tensor, so it only speaks where nothing else does.
-        sources = known or padded
+        sources = known or written or padded
         if not sources:
             message = f"the extent of dimension {name} is not known"
             help = f"give it: `for {name} < ...` (or `[{name} < ...]` in a reduction); only a bare index tells an extent"
@@ -131,19 +137,21 @@ class Clauses:
             if dim.extent is not None:
                 extents[dim.name] = self.scope.extent(dim.extent, f"dimension {dim.name}")
             else:
-                extents[dim.name] = self.infer(dim.name, dim.span, reduction.body, [])
+                extents[dim.name] = self._infer(dim.name, dim.span, reduction.body, [])
         return extents
 
     # Pieces.
 
     def _piece(self, part: _Part) -> tuple[Piece, Typed]:
-        dims = tuple(Dim(name, extent) for name, extent in part.extents.items())
+        dims = _dims(part.extents)
         if self.monoid is None or part.reduction is None:
             value = self.lowering.value(part.value, part.extents)
             return Piece(dims, part.forms, value.expr), self._checked(part, value)
         reduced = self._reduced(part.reduction)
         body = self.lowering.value(part.reduction.body, {**part.extents, **reduced})
-        piece = Piece(dims, part.forms, body.expr, tuple(Dim(n, e) for n, e in reduced.items()))
+        if self.monoid == "moments":
+            self.lowering.require_float("moments", self._settled(body), part.reduction.body.span)
+        piece = Piece(dims, part.forms, body.expr, _dims(reduced))
         self._checked(part, Typed(body.expr, reduced_type(self.monoid, self._settled(body))))
         return piece, body
 

@@ -1,7 +1,8 @@
 """Scalar expressions of a comprehension to tensor IR, with their types.
 
-A value's dtype is the type it would be stored in: reads have their tensor's, arithmetic on equal
-floating types keeps it, on integers gives i32, and otherwise promotes; literals adapt (None).
+A value's dtype is the type it would be stored in: reads have their tensor's, and what only picks
+or flips a value (max, min, select, -, abs) keeps it; what computes gives the type it is computed in
+(f16 and bf16 give f32, integers i32); literals adapt (None).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from opc.tensor.ir import Call, Const, DimValue, Expr, Read
 
 _OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 _COMPARISONS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}
-_KEEPS_INTEGERS = frozenset({"max", "min", "select"})
+_PICKS = frozenset({"max", "min", "select"})
 _INTEGER_RANGE = {DType.I8: (-128, 127), DType.I32: (-(2**31), 2**31 - 1)}
 
 
@@ -79,7 +80,7 @@ class Lowering:
             return self._literal(-value.expr.value, span)
         if isinstance(value.expr, DimValue):
             return Typed(DimValue(value.expr.form * -1), DType.I32)
-        return Typed(Call("neg", (value.expr,)), _arithmetic(value.dtype))
+        return Typed(Call("neg", (value.expr,)), _flipped(value.dtype))
 
     def _binary(self, node: ast.Binary, left: Typed, right: Typed) -> Typed:
         if (
@@ -169,7 +170,7 @@ class Lowering:
             values = [a.expr.value for a in args if isinstance(a.expr, Const)]
             return self._literal(sizes.apply(node, values, self.scope.file), node.span)
         if function.kind == "float":
-            self._require_float(node, args[0])
+            self.require_float(node.function, args[0].dtype, node.args[0].span)
         if len(args) == 2:
             left, right = node.args[0].span, node.args[1].span
             args = [self.adapt(args[0], args[1].dtype, left), self.adapt(args[1], args[0].dtype, right)]
@@ -177,8 +178,18 @@ class Lowering:
         for other in args[1:]:
             dtype = combine(dtype, other.dtype, name)
         if name == "abs":
-            dtype = _arithmetic(dtype)
+            dtype = _flipped(dtype)
+        elif function.kind == "float" and dtype is not None:
+            dtype = dtype.compute
         return Typed(Call(name, tuple(a.expr for a in args)), dtype)
+
+    def require_float(self, what: str, dtype: DType | None, span: Span) -> None:
+        """Raises E0224 if a value of ``dtype`` is an integer."""
+        if dtype is None or dtype.is_float:
+            return
+        where = f" (T is {self.scope.dtype})" if dtype is self.scope.dtype else ""
+        message = f"{what} needs a floating-point value; this is {dtype}{where}"
+        raise self.scope.error("E0224", message, span, help="convert it first: `f32(...)`")
 
     def _select(self, node: ast.Call, args: list[Typed]) -> Typed:
         condition, yes, no = args
@@ -194,15 +205,9 @@ class Lowering:
             return Typed(Const(exact, dtype), dtype)
         return Typed(Call(str(dtype), (value.expr,)), dtype)
 
-    def _require_float(self, node: ast.Call, argument: Typed) -> None:
-        if argument.dtype is None or argument.dtype.is_float:
-            return
-        where = f" (T is {self.scope.dtype})" if argument.dtype is self.scope.dtype else ""
-        message = f"{node.function} needs a floating-point value; this is {argument.dtype}{where}"
-        raise self.scope.error("E0224", message, node.args[0].span, help="convert it first: `f32(...)`")
 
-
-def _arithmetic(dtype: DType | None) -> DType | None:
+def _flipped(dtype: DType | None) -> DType | None:
+    """Type of -a and abs(a): exact for floats, but -(-128) is no i8."""
     return dtype if dtype is None or dtype.is_float else DType.I32
 
 
@@ -210,7 +215,7 @@ def combine(a: DType | None, b: DType | None, fn: str) -> DType | None:
     """Storage type of a result over operands of types ``a`` and ``b``."""
     if a is None or b is None or a is b:
         both = a if a is not None else b
-        return both if fn in _KEEPS_INTEGERS else _arithmetic(both)
+        return both if both is None or fn in _PICKS else both.compute
     return promote(a, b)
 
 

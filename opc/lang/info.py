@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from opc.lang import syntax as ast
-from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
+from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of, walk
 from opc.lang.specialise import symbols_of
 
 
@@ -45,7 +45,8 @@ class KernelInfo(NamedTuple):
 
 def kernel_info(file: ast.File, kernel: ast.Kernel) -> KernelInfo:
     """The description of a checked kernel."""
-    attributes = tuple(_attribute(file, p) for p in kernel.attributes)
+    defaults: dict[str, Size] = {}
+    attributes = tuple(_attribute(file, p, defaults) for p in kernel.attributes)
     symbols = tuple(symbols_of(kernel))
     example: dict[str, Size] = {}
     for name, entry in kernel.example.items():
@@ -67,8 +68,12 @@ def _tensor(param: ast.Param) -> TensorInfo:
     return TensorInfo(param.name, param.kind, param.type, tuple(map(text_of, param.shape or ())))
 
 
-def _attribute(file: ast.File, param: ast.Param) -> AttributeInfo:
-    default = None if param.default is None else evaluate(param.default, {}, file)
-    if default is not None and param.type not in WHOLE_TYPES:
-        default = float(default)
-    return AttributeInfo(param.name, param.type, default)
+def _attribute(file: ast.File, param: ast.Param, defaults: dict[str, Size]) -> AttributeInfo:
+    """The attribute; ``defaults`` collects values, for a default may name attributes before it."""
+    if param.default is None or not all(
+        n.name in defaults for n in walk(param.default) if isinstance(n, ast.Name)
+    ):
+        return AttributeInfo(param.name, param.type, None)
+    value = evaluate(param.default, {**defaults}, file)
+    defaults[param.name] = value if param.type in WHOLE_TYPES else float(value)
+    return AttributeInfo(param.name, param.type, defaults[param.name])

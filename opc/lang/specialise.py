@@ -30,6 +30,7 @@ def specialise(
     builder = Builder(program)
     scope = Scope(builder, kernel, file, dtype, root_sizes(file, kernel, sizes))
     order = memory_order(layout)
+    settle(scope)
     args = []
     for param in kernel.tensors:
         # Orders are about images; weights keep theirs, for `prepare` packs them anyway.
@@ -39,7 +40,6 @@ def specialise(
         scope.tensors[param.name] = tensor
         builder.names.add(param.name)
     builder.names.update(r.name for r in kernel.results)
-    settle(scope)
     results = {r.name: _ordered(scope.declare(r, r.name), order) for r in kernel.results}
     body(scope, {**results, **{a.tensor.name: a.tensor for a in args if a.kind == "inout"}})
     written = {t.name for op in builder.ops for t in op.outputs}
@@ -103,11 +103,11 @@ def _checked_value(file: ast.File, name: str, value: Size, span: Span, whole: bo
 
 def symbols_of(kernel: ast.Kernel) -> dict[str, Span]:
     """The sizes a kernel takes from the shapes of its tensors, in order of appearance."""
-    attributes = {p.name for p in kernel.attributes}
+    other = {p.name for p in kernel.attributes} | {c.name for c in kernel.lets}
     found: dict[str, Span] = {}
     for param in kernel.tensors:
         for expr in param.shape or ():
-            if isinstance(expr, ast.Name) and expr.name not in attributes:
+            if isinstance(expr, ast.Name) and expr.name not in other:
                 found.setdefault(expr.name, expr.span)
     return found
 
@@ -194,6 +194,7 @@ def _inlined(
     scope: Scope, inner: Scope, call: ast.Call, names: Sequence[str], targets: Sequence[Tensor | None]
 ) -> list[Tensor]:
     settle(inner, scope, call.span)
+    calls.check_shapes(scope, inner, call)
     results: dict[str, Tensor] = {}
     for result, name, target in zip(inner.kernel.results, names, targets, strict=True):
         tensor = inner.declare(result, name)

@@ -186,6 +186,11 @@ class Kernel(NamedTuple):
         return tuple(p for p in self.params if p.shape is None)
 
     @property
+    def lets(self) -> tuple[Let, ...]:
+        """The computed sizes, in order."""
+        return tuple(c for c in self.clauses if isinstance(c, Let))
+
+    @property
     def example(self) -> dict[str, Entry]:
         """Entries of the ``example`` clauses by name."""
         clauses = (c for c in self.clauses if isinstance(c, Example))
