@@ -35,6 +35,11 @@ class Module:
         self.functions: list[str] = []
         self.attributes = "nounwind"
 
+    @property
+    def fused(self) -> bool:
+        """True if multiply-add is one instruction."""
+        return "fma" in self.features or not self.triple.startswith(("x86_64", "i686"))
+
     def declare(self, name: str, text: str) -> str:
         """Declare ``name`` once; the text is what follows ``declare``."""
         self.declarations.setdefault(name, f"declare {text}")

@@ -207,5 +207,5 @@ def _step(
 def _multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
     if c.kind == "i32":
         return values.binary(f, "add", c, values.binary(f, "mul", a, b))
-    return values.intrinsic(f, "fma", a, b, c)
+    return values.multiply_add(f, a, b, c)
 

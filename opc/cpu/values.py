@@ -104,6 +104,13 @@ def intrinsic(f: Function, name: str, *arguments: Vec) -> Vec:
     return Vec(first.kind, first.lanes, ref)
 
 
+def multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
+    """a·b + c, fused where the processor can: elsewhere a fused one would be a library call per lane."""
+    if f.module.fused:
+        return intrinsic(f, "fma", a, b, c)
+    return binary(f, "fadd", binary(f, "fmul", a, b), c)
+
+
 # Storage formats
 
 
