@@ -232,7 +232,7 @@ def reduce_index(monoid: str, term: Value, terms: Terms) -> tuple[Value, Array |
         first = np.argmax(exists, axis=-1)
         hit = np.take_along_axis(exists, found[..., None], axis=-1)[..., 0]
         found = np.where(hit, found, first)
-    data = found.astype(np.int64).reshape(*lead, *(1,) * len(terms.axes))
+    data = found.astype(np.int64).reshape((*lead, *(1,) * len(terms.axes)))
     if term.error is None or not terms.mode.track:
         return Value(data), None
     error = np.broadcast_to(terms.spread(term.error, 0.0), wide.shape).reshape(flat.shape)
