@@ -1,0 +1,168 @@
+"""Software pipelining: let iterations of the tile loop overlap by stages."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from opc.affine import Affine
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.program.dependence import Dep
+from opc.program.estimate import Estimator
+from opc.program.ir import Access, Instr, Loop, Module, Operand, Program, Stmt, instructions, map_programs
+from passes.program._modulo import modulo_times
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Split the tile loop into stages and run stage s of an iteration beside stage s + 1 of the one before.
+
+    The tile loop is the innermost loop that copies in from memory, computes and copies out. A modulo
+    schedule under the loop's dependences (slots included: a buffer with n slots is overwritten n
+    iterations later) gives each statement its stage. The first iterations are peeled into a prologue,
+    the last into an epilogue. The loop stays as it is where the model sees no gain, where it is too
+    short, or where the text would grow beyond ``size`` instructions.
+    """
+
+    stages: int = 3
+    size: int = 400
+    name: ClassVar[str] = "pipeline"
+    level: ClassVar[str] = "program"
+
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
+        """The program with pipelined tile loops; the same object if there is none to gain from."""
+        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self).program())
+
+
+class _Rewriter:
+    def __init__(self, program: Program, machine: Machine, options: Pipeline) -> None:
+        self.source, self.machine, self.options = program, machine, options
+        self.table = program.table()
+        self.estimator = Estimator(program, machine)
+
+    def program(self) -> Program:
+        if len(self.machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(self.source.body)):
+            return self.source  # nothing runs beside anything, or its order is already settled
+        body = tuple(t for s in self.source.body for t in self.statement(s, ()))
+        return self.source if body == self.source.body else self.source.with_body(body)
+
+    def statement(self, stmt: Stmt, loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
+        if isinstance(stmt, Instr):
+            return (stmt,)
+        if self.is_tile(stmt) and not any(self.is_tile(s) for s in stmt.body):
+            return (stmt,) if stmt.parallel else self.pipelined(stmt, loops)
+        body = tuple(t for s in stmt.body for t in self.statement(s, (*loops, stmt)))
+        return (stmt if body == stmt.body else replace(stmt, body=body),)
+
+    def is_tile(self, stmt: Stmt) -> bool:
+        """Whether a loop takes data from memory to memory."""
+        if isinstance(stmt, Instr):
+            return False
+        memory = self.machine.roles.get("memory")
+        roles = set()
+        for i, _ in instructions(stmt.body):
+            if i.opcode_class == "copy_in" and any(self.table[a.buffer].space == memory for a in i.sources):
+                roles.add("in")
+            elif i.opcode_class == "copy_out" and self.table[i.dst[0].buffer].space == memory:
+                roles.add("out")
+            elif i.opcode_class in ("cube", "vector", "scale"):
+                roles.add("compute")
+        return len(roles) == 3
+
+    def pipelined(self, loop: Loop, loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
+        """The loop's replacement: prologue, steady state, epilogue; or the loop itself."""
+        around = (*loops, loop)
+        units = [self.estimator.unit(s, around) for s in loop.body]
+        deps = self.estimator.dependences(loop.body, around)
+        once = self.estimator.simulate(range(len(units)), units, deps, 1).end
+        found = modulo_times(units, deps, self.estimator, once)
+        if found is None:
+            return (loop,)
+        interval, times = found
+        _, before = self.estimator.loop(range(len(units)), units, deps, loop.extent)
+        for most in range(min(self.options.stages, loop.extent) - 1, 0, -1):
+            stages = [min(int(t / interval + 1e-6), most) for t in times]
+            count = max(stages)
+            if count < most or (count + 1) * _size(loop.body) > self.options.size:
+                continue
+            offsets = [t - s * interval for t, s in zip(times, stages, strict=True)]
+            result = _peel(loop, stages, _order(stages, offsets, deps))
+            if self.duration(result, loops) < before * 0.99:
+                return result
+        return (loop,)
+
+    def duration(self, body: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> float:
+        units = [self.estimator.unit(s, loops) for s in body]
+        fixed = (*loops, Loop("once", 1, ()))
+        deps = self.estimator.dependences(body, fixed)
+        return self.estimator.simulate(range(len(units)), units, deps, 1).end
+
+
+def _size(body: tuple[Stmt, ...]) -> int:
+    return sum(1 for _ in instructions(body))
+
+
+def _order(stages: Sequence[int], offsets: Sequence[float], deps: Sequence[Dep]) -> list[int]:
+    """Statements of the steady state: by their time within the interval, dependences kept."""
+    after: list[set[int]] = [set() for _ in stages]
+    for d in deps:
+        shift = d.distance + stages[d.target] - stages[d.source]
+        assert shift >= 0, "a modulo schedule keeps every dependence"
+        if shift == 0:
+            after[d.source].add(d.target)
+    waiting = [0] * len(stages)
+    for targets in after:
+        for t in targets:
+            waiting[t] += 1
+    ready = [(offsets[j], j) for j, n in enumerate(waiting) if not n]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        _, j = heapq.heappop(ready)
+        order.append(j)
+        for t in sorted(after[j]):
+            waiting[t] -= 1
+            if not waiting[t]:
+                heapq.heappush(ready, (offsets[t], t))
+    return order
+
+
+def _peel(loop: Loop, stages: Sequence[int], order: Sequence[int]) -> tuple[Stmt, ...]:
+    """Step u runs stage s of iteration u - s; the steps in which all stages have work stay a loop."""
+    depth = max(stages)
+
+    def step(u: Affine, present: Sequence[int]) -> tuple[Stmt, ...]:
+        return tuple(_at(loop.body[j], stages[j], {loop.var: u - stages[j]}) for j in present)
+
+    prologue = [step(Affine((), u), [j for j in order if stages[j] <= u]) for u in range(depth)]
+    steady = Loop(loop.var, loop.extent - depth, step(Affine.var(loop.var) + depth, order))
+    epilogue = [
+        step(Affine((), loop.extent + u), [j for j in order if stages[j] > u]) for u in range(depth)
+    ]
+    return (*(s for part in prologue for s in part), steady, *(s for part in epilogue for s in part))
+
+
+def _at(stmt: Stmt, stage: int, values: Mapping[str, Affine]) -> Stmt:
+    """The statement in another iteration, its instructions marked with their stage."""
+    if isinstance(stmt, Loop):
+        return replace(stmt, body=tuple(_at(s, stage, values) for s in stmt.body))
+
+    def operand(o: Operand) -> Operand:
+        if not isinstance(o, Access):
+            return o
+        return Access(o.buffer, tuple(f.substitute(values) for f in o.index), o.slot.substitute(values))
+
+    def access(a: Access) -> Access:
+        return Access(a.buffer, tuple(f.substitute(values) for f in a.index), a.slot.substitute(values))
+
+    return replace(
+        stmt,
+        dst=tuple(map(access, stmt.dst)),
+        src=tuple(map(operand, stmt.src)),
+        init=stmt.init.substitute(values) if stmt.init is not None else None,
+        form=stmt.form.substitute(values) if stmt.form is not None else None,
+        stage=stage,
+    )
