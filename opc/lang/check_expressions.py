@@ -8,16 +8,16 @@ from opc import scalar
 from opc.lang import syntax as ast
 from opc.lang.comprehension import index_dims
 from opc.lang.messages import count, shown, suggest
-from opc.lang.sizes import walk
+from opc.lang.sizes import COMPARISONS, text_of, walk
 
 if TYPE_CHECKING:
     from opc.lang.checker import KernelChecker
 
-_COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
 _WORDED = frozenset({"add", "sub", "mul", "div", "neg", "lt", "le", "gt", "ge", "eq", "ne"})
 # Functions a person writes by name; the rest have operators.
 FUNCTIONS = {name: f for name, f in scalar.FUNCTIONS.items() if name not in _WORDED}
-_RESERVED = {"scan": "E0282", "cumsum": "E0282", "sort": "E0283", "argsort": "E0283", "topk": "E0283"}
+# Names kept for later versions of the language, with the code that says so.
+RESERVED = {"scan": "E0282", "cumsum": "E0282", "sort": "E0283", "argsort": "E0283", "topk": "E0283"}
 
 
 class ExpressionChecker:
@@ -45,18 +45,18 @@ class ExpressionChecker:
         if isinstance(value, ast.Reduction) and value.monoid == "moments":
             if len(clause.targets) != 2:
                 help = "`mean[...], m2[...] = moments[...](...)`; m2 is the sum of squared deviations"
-                self.report("E0230", "moments gives two tensors", clause.span, help)
+                self.report("E0249", "moments gives two tensors", clause.span, help)
             self._reduced(value, dims)
             return
         if len(clause.targets) > 1:
-            self.report("E0230", "only moments gives several tensors at once", clause.span)
+            self.report("E0249", "only moments gives several tensors at once", clause.span)
         self.value(value, dims)
 
     def _targets(self, clause: ast.Assign) -> None:
         first = clause.targets[0]
         for other in clause.targets[1:]:
             if [_key(e) for e in other.indices or ()] != [_key(e) for e in first.indices or ()]:
-                self.report("E0231", f"{other.name} and {first.name} have different indices", other.span)
+                self.report("E0250", f"{other.name} and {first.name} have different indices", other.span)
 
     def _output_rank(self, target: ast.Target) -> None:
         declared = self.owner.results.get(target.name) or self.owner.inputs.get(target.name)
@@ -110,7 +110,7 @@ class ExpressionChecker:
         elif isinstance(node, ast.Negate):
             self.value(node.operand, dims)
         elif isinstance(node, ast.Binary):
-            if node.op in _COMPARISONS:
+            if node.op in COMPARISONS:
                 help = "use it as the first argument of `select`"
                 self.report("E0223", "a comparison is no number", node.span, help)
             self.value(node.left, dims)
@@ -121,7 +121,7 @@ class ExpressionChecker:
             if node.monoid == "moments":
                 help = "`mean[i], m2[i] = moments[j](x[i, j])`"
                 self.report(
-                    "E0230",
+                    "E0249",
                     "moments gives two tensors; it cannot stand inside an expression",
                     node.span,
                     help,
@@ -193,7 +193,7 @@ class ExpressionChecker:
                 text = "an index that is read from a tensor is not built yet"
                 self.report("E0280", text, node.span, "indices are sums of dimensions times sizes")
                 return
-            if isinstance(node, ast.Call) or (isinstance(node, ast.Binary) and node.op in _COMPARISONS):
+            if isinstance(node, ast.Call) or (isinstance(node, ast.Binary) and node.op in COMPARISONS):
                 self.report("E0309", "this index is not affine", node.span, "use +, - and * by sizes")
                 return
             if isinstance(node, ast.Number) and isinstance(node.value, float):
@@ -224,7 +224,7 @@ class ExpressionChecker:
         self.value(node.body, inner)
 
     def _unknown_reduction(self, node: ast.UnknownReduction) -> None:
-        code = _RESERVED.get(node.name)
+        code = RESERVED.get(node.name)
         if code is not None:
             self.report(code, f"{node.name} is not built yet", node.span)
             return
@@ -253,7 +253,7 @@ class ExpressionChecker:
                 self.value(value, dims)
 
     def _condition(self, node: ast.Expr, dims: set[str]) -> None:
-        if isinstance(node, ast.Binary) and node.op in _COMPARISONS:
+        if isinstance(node, ast.Binary) and node.op in COMPARISONS:
             self.value(node.left, dims)
             self.value(node.right, dims)
             return
@@ -267,124 +267,13 @@ class ExpressionChecker:
                 "E0219", text, node.span, help=f"write `t = {node.function}(...)` first, then read `t[...]`"
             )
             return
-        code = _RESERVED.get(node.function)
+        code = RESERVED.get(node.function)
         if code is not None:
             self.report(code, f"{node.function} is not built yet", node.span)
             return
         help = suggest(node.function, [*FUNCTIONS, "T"])
         self.report("E0204", f"unknown function {shown(node.function)}", node.span, help)
 
-    def kernel_call(self, node: ast.Call) -> ast.Kernel | None:
-        """A call on whole tensors; returns the kernel that it means, or None after reporting."""
-        found = self.owner.program.find(self.owner.file, node.function)
-        if found is None:
-            self._unknown_kernel(node)
-            return None
-        if found.kernel is self.owner.kernel:
-            self.report("E0232", f"kernel {node.function} calls itself", node.span)
-            return None
-        given = self._match(node, found.kernel)
-        for param in found.kernel.params:
-            argument = given.get(param.name)
-            if argument is None:
-                if param.shape is not None or param.default is None:
-                    text = f"{node.function} needs an argument {param.name}"
-                    self.report("E0211", text, node.span, help=_signature(found.kernel))
-            elif param.shape is not None:
-                self._tensor_argument(node, param, argument)
-            else:
-                self._attribute_argument(param, argument)
-        return found.kernel
-
-    def _unknown_kernel(self, node: ast.Call) -> None:
-        if node.function in FUNCTIONS:
-            help = f"index both sides, as in `y[i] = {node.function}(x[i])`"
-            self.report(
-                "E0217", f"function {node.function} works on elements, not on whole tensors", node.span, help
-            )
-            return
-        code = _RESERVED.get(node.function)
-        if code is not None:
-            self.report(code, f"{node.function} is not built yet", node.span)
-            return
-        known = self.owner.program.known(self.owner.file)
-        help = suggest(node.function, known) if len(node.function) <= 60 else ""
-        self.report("E0204", f"unknown kernel {shown(node.function)}", node.span, help)
-
-    def _match(self, node: ast.Call, kernel: ast.Kernel) -> dict[str, ast.Argument]:
-        names = [p.name for p in kernel.params]
-        given: dict[str, ast.Argument] = {}
-        named = False
-        for position, argument in enumerate(node.args):
-            name = argument.keyword
-            if name is None:
-                if named:
-                    self.report("E0215", "a positional argument after a named one", argument.span)
-                    continue
-                if position >= len(names):
-                    text = f"{kernel.name} takes {count(len(names), 'argument')}, not {len(node.args)}"
-                    self.report("E0212", text, argument.span, help=_signature(kernel))
-                    break
-                name = names[position]
-            elif name not in names:
-                text = f"{kernel.name} has no argument {shown(name)}"
-                self.report("E0213", text, argument.span, help=suggest(name, names))
-                continue
-            named = named or argument.keyword is not None
-            if name in given:
-                self.report("E0214", f"argument {name} is given twice", argument.span)
-            given.setdefault(name, argument)
-        return given
-
-    def _tensor_argument(self, call: ast.Call, param: ast.Param, argument: ast.Argument) -> None:
-        value, rank = argument.value, None
-        if isinstance(value, ast.Name):
-            if self.tensor(value.name, value):
-                rank = self.owner.ranks[value.name]
-        elif isinstance(value, ast.Call):
-            kernel = self.kernel_call(value)
-            if kernel is not None and len(kernel.results) != 1:
-                text = f"{kernel.name} gives {len(kernel.results)} tensors; an argument is one"
-                self.report("E0218", text, value.span)
-            elif kernel is not None:
-                rank = len(kernel.results[0].shape or ())
-        else:
-            help = "a tensor's name, or a call of a kernel"
-            self.report(
-                "E0245", f"argument {param.name} of {call.function} is a whole tensor", argument.span, help
-            )
-        if rank is not None and rank != len(param.shape or ()):
-            text = f"{param.name} of {call.function} has {count(len(param.shape or ()), 'axis')}, this tensor has {rank}"
-            self.report("E0203", text, argument.span)
-        if param.kind == "inout":
-            self._inout_argument(call, param, argument)
-
-    def _inout_argument(self, call: ast.Call, param: ast.Param, argument: ast.Argument) -> None:
-        value = argument.value
-        own = self.owner.inputs.get(value.name) if isinstance(value, ast.Name) else None
-        if own is None or own.kind != "inout":
-            help = "declare the tensor `inout` in this kernel too"
-            self.report("E0220", f"{call.function} writes its argument {param.name}", argument.span, help)
-            return
-        self.owner.changed.add(own.name)
-
-    def _attribute_argument(self, param: ast.Param, argument: ast.Argument) -> None:
-        if isinstance(argument.value, ast.NameList):
-            self.report("E0245", f"argument {param.name} is a number", argument.span)
-            return
-        self.owner.size(argument.value)
-
 
 def _key(expr: ast.Expr) -> str:
-    from opc.lang.sizes import text_of
-
     return text_of(expr)
-
-
-def _signature(kernel: ast.Kernel) -> str:
-    from opc.lang.sizes import text_of
-
-    def show(param: ast.Param) -> str:
-        return param.name if param.default is None else f"{param.name}={text_of(param.default)}"
-
-    return f"{kernel.name}({', '.join(map(show, kernel.params))})"

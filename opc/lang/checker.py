@@ -11,11 +11,12 @@ from opc import scalar
 from opc.dtypes import DType
 from opc.errors import Diagnostic, LanguageError, Span
 from opc.lang import syntax as ast
+from opc.lang.check_calls import CallChecker
 from opc.lang.check_expressions import ExpressionChecker
 from opc.lang.loader import Program
 from opc.lang.messages import count, problem, shown, suggest
+from opc.lang.sizes import COMPARISONS, walk
 from opc.lang.sizes import FUNCTIONS as SIZE_FUNCTIONS
-from opc.lang.sizes import walk
 
 MAX_DIAGNOSTICS = 20
 _TYPES = ("T", *DType)
@@ -144,7 +145,7 @@ class KernelChecker:
             self._define(result.name, result.span)
             self._type(result)
             if result.shape is None:
-                help = f"a total has one element: `{result.name}: {result.type}[1]`, written `{result.name}[0] = ...`"
+                help = f"a total has one element: `{result.name}: {result.type}[1]`, `{result.name}[0] = ...`"
                 self.report("E0243", f"result {result.name} has no shape", result.span, help=help)
             if result.kind != "result":
                 self.report(
@@ -247,11 +248,12 @@ class KernelChecker:
             if clause.targets[0].indices is None:
                 self._call_clause(clause, last)
             else:
-                self._comprehension(clause, last)
+                ExpressionChecker(self, last, clause).comprehension(clause)
             for target in clause.targets:
                 if last[target.name] is clause and target.indices is not None:
                     self.ranks.setdefault(target.name, len(target.indices))
-                    self.changed.add(target.name)
+                    if target.name in self.inputs and self.inputs[target.name].kind == "inout":
+                        self.changed.add(target.name)
         for result in self.kernel.results:
             if result.name not in first:
                 help = f"add `{result.name}[...] = ...`"
@@ -277,14 +279,13 @@ class KernelChecker:
             self.report("E0222", f"{target.name} is written twice", target.span, secondary=where)
 
     def _call_clause(self, clause: ast.Assign, last: dict[str, ast.Assign]) -> None:
-        checker = ExpressionChecker(self, last, clause)
         if clause.domain:
             self.report("E0236", "a call of a kernel has no dimensions", clause.domain[0].span)
         if not isinstance(clause.value, ast.Call):
             help = "index both sides, as in `y[i] = x[i]`"
             self.report("E0217", "only a call of a kernel gives whole tensors", clause.value.span, help)
             return
-        kernel = checker.kernel_call(clause.value)
+        kernel = CallChecker(self, last, clause).kernel(clause.value)
         if kernel is None:
             return
         if len(kernel.results) != len(clause.targets):
@@ -299,9 +300,3 @@ class KernelChecker:
                 text = f"{target.name} has {count(len(own.shape), 'axis')}, but {kernel.name} gives {rank}"
                 self.report("E0203", text, target.span)
             self.ranks[target.name] = rank
-
-    def _comprehension(self, clause: ast.Assign, last: dict[str, ast.Assign]) -> None:
-        ExpressionChecker(self, last, clause).comprehension(clause)
-
-
-COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})

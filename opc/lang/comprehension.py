@@ -120,7 +120,7 @@ class Clauses:
         sources = known or written or padded
         if not sources:
             message = f"the extent of dimension {name} is not known"
-            help = f"give it: `for {name} < ...` (or `[{name} < ...]` in a reduction); only a bare index tells an extent"
+            help = f"only a bare index tells an extent; give it: `for {name} < ...` or `[{name} < ...]`"
             raise self.scope.error("E0308", message, span, help=help)
         first = sources[0]
         for other in sources[1:]:
@@ -221,7 +221,7 @@ class Clauses:
         boxes = [self._box(part, output) for part in self.parts]
         try:
             pair = coverage.overlap(boxes)
-        except coverage.TooComplex:
+        except coverage.TooComplexError:
             raise self._too_complex(self.parts[-1]) from None
         if pair is not None:
             first, second = (self.parts[i].clause.targets[0] for i in pair)
@@ -242,7 +242,8 @@ class Clauses:
             low, high = form.interval(part.extents)
             place = target.indices[axis].span
             if low < 0 or high >= extent:
-                message = f"axis {axis} of {target.name} has extent {extent}, but this index runs from {low} to {high}"
+                bounds = f"this index runs from {low} to {high}"
+                message = f"axis {axis} of {target.name} has extent {extent}, but {bounds}"
                 raise self.scope.error(
                     "E0313", message, place, notes=self.scope.values_note(target.indices[axis])
                 )
@@ -253,12 +254,12 @@ class Clauses:
                     raise self.scope.error("E0312", message, place, help=help)
             try:
                 sets.append(coverage.axis_set(form, part.extents))
-            except coverage.NotInjective:
+            except coverage.NotInjectiveError:
                 message = f"`{text_of(target.indices[axis])}` takes the same value twice"
                 help = "make the factor of each dimension the product of the extents below it"
                 notes = self.scope.values_note(target.indices[axis])
                 raise self.scope.error("E0312", message, place, help=help, notes=notes) from None
-            except coverage.TooComplex:
+            except coverage.TooComplexError:
                 raise self._too_complex(part) from None
         return tuple(sets)
 

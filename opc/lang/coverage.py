@@ -16,11 +16,11 @@ from opc.affine import Affine
 MAX_MASK = 2**22
 
 
-class NotInjective(Exception):
+class NotInjectiveError(Exception):
     """An axis index that takes the same value twice."""
 
 
-class TooComplex(Exception):
+class TooComplexError(Exception):
     """An axis set that is no progression, on an axis too long for a mask."""
 
 
@@ -40,11 +40,11 @@ class AxisSet(NamedTuple):
         return self.offset <= value <= self.last and (value - self.offset) % self.step == 0
 
     def bits(self) -> int:
-        """The set as a mask. Raises TooComplex on a long axis."""
+        """The set as a mask. Raises TooComplexError on a long axis."""
         if self.mask is not None:
             return self.mask
         if self.last >= MAX_MASK:
-            raise TooComplex
+            raise TooComplexError
         return _spread(1 << self.offset, self.step, self.size)
 
     def disjoint(self, other: AxisSet) -> bool:
@@ -57,7 +57,7 @@ class AxisSet(NamedTuple):
 
 
 def axis_set(form: Affine, extents: Mapping[str, int]) -> AxisSet:
-    """The values of ``form``, known to be >= 0. Raises NotInjective and TooComplex."""
+    """The values of ``form``, known to be >= 0. Raises NotInjectiveError and TooComplexError."""
     low, high = form.interval(extents)
     terms = sorted((abs(c), extents[name]) for name, c in form.terms if extents[name] > 1)
     count = prod(extent for _, extent in terms)
@@ -71,12 +71,12 @@ def axis_set(form: Affine, extents: Mapping[str, int]) -> AxisSet:
 
 def _masked(terms: Sequence[tuple[int, int]], low: int, high: int, count: int) -> AxisSet:
     if high >= MAX_MASK:
-        raise TooComplex
+        raise TooComplexError
     mask = 1 << low
     for coefficient, extent in terms:
         mask = _spread(mask, coefficient, extent)
     if mask.bit_count() != count:
-        raise NotInjective
+        raise NotInjectiveError
     return AxisSet(low, 1, count, high, mask)
 
 

@@ -67,7 +67,7 @@ class Lowering:
         low, high = _INTEGER_RANGE[DType.I32]
         if isinstance(value, int) and not low <= value <= high:
             message = f"{value} does not fit 32 bits"
-            raise self.scope.error("E0326", message, span, help=f"write {value}.0 for a floating-point value")
+            raise self.scope.error("E0324", message, span, help=f"write {value}.0 for a floating-point value")
         return Typed(Const(value), None)
 
     def _name(self, node: ast.Name, dims: dict[str, int]) -> Typed:
@@ -146,7 +146,8 @@ class Lowering:
 
     def _leaves(self, node: ast.Read, axis: int, bounds: tuple[int, int], extent: int) -> LanguageError:
         span = node.indices[axis].span
-        message = f"axis {axis} of {node.tensor} has extent {extent}, but this index runs from {bounds[0]} to {bounds[1]}"
+        runs = f"this index runs from {bounds[0]} to {bounds[1]}"
+        message = f"axis {axis} of {node.tensor} has extent {extent}, but {runs}"
         help = f"say what lies outside: `{node.tensor}[...] else 0`, or bound the dimension with `for`"
         return self.scope.error(
             "E0301", message, span, help=help, notes=self.scope.values_note(node.indices[axis])

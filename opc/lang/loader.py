@@ -38,7 +38,7 @@ class Program:
         self._files: dict[str, File] = {}
         self._used: dict[int, list[File]] = {}
         folder = os.fspath(use_path) if use_path is not None else _folder(root.name)
-        self._load(root, folder, [os.path.realpath(root.name)])
+        self._load(root, folder, [os.path.realpath(os.path.join(folder, os.path.basename(root.name)))])
 
     def _load(self, file: File, folder: str, chain: list[str]) -> None:
         used: list[File] = []
@@ -49,7 +49,8 @@ class Program:
             if real in chain:
                 raise _cycle(file, use, [*chain[chain.index(real) :], real])
             if real not in self._files:
-                self._files[real] = parse(_read(file, use, path), path)
+                shown = os.path.normpath(os.path.join(_folder(file.name), use.path))
+                self._files[real] = parse(_read(file, use, path), shown)
                 self._load(self._files[real], os.path.dirname(path), [*chain, real])
             used.append(self._files[real])
 

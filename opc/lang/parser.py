@@ -58,12 +58,29 @@ class _Driver:
                 if action is None and token.kind == END and self.states[-1] == accept:
                     return
                 if action is None:
-                    raise unexpected(self.source, self.tables, self.states[-1], token, previous)
+                    raise unexpected(self.source, self.tables, self.possible(), token, previous)
                 if action >= 0:
                     break
                 self.reduce(-1 - action, token.start)
             self.push(action, token, 0, token.start, token.end)
             previous = token
+
+    def possible(self) -> frozenset[str]:
+        """Terminals that may stand next. A row's own entries are too many: some only lead to reductions."""
+        candidates = self.tables.states[self.states[-1]]
+        return frozenset(kind for kind in candidates if self._shifts(kind))
+
+    def _shifts(self, kind: str) -> bool:
+        rows, states = self.tables.states, list(self.states)
+        while True:
+            action = rows[states[-1]].get(kind)
+            if action is None:
+                return kind == END and states[-1] == rows[0]["start"]
+            if action >= 0:
+                return True
+            rule = self.tables.rules[-1 - action]
+            del states[len(states) - rule.size :]
+            states.append(rows[states[-1]][rule.origin])
 
     def push(self, state: int, value: Any, depth: int, start: int, end: int) -> None:
         self.states.append(state)
@@ -100,45 +117,45 @@ class _Driver:
         return self.actions.act(name, children, start, end)
 
 
+# Terminals that are named together where all of the first set may stand: the sets, and the name.
 _CATEGORIES = (
-    (frozenset({"NAME", "NUMBER", "LPAR", "REDUCE"}), "an expression"),
-    (frozenset({"LET", "REQUIRE", "EXAMPLE", "RBRACE"}), "a clause or `}`"),
-    (frozenset({"PLUS", "MINUS", "STAR", "SLASH", "PERCENT"}), "an operator"),
-    (frozenset({"USE", "KERNEL"}), "`kernel` or `use`"),
+    ({"NAME", "NUMBER", "LPAR", "REDUCE"}, {"NAME", "NUMBER", "LPAR", "REDUCE", "MINUS"}, "an expression"),
+    ({"LET", "REQUIRE", "EXAMPLE"}, {"LET", "REQUIRE", "EXAMPLE", "NAME"}, "a clause"),
+    ({"PLUS", "MINUS", "STAR"}, {"PLUS", "MINUS", "STAR", "SLASH", "PERCENT", "//"}, "an operator"),
+    ({"PLUS", "MINUS"}, {"PLUS", "MINUS"}, "an operator"),
+    ({"LESSTHAN", "MORETHAN"}, {"LESSTHAN", "MORETHAN", "<=", ">=", "==", "!="}, "a comparison"),
+    ({"USE", "KERNEL"}, {"USE", "KERNEL"}, "`kernel` or `use`"),
 )
-_COVERED = {
-    "an expression": {"NAME", "NUMBER", "LPAR", "REDUCE", "MINUS"},
-    "a clause or `}`": {"LET", "REQUIRE", "EXAMPLE", "RBRACE", "NAME"},
-    "`kernel` or `use`": {"USE", "KERNEL"},
-}
 _PLAIN = {"NAME": "a name", "NUMBER": "a number", "STRING": "a text in quotes", "REDUCE": "a reduction"}
 
 
-def unexpected(source: Source, tables: Tables, state: int, token: Token, previous: Token) -> LanguageError:
-    """The error for ``token`` in ``state``: what stands there, and what might."""
-    expected = _expected(tables, state)
+def unexpected(
+    source: Source, tables: Tables, possible: frozenset[str], token: Token, previous: Token
+) -> LanguageError:
+    """The error for ``token``: what stands there, and what might."""
+    expected = _expected(tables, possible)
     if token.kind == END:
         message = "the file ends too early"
         return source.error("E0112", message, previous.start, previous.end, help=f"expected {expected}")
     keyword = token.text in tables.literals and token.text.isalpha()
-    if "NAME" in tables.states[state] and (keyword or token.kind == "REDUCE"):
+    if "NAME" in possible and (keyword or token.kind == "REDUCE"):
         message = f"`{token.text}` is a word of the language and cannot be a name"
         return source.error("E0110", message, token.start, token.end, help="choose another name")
+    if token.text == "=" and tables.literals["=="] in possible:
+        expected = "`==` to compare"
     shown = token.text if len(token.text) <= 40 else token.text[:37] + "..."
     return source.error("E0101", f"unexpected `{shown}`", token.start, token.end, help=f"expected {expected}")
 
 
-def _expected(tables: Tables, state: int) -> str:
+def _expected(tables: Tables, possible: frozenset[str]) -> str:
     spelled = {kind: text for text, kind in tables.literals.items()}
-    wanted = {kind for kind in tables.states[state] if kind in spelled or kind in _PLAIN}
+    wanted = {kind for kind in possible if kind in spelled or kind in _PLAIN}
     parts: list[str] = []
-    for members, title in _CATEGORIES:
+    for members, covered, title in _CATEGORIES:
         if members <= wanted:
             parts.append(title)
-            wanted -= _COVERED.get(title, set(members))
-            if title == "an operator":
-                wanted -= {"__ANON_5", "__ANON_1", "__ANON_2", "__ANON_3", "__ANON_4", "LESSTHAN", "MORETHAN"}
-    if "END" in wanted:
+            wanted = {kind for kind in wanted if kind not in covered and spelled.get(kind) not in covered}
+    if END in possible:
         parts.append("the end of the file")
     parts += sorted(_PLAIN.get(kind) or f"`{spelled[kind]}`" for kind in wanted)
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"

@@ -55,7 +55,7 @@ class Scope:
     sizes: dict[str, Size]
     prefix: str = ""
     line: int | None = None
-    depth: int = 0
+    callers: tuple[ast.Kernel, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def error(

@@ -49,6 +49,9 @@ _OPERATORS: dict[str, Callable[[Size, Size], Size]] = {
 }
 
 
+COMPARISONS = frozenset({"<", "<=", ">", ">=", "==", "!="})
+
+
 def evaluate(expr: ast.Expr, env: Mapping[str, Size], file: ast.File) -> Size:
     """Value of a checked size expression. Raises E0305 (division by zero) and E0323 (no such number)."""
     if isinstance(expr, ast.Number):

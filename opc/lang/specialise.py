@@ -164,11 +164,16 @@ def _inline(
     """
     found = scope.builder.program.find(scope.file, call.function)
     assert found is not None, "checked before"
-    if scope.depth >= MAX_CALLS:
-        help = "a kernel may not call itself, directly or through others"
-        raise scope.error("E0230", f"calls nested deeper than {MAX_CALLS}", call.span, help=help)
-    check_file(scope.builder.program, found.file)
     kernel = found.kernel
+    callers = (*scope.callers, scope.kernel)
+    if any(kernel is caller for caller in callers):
+        way = " calls ".join(k.name for k in (*callers, kernel))
+        raise scope.error(
+            "E0230", f"kernel {kernel.name} calls itself through others", call.span, notes=(way,)
+        )
+    if len(callers) > MAX_CALLS:
+        raise scope.error("E0246", f"calls nested deeper than {MAX_CALLS}", call.span)
+    check_file(scope.builder.program, found.file)
     tensors = _tensor_arguments(scope, kernel, call, prefix)
     inner = Scope(
         scope.builder,
@@ -178,14 +183,14 @@ def _inline(
         sizes=calls.sizes(scope, found, call, tensors),
         prefix=f"{prefix}_",
         line=scope.line_of(call.span),
-        depth=scope.depth + 1,
+        callers=callers,
         tensors=tensors,
     )
     try:
         return _inlined(scope, inner, call, names, targets)
     except LanguageError as problem:
-        if problem.span == call.span:
-            raise
+        if problem.span in (call.span, *(a.span for a in call.args)):
+            raise  # it is about the call itself
         place = f"{call.span.file}:{call.span.line}:{call.span.column}"
         raise noted(problem, f"in kernel {kernel.name}, called at {place}") from None
 
