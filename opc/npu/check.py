@@ -162,7 +162,7 @@ class _Core:
         order = self.plan.trace.order
         length = len(order) // self.iterations if self.iterations else 0
         executions = [0] * len(self.accesses)
-        found: dict[int, Diagnostic] = {}
+        found: dict[tuple[int, str], Diagnostic] = {}
         coverage: dict[int, Coverage] = {}
         ready: set[tuple[int, int]] = set()
         for position, j in enumerate(order):
@@ -180,9 +180,10 @@ class _Core:
                     missing = covered.missing(*a.memory.runs(r))
                     if missing is None:
                         ready.add((id(a.memory), r))
-                    elif j not in found:
-                        static = self.plan.trace.statics[j]
-                        found[j] = explain.uninitialised(static, k, a.memory, missing, self.listing)
+                    elif (j, a.memory.name) not in found:
+                        s = self.plan.trace.statics[j]
+                        problem = explain.uninitialised(s, k, a.memory, missing, self.listing)
+                        found[j, a.memory.name] = problem
                 for r in a.writes[k]:
                     if (id(a.memory), r) not in ready:
                         covered.add(*a.memory.runs(r))

@@ -148,18 +148,19 @@ class Pass:
             reads, writes = memory.reads, memory.writes
             for region in a.reads[k]:
                 for other in memory.adjacent[region]:
+                    self.checked += len(writes[other])
                     for q, (n, at) in writes[other].items():
                         if n >= clock[q] or at > position:
                             self._race(memory, (at, other, True), (position, region, False), n < clock[q])
             for region in a.writes[k]:
                 for other in memory.adjacent[region]:
+                    self.checked += len(writes[other]) + len(reads[other])
                     for q, (n, at) in writes[other].items():
                         if n >= clock[q] or at > position:
                             self._race(memory, (at, other, True), (position, region, True), n < clock[q])
                     for q, (n, at) in reads[other].items():
                         if n >= clock[q] or at > position:
                             self._race(memory, (at, other, False), (position, region, True), n < clock[q])
-                    self.checked += len(writes[other]) + len(reads[other])
         for a in self.accesses[j]:
             for region in a.reads[k]:
                 a.memory.reads[region][pipe] = (number, position)

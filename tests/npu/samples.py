@@ -56,7 +56,7 @@ def barriers(program: Program) -> Program:
 
 
 def chained(program: Program, machine: Machine) -> Program:
-    """Each instruction waits for the one before it by a flag or an in-pipe barrier, loops by full barriers."""
+    """Each instruction waits for the one before it, by a flag or a barrier."""
     table = program.table()
 
     def sync(a: Instr, b: Instr) -> list[Stmt]:

@@ -145,7 +145,8 @@ def test_argmax_prefers_nan_then_the_lowest_index() -> None:
 def test_moments_merge_by_chunks() -> None:
     x = (RNG.standard_normal((3, 32)) + 1e4).astype(np.float32)
     lines = [
-        f"V vcmoments f32@ub[131072 | i:8], f32@ub[131076 | i:8] = f32@ub[{32 * n} | i:128, j:4] for i<3, j<8 {{form={8 * n}}}"
+        "V vcmoments f32@ub[131072 | i:8], f32@ub[131076 | i:8] = "
+        f"f32@ub[{32 * n} | i:128, j:4] for i<3, j<8 {{form={8 * n}}}"
         for n in range(4)
     ]
     y = run("\n".join(lines), x, "f32", (3, 2))

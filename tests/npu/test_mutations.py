@@ -16,7 +16,7 @@ from opc.npu.listing import Instruction, Listing, Loop, Statement
 from tests.npu.samples import PIPELINED, barriers, chained, machine, place, sample
 
 MACHINE = machine()
-SEEDS = range(12)
+SEEDS = range(8)
 
 
 def corpus() -> dict[str, Listing]:

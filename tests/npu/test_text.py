@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,7 +112,5 @@ def test_damaged_text_never_fails_otherwise(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(text)))
     cut = data.draw(st.integers(0, 12))
     new = data.draw(st.text(alphabet="[]{}()<>=,:|@ mod0129-+*ij\n", max_size=6))
-    try:
+    with suppress(OpcError):
         npu.prove(npu.parse_listing(text[:at] + new + text[at + cut :]))
-    except OpcError:
-        pass
