@@ -22,7 +22,7 @@ from opc.dtypes import DType
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
-from opc.program.liveness import live_ranges
+from opc.program.liveness import live_ranges, live_together
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
 from opc.program.text import print_stmt
 
@@ -89,7 +89,7 @@ def _shared(program: Program, spans: list[tuple[Buffer, int, int]]) -> Iterator[
                 continue
             if a.name == b.name:
                 yield f"slots of '{a.name}' overlap"
-            elif a.kind == "packed" or ranges[a.name].overlaps(ranges[b.name]):
+            elif a.kind == "packed" or live_together(ranges[a.name], ranges[b.name]):
                 where = f"{max(low, low2)} to {min(high, high2)}"
                 yield f"'{a.name}' and '{b.name}' share bytes {where} while both live"
 

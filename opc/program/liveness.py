@@ -1,8 +1,9 @@
 """Live ranges of buffers over the structured program.
 
-Instructions are numbered in program order. A buffer lives from its first to its last access, widened to
-every loop around whose back edge it carries a value: one in whose body an element may be read before
-the same iteration has written all of it. Two buffers may share bytes when their ranges are disjoint.
+Instructions are numbered in program order. A buffer lives from a write to the last read of what was written,
+and again from the next write that starts afresh; around a loop's back edge it lives through the whole loop
+if some element may be read there before the same iteration has written it. Two buffers may share bytes
+when none of their ranges overlap.
 
 The question "written before read" is answered with boxes: what an instruction surely writes (its
 destination box, when it has no holes) must contain what a later instruction of the same iteration reads.
@@ -21,7 +22,7 @@ from opc.program.opcodes import OPCODES
 
 @dataclass(frozen=True, slots=True)
 class LiveRange:
-    """Positions of instructions, both inclusive; empty when ``last < first``."""
+    """Positions of instructions, both inclusive."""
 
     first: int
     last: int
@@ -30,35 +31,45 @@ class LiveRange:
         return self.first <= other.last and other.first <= self.last
 
 
+Lives = tuple[LiveRange, ...]  # disjoint, in program order
+
+
+def live_together(a: Lives, b: Lives) -> bool:
+    """Whether there is an instruction at which both live."""
+    return any(x.overlaps(y) for x in a for y in b)
+
+
 @dataclass(frozen=True, slots=True)
 class Liveness:
     """``ranges``: by buffer. ``homes``: the loops around a local buffer's whole life, outermost first;
     each iteration of the innermost starts a new life, so it may use another slot.
     """
 
-    ranges: dict[str, LiveRange]
+    ranges: dict[str, Lives]
     homes: dict[str, tuple[Loop, ...]]
 
 
-def live_ranges(program: Program) -> dict[str, LiveRange]:
-    """The live range of every buffer; memory buffers live for whole top-level statements."""
+def live_ranges(program: Program) -> dict[str, Lives]:
+    """The lives of every buffer; memory buffers live for whole top-level statements."""
     return liveness(program).ranges
 
 
 def liveness(program: Program) -> Liveness:
     """Live ranges and homes of every buffer."""
     analysis = _Analysis(program.table())
-    top = analysis.sequence(program.body, {}, 0)
-    ranges, homes = dict(top.spans), analysis.homes
+    ranges = analysis.sequence(program.body, {}, 0).spans
     position = 0
+    memory: dict[str, LiveRange] = {}
     for stmt in program.body:
-        size = _size(stmt)
-        for b in program.buffers:
-            if b.kind != "local" and b.name in touched(stmt):
-                ranges[b.name] = _join(ranges.get(b.name), LiveRange(position, position + size - 1))
-        position += size
+        whole = LiveRange(position, position + _size(stmt) - 1)
+        for name in touched(stmt):
+            memory[name] = _join(memory.get(name, whole), whole)
+        position = whole.last + 1
     for b in program.buffers:
-        ranges.setdefault(b.name, LiveRange(0, -1))
+        if b.kind != "local" and b.name in memory:
+            ranges[b.name] = (memory[b.name],)
+        ranges.setdefault(b.name, ())
+    homes = analysis.homes
     return Liveness(ranges, {b.name: homes.get(b.name, ()) for b in program.buffers if b.kind == "local"})
 
 
@@ -71,8 +82,8 @@ def touched(stmt: Stmt) -> frozenset[str]:
     return frozenset(a.buffer for i, _ in instructions((stmt,)) for a in (*i.dst, *i.sources))
 
 
-def _join(a: LiveRange | None, b: LiveRange) -> LiveRange:
-    return b if a is None else LiveRange(min(a.first, b.first), max(a.last, b.last))
+def _join(a: LiveRange, b: LiveRange) -> LiveRange:
+    return LiveRange(min(a.first, b.first), max(a.last, b.last))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,7 @@ class _Summary:
 
     exposed: dict[str, list[_Region]] = field(default_factory=dict)
     written: dict[str, list[_Region]] = field(default_factory=dict)
-    spans: dict[str, LiveRange] = field(default_factory=dict)
+    spans: dict[str, Lives] = field(default_factory=dict)
 
 
 class _Analysis:
@@ -107,45 +118,60 @@ class _Analysis:
     def sequence(self, body: tuple[Stmt, ...], extents: dict[str, int], start: int) -> _Summary:
         """Statements in order: later reads are covered by earlier writes."""
         total = _Summary()
-        shared: set[str] = set()
+        parts: dict[str, list[tuple[LiveRange, _Summary]]] = {}
         for stmt in body:
             part = self.instr(stmt, start) if isinstance(stmt, Instr) else self.loop(stmt, extents, start)
-            size = _size(stmt)
-            for name, regions in part.exposed.items():
-                earlier = total.written.get(name, [])
-                open_regions = [r for r in regions if not any(_covers(w, r, extents) for w in earlier)]
-                if open_regions:
-                    total.exposed.setdefault(name, []).extend(open_regions)
-            for name, regions in part.written.items():
-                for region in regions:
-                    _add(total.written.setdefault(name, []), region)
-            shared |= total.spans.keys() & part.spans.keys()
-            for name, span in part.spans.items():
-                # With accesses in several statements every loop among them counts as a whole: what one
-                # of its iterations wrote must survive the others.
-                whole = LiveRange(start, start + size - 1)
-                earlier_span = total.spans.get(name)
-                total.spans[name] = span if earlier_span is None else _join(earlier_span, whole)
-            start += size
-        self.widen(body, shared, total, start - sum(map(_size, body)))
+            whole = LiveRange(start, start + _size(stmt) - 1)
+            for name in part.spans:
+                parts.setdefault(name, []).append((whole, part))
+                self.extend(total, name, part, extents)
+            start = whole.last + 1
+        for name, touching in parts.items():
+            total.spans[name] = self.lives(name, touching, extents)
+            if len(touching) > 1:
+                # One iteration of a deeper loop does not hold the whole life.
+                self.homes.pop(name, None)
         return total
 
-    def widen(self, body: tuple[Stmt, ...], shared: set[str], total: _Summary, start: int) -> None:
-        """The first statement of a shared buffer also counts as a whole; no deeper loop is its home."""
-        for stmt in body:
-            whole = LiveRange(start, start + _size(stmt) - 1)
-            for name in sorted(shared & touched(stmt)) if shared else ():
-                total.spans[name] = _join(total.spans[name], whole)
-                self.homes.pop(name, None)
-            start = whole.last + 1
+    def extend(self, total: _Summary, name: str, part: _Summary, extents: Mapping[str, int]) -> None:
+        """Append what ``part`` does to one buffer."""
+        earlier = total.written.setdefault(name, [])
+        for read in part.exposed.get(name, ()):
+            if not any(_covers(w, read, extents) for w in earlier):
+                total.exposed.setdefault(name, []).append(read)
+        for region in part.written.get(name, ()):
+            _add(earlier, region)
+
+    def lives(
+        self, name: str, touching: list[tuple[LiveRange, _Summary]], extents: Mapping[str, int]
+    ) -> Lives:
+        """Split the statements that touch a buffer where nothing older is read any more, from the back."""
+        found: list[LiveRange] = []
+        end = len(touching)
+        for begin in range(len(touching) - 1, -1, -1):
+            if begin and name in touching[begin][1].exposed:
+                continue
+            life = _Summary()
+            for _, part in touching[begin:end] if begin else ():
+                self.extend(life, name, part, extents)
+            if name in life.exposed:
+                continue
+            # A loop that holds a whole life keeps its finer ranges; among others it counts as a whole,
+            # since what one of its iterations wrote must survive the rest.
+            if end - begin == 1:
+                found[:0] = touching[begin][1].spans[name]
+            else:
+                found.insert(0, LiveRange(touching[begin][0].first, touching[end - 1][0].last))
+            end = begin
+        return tuple(found)
 
     def loop(self, loop: Loop, extents: dict[str, int], start: int) -> _Summary:
         body = self.sequence(loop.body, {**extents, loop.var: loop.extent}, start)
         whole = LiveRange(start, start + _size(loop) - 1)
         result = _Summary()
-        for name, span in body.spans.items():
+        for name, lives in body.spans.items():
             carried = name in body.exposed
-            result.spans[name] = whole if carried else span
+            result.spans[name] = (whole,) if carried else lives
             if not carried:
                 self.homes[name] = (loop, *self.homes.get(name, ()))
         for name, regions in body.exposed.items():
@@ -169,7 +195,7 @@ class _Analysis:
             if _has_no_holes(access, dims):
                 result.written.setdefault(access.buffer, []).append(region)
         for access in (*i.dst, *i.sources):
-            result.spans[access.buffer] = LiveRange(position, position)
+            result.spans[access.buffer] = (LiveRange(position, position),)
         return result
 
     def region(self, access: Access, dims: dict[str, int]) -> _Region:

@@ -90,11 +90,12 @@ def _expand(
 
 
 def _factor(loop: Loop, slotted: Mapping[str, Buffer], unaddressed: Mapping[str, Buffer]) -> int:
+    """Iterations to unroll: 1 for none, 0 for all."""
     factor = 1
     for instr, _ in instructions(loop.body):
         for a in (*instr.dst, *instr.sources):
             if a.buffer in unaddressed and any(loop.var in form.names for form in a.index):
-                return loop.extent
+                return 0
             if a.buffer in slotted:
                 slots = slotted[a.buffer].slots
                 factor = lcm(factor, slots // gcd(a.slot.coefficient(loop.var), slots))
@@ -105,7 +106,7 @@ def _unroll(loop: Loop, factor: int) -> list[Stmt]:
     """``factor`` iterations per new iteration, then the remainder; all of them if fewer than two remain."""
     if factor == 1:
         return [loop]
-    trips = loop.extent // factor
+    trips = loop.extent // factor if factor else 0
 
     def copies(values: list[Affine]) -> list[Stmt]:
         return [substitute(s, {loop.var: v}) for v in values for s in loop.body]

@@ -10,7 +10,7 @@ from opc.errors import MachineError, OpcError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Buffer, Module, Program, map_programs
-from opc.program.liveness import LiveRange, live_ranges, touched
+from opc.program.liveness import LiveRange, live_ranges, live_together, touched
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
 
 Conflict = Callable[[Buffer, Buffer], bool]
@@ -108,7 +108,7 @@ class _Planner:
         return bool(self.phases[a.name] & self.phases[b.name])
 
     def both_live(self, a: Buffer, b: Buffer) -> bool:
-        return self.ranges[a.name].overlaps(self.ranges[b.name])
+        return live_together(self.ranges[a.name], self.ranges[b.name])
 
     def local(self, space: str) -> Offsets:
         """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
@@ -127,7 +127,7 @@ class _Planner:
         """One entry per slot, large first, then by first use."""
         by_size = sorted(
             buffers,
-            key=lambda b: (-slot_size(self.machine, b) * b.slots, self.ranges[b.name].first, b.name),
+            key=lambda b: (-slot_size(self.machine, b) * b.slots, min((r.first for r in self.ranges[b.name]), default=0), b.name),
         )
         return [b for b in by_size for _ in range(b.slots)]
 
@@ -177,8 +177,8 @@ class _Planner:
         """The error that names what is live where most is live."""
         size = {b.name: slot_size(self.machine, b) * b.slots for b in buffers}
         # Most is live where some buffer's life begins.
-        starts = [LiveRange(r.first, r.first) for b in buffers for r in (self.ranges[b.name],)]
-        groups = [[b for b in buffers if self.ranges[b.name].overlaps(start)] for start in starts]
+        starts = [LiveRange(r.first, r.first) for b in buffers for r in self.ranges[b.name]]
+        groups = [[b for b in buffers if live_together(self.ranges[b.name], (start,))] for start in starts]
         peak = max(groups, key=lambda group: sum(size[b.name] for b in group))
         peak.sort(key=lambda b: (-size[b.name], b.name))
         needed = sum(size[b.name] for b in peak)
