@@ -11,7 +11,7 @@ from opc.errors import RuntimeCallError, fail
 if TYPE_CHECKING:
     import llvmlite.binding as llvm
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 _READY: set[str] = set()
 
 
@@ -47,11 +47,12 @@ def host_triple() -> str:
 def _initialise() -> None:
     import llvmlite.binding as llvm
 
-    with _LOCK:
+    with LOCK:
         if "all" in _READY:
             return
         llvm.initialize_all_targets()
         llvm.initialize_all_asmprinters()
+        llvm.initialize_native_asmparser()  # objects ask cpuid in inline assembly
         _READY.add("all")
 
 
@@ -76,7 +77,7 @@ class Code:
     def __init__(self, text: str, target: Target) -> None:
         import llvmlite.binding as llvm
 
-        with _LOCK:
+        with LOCK:
             machine = target.machine()
             module = optimise(text, machine)
             self.module = module
@@ -90,5 +91,5 @@ class Code:
 
     def assembly(self) -> str:
         """Assembly text of the optimised module."""
-        with _LOCK:
+        with LOCK:
             return str(self._machine.emit_assembly(self.module))
