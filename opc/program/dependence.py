@@ -12,7 +12,7 @@ the shorter distance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -27,7 +27,7 @@ FAR = 8  # distances beyond it are reported as FAR + 1
 KINDS = ("RAW", "WAR", "WAW")
 _ENUMERABLE = 256
 
-Shift = Mapping[str, int]  # loop variable -> how much later the second access is
+Shift = Mapping[str, int | range]  # loop variable -> how much later the second access is
 Extents = Mapping[str, int]
 Pairs = frozenset[tuple[int, int]]  # slots of two buffers that share bytes
 
@@ -204,12 +204,12 @@ class _Steps:
     def __init__(self, loops: Sequence[Loop], carried: int) -> None:
         self.extents = {loop.var: loop.extent for loop in loops}
         split = len(loops) - carried
-        self.fixed = {loop.var: 0 for loop in loops[:split]}
+        self.fixed: dict[str, int | range] = {loop.var: 0 for loop in loops[:split]}
         self.carriers = [(loop.var, loop.extent) for loop in loops[split:]]
         self.total = 1
         for _, extent in self.carriers:
             self.total *= extent
-        self._shifts: dict[int, list[dict[str, int]]] = {}
+        self._shifts: dict[int, list[dict[str, int | range]]] = {}
 
     def first(self, known: Dependences, a: Touch, b: Touch, least: int) -> int | None:
         """The least distance at which ``b`` conflicts with ``a``; None if there is none."""
@@ -218,12 +218,23 @@ class _Steps:
         for distance in range(least, min(self.total, FAR + 1)):
             if any(known.meet(a, b, shift, self.extents) for shift in self.shifts(distance)):
                 return distance
-        return FAR + 1 if self.total > FAR + 1 else None
+        if self.total > FAR + 1 and any(known.meet(a, b, shift, self.extents) for shift in self.far()):
+            return FAR + 1
+        return None
 
-    def shifts(self, distance: int) -> list[dict[str, int]]:
+    def far(self) -> Iterator[Shift]:
+        """All shifts of distances beyond FAR (and maybe nearer ones), as few ranges."""
+        for n, (var, extent) in enumerate(self.carriers):
+            # The outer variables stay, this one moves, the inner ones may be anything.
+            least = FAR + 1 if n + 1 == len(self.carriers) else 1
+            if extent > least:
+                outer = dict.fromkeys((v for v, _ in self.carriers[:n]), 0)
+                yield {**self.fixed, **outer, var: range(least, extent)}
+
+    def shifts(self, distance: int) -> list[dict[str, int | range]]:
         """Every way the variables can move when the flattened iteration advances by ``distance``."""
         if distance not in self._shifts:
-            partial: list[tuple[int, dict[str, int]]] = [(0, dict(self.fixed))]
+            partial: list[tuple[int, dict[str, int | range]]] = [(0, dict(self.fixed))]
             rest = distance
             for var, extent in reversed(self.carriers):
                 rest, digit = divmod(rest, extent)
@@ -244,8 +255,8 @@ def _difference(p: Span, q: Span, shift: Shift, extents: Extents) -> tuple[int, 
     low, high, step = q.low - p.high, q.high - p.low, gcd(p.step, q.step)
     # The lattices start at the low ends.
     offset = q.low - p.low
-    if p.base.terms == q.base.terms and all(name in shift for name, _ in q.base.terms):
-        const += sum(c * shift[name] for name, c in q.base.terms)
+    if p.base.terms == q.base.terms and all(isinstance(shift.get(name), int) for name, _ in q.base.terms):
+        const += sum(c * _fixed(shift, name) for name, c in q.base.terms)
         return const + offset, low - offset, high - offset, step
     first, second = dict(p.base.terms), dict(q.base.terms)
     for name in sorted(first.keys() | second.keys()):
@@ -255,8 +266,18 @@ def _difference(p: Span, q: Span, shift: Shift, extents: Extents) -> tuple[int, 
             reach = free * (extents[name] - 1)
             low, high = low + min(reach, 0), high + max(reach, 0)
             step = gcd(step, free) if extents[name] > 1 else step
-        const += b * shift.get(name, 0)
+        const += b * _fixed(shift, name)
+        move = shift.get(name, 0)
+        if isinstance(move, range) and len(move) > 1:
+            reach = b * (len(move) - 1)
+            low, high, step = low + min(reach, 0), high + max(reach, 0), gcd(step, b)
     return const + offset, low - offset, high - offset, step
+
+
+def _fixed(shift: Shift, name: str) -> int:
+    """The least shift of a variable."""
+    move = shift.get(name, 0)
+    return move if isinstance(move, int) else move.start
 
 
 def _overlap(p: Span, q: Span, shift: Shift, extents: Extents) -> bool:
@@ -276,7 +297,7 @@ def _slots_meet(
 ) -> bool:
     """Whether slots of two different buffers that share bytes can be live at the two ends."""
     names = sorted(p.base.names | q.base.names)
-    if p.step or q.step or any(name not in shift for name in names):
+    if p.step or q.step or not all(isinstance(shift.get(name), int) for name in names):
         return True
     ranges = [range(min(extents[name], counts[0] * counts[1])) for name in names]
     size = 1
@@ -286,7 +307,7 @@ def _slots_meet(
         return True
     for point in product(*ranges):
         now = dict(zip(names, point, strict=True))
-        later = {name: value + shift[name] for name, value in now.items()}
+        later = {name: value + _fixed(shift, name) for name, value in now.items()}
         if (p.base.evaluate(now) % counts[0], q.base.evaluate(later) % counts[1]) in pairs:
             return True
     return False

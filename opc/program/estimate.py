@@ -34,6 +34,10 @@ class Unit:
     def names(self) -> frozenset[str]:
         return frozenset(p for p, _, _ in self.pipes)
 
+    @property
+    def is_loop(self) -> bool:
+        return sum(n for _, n in self.counts) > 1
+
     def busy(self, pipe: str) -> float:
         """How long the statement holds a pipe."""
         return next((end - begin for p, begin, end in self.pipes if p == pipe), 0.0)
@@ -92,9 +96,10 @@ class Estimator:
         self, order: Sequence[int], units: Sequence[Unit], deps: Sequence[Dep], iterations: int
     ) -> Run:
         """Execute the body ``iterations`` times, statements in the given order."""
-        sources: list[list[tuple[int, int, bool]]] = [[] for _ in units]
+        sources: list[list[tuple[int, int]]] = [[] for _ in units]
         for d in deps:
-            sources[d.target].append((d.source, d.distance, self.covered(units[d.source], units[d.target])))
+            if not self.covered(units, d):
+                sources[d.target].append((d.source, d.distance))
         free: dict[str, float] = {}
         first: dict[str, float] = {}
         finish = [[0.0] * len(units) for _ in range(iterations)]
@@ -105,8 +110,8 @@ class Estimator:
                 start = dispatch
                 for p, begin, _ in unit.pipes:
                     start = max(start, free.get(p, 0.0) - begin)
-                for i, distance, covered in sources[j]:
-                    if distance <= v and not covered:
+                for i, distance in sources[j]:
+                    if distance <= v:
                         start = max(start, finish[v - distance][i])
                 for p, begin, release in unit.pipes:
                     free[p] = start + release
@@ -123,10 +128,11 @@ class Estimator:
         depth = self.machine.queue_depth
         return now if not depth or deepest <= depth else max(now, finish - unit.latency * depth / deepest)
 
-    def covered(self, source: Unit, target: Unit) -> bool:
-        """Whether an ordered pipe alone keeps the two in order, at full rate."""
-        return (
-            source.names == target.names
-            and len(source.names) == 1
-            and not source.names & self.machine.unordered_pipes
-        )
+    def covered(self, units: Sequence[Unit], d: Dep) -> bool:
+        """Whether a dependence costs nothing beyond the pipes: both ends on one ordered pipe, or one
+        inner loop after itself, whose pipes hand over as they do within it.
+        """
+        source, target = units[d.source].names, units[d.target].names
+        if d.source == d.target and units[d.source].is_loop:
+            return True
+        return source == target and len(source) == 1 and not source & self.machine.unordered_pipes

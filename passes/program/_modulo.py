@@ -20,7 +20,8 @@ def modulo_times(
     dependence kept. None if no interval below ``longest`` works.
     """
     waits = [(d.source, d.target, d.distance, _wait(units, d, estimator)) for d in deps]
-    interval = max((sum(u.busy(p) for u in units) for p in sorted({n for u in units for n in u.names})), default=0.0)
+    names = sorted({n for u in units for n in u.names})
+    interval = max((sum(u.busy(p) for u in units) for p in names), default=0.0)
     for _ in range(ATTEMPTS):
         if interval >= longest or not interval:
             return None
@@ -32,9 +33,11 @@ def modulo_times(
 
 
 def _wait(units: Sequence[Unit], d: Dep, estimator: Estimator) -> float:
-    """Least time between the starts of two dependent statements."""
+    """Least time between the starts of two dependent statements; pipes keep the rest."""
     source = units[d.source]
-    return source.pipes[0][2] if estimator.covered(source, units[d.target]) else source.latency
+    if not estimator.covered(units, d):
+        return source.latency
+    return 0.0 if d.source == d.target else source.pipes[0][2]
 
 
 def _attempt(
@@ -61,7 +64,9 @@ def _attempt(
     return times
 
 
-def _fit(unit: Unit, low: float, taken: dict[str, list[tuple[float, float]]], interval: float) -> float | None:
+def _fit(
+    unit: Unit, low: float, taken: dict[str, list[tuple[float, float]]], interval: float
+) -> float | None:
     """The earliest start from ``low`` on at which all pipes are free; starts repeat after an interval."""
     starts = [low]
     for p, begin, _ in unit.pipes:

@@ -65,9 +65,12 @@ def _best(units: Sequence[Unit], deps: Sequence[Dep], extent: int, estimator: Es
 def list_order(units: Sequence[Unit], deps: Sequence[Dep], estimator: Estimator) -> list[int]:
     """An order of statements that respects dependences within an iteration."""
     successors: list[set[int]] = [set() for _ in units]
+    waits: set[tuple[int, int]] = set()
     for d in deps:
         if d.distance == 0:
             successors[d.source].add(d.target)
+            if not estimator.covered(units, d):
+                waits.add((d.source, d.target))
     heights = _heights(units, successors, deps, estimator)
     waiting = [0] * len(units)
     for targets in successors:
@@ -97,7 +100,7 @@ def list_order(units: Sequence[Unit], deps: Sequence[Dep], estimator: Estimator)
             free[p] = at + end
         order.append(j)
         for t in sorted(successors[j]):
-            if not estimator.covered(units[j], units[t]):
+            if (j, t) in waits:
                 early[t] = max(early[t], at + units[j].latency)
             waiting[t] -= 1
             if not waiting[t]:
@@ -114,7 +117,7 @@ def _heights(
     carried = [0.0] * len(units)
     heights = _longest(units, successors, carried)
     for d in deps:
-        if d.distance == 1 and not estimator.covered(units[d.source], units[d.target]):
+        if d.distance == 1 and not estimator.covered(units, d):
             carried[d.source] = max(carried[d.source], heights[d.target])
     return _longest(units, successors, carried)
 

@@ -44,8 +44,9 @@ class _Rewriter:
         self.estimator = Estimator(program, machine)
 
     def program(self) -> Program:
-        if len(self.machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(self.source.body)):
-            return self.source  # nothing runs beside anything, or its order is already settled
+        settled = any(i.opcode_class == "sync" for i, _ in instructions(self.source.body))
+        if settled or len(self.machine.pipes) < 2:
+            return self.source  # flags belong to their places; one pipe runs nothing beside anything
         body = tuple(t for s in self.source.body for t in self.statement(s, ()))
         return self.source if body == self.source.body else self.source.with_body(body)
 
