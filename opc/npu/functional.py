@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from opc.dtypes import DType
 from opc.errors import ListingError, fail
 from opc.machine import Machine, load
-from opc.npu import alu
+from opc.npu.alu import matmul
 from opc.npu.expand import Static, Trace, expand
 from opc.npu.listing import Instruction, Listing, Region, Tensor
 from opc.npu.mnemonics import opcode_of
+from opc.program import evaluate
 from opc.program.ir import Imm
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ class Core:
             return move
 
         def convert(k: int) -> None:
-            write(k)[...] = alu.convert(read(k), dtype)
+            write(k)[...] = evaluate.convert(read(k), dtype)
 
         return convert
 
@@ -170,7 +172,7 @@ class Core:
             (_grid(i, dict(inner.terms)), s.values(outer), b.extent)
             for (inner, outer), b in zip(forms, i.bounds, strict=True)
         ]
-        fill = alu.convert(np.asarray(i.fill), target.dtype)
+        fill = evaluate.convert(np.asarray(i.fill), target.dtype)
 
         def gather(k: int) -> None:
             inside = np.asarray(True)
@@ -181,28 +183,31 @@ class Core:
             if where.size and (int(where.min()) < 0 or int(where.max()) >= len(flat)):
                 raise _outside(s, source, int(where.max()) * size, len(buffer))
             view = write(k)
-            view[...] = np.where(inside, alu.convert(flat[where], target.dtype), fill)
+            view[...] = np.where(inside, evaluate.convert(flat[where], target.dtype), fill)
 
         return gather
 
     def _elementwise(self, s: Static, op: str) -> Action:
         i = s.instruction
-        target = i.dst[0]
+        target = i.dst[0].dtype
         dims = range(len(i.dims))
-        write = self._view(s, target, dims)
-        reads: list[Callable[[int], Any]] = [
-            _constant(a.value) if isinstance(a, Imm) else self._view(s, a, dims) for a in i.src
-        ]
-        types = [None if isinstance(a, Imm) else a.dtype for a in i.src]
+        typed = i.src[1:] if op == "select" else i.src
+        known = [a.dtype for a in typed if isinstance(a, Region)]
+        kind = evaluate.compute_type(known, [a.value for a in typed if isinstance(a, Imm)], target)
+        write = self._view(s, i.dst[0], dims)
+        reads = [_literal(a.value, kind) if isinstance(a, Imm) else self._view(s, a, dims) for a in i.src]
         if op == "drain":
 
             def drain(k: int) -> None:
-                write(k)[...] = alu.drain(reads[0](k), i.scale, target.dtype)
+                first, *extra = (r(k) for r in reads)
+                values = evaluate.drain(first.astype(kind.numpy), i.scale, extra)
+                write(k)[...] = evaluate.convert(values, target)
 
             return drain
 
         def compute(k: int) -> None:
-            write(k)[...] = alu.elementwise(op, [r(k) for r in reads], types, target.dtype)
+            values = evaluate.elementwise(op, [r(k) for r in reads], kind)
+            write(k)[...] = evaluate.convert(values, target)
 
         return compute
 
@@ -214,7 +219,7 @@ class Core:
         write, dtype = self._view(s, i.dst[0], range(len(i.dims))), i.dst[0].dtype
 
         def iota(k: int) -> None:
-            write(k)[...] = alu.convert(grid + values[k], dtype)
+            write(k)[...] = evaluate.convert(grid + values[k], dtype)
 
         return iota
 
@@ -236,7 +241,7 @@ class Core:
                 total = np.zeros((nb, nm, nn), view.dtype)
             else:
                 total = np.array(view).reshape(nb, nm, nn)
-            alu.matmul(left(k).reshape(nb, nm, nk), right(k).reshape(nb, nk, nn), total)
+            matmul(left(k).reshape(nb, nm, nk), right(k).reshape(nb, nk, nn), total)
             view[...] = total.reshape(view.shape)
 
         return mma
@@ -244,35 +249,38 @@ class Core:
     def _reduce(self, s: Static, op: str) -> Action:
         i = s.instruction
         kept = [n for n in range(len(i.dims)) if any(r.strides[n] for r in i.dst)]
-        gone = [n for n in range(len(i.dims)) if n not in kept]
+        axes = tuple(n for n in range(len(i.dims)) if n not in kept)
         outs = [self._view(s, r, kept) for r in i.dst]
-        sources = [self._view(s, r, (*kept, *gone)) for r in i.sources]
-        flat = (*(i.dims[n][1] for n in kept), _size(i, gone))
+        sources = [self._view(s, r, range(len(i.dims))) for r in i.sources]
         init = s.values(i.init) if i.init is not None else None
         counts = s.values(i.form) if i.form is not None else None
-        target = i.dst[0].dtype
-        inner = target.compute.numpy
+        inner = i.dst[0].dtype.compute.numpy
 
         def reduce(k: int) -> None:
             views = [out(k) for out in outs]
-            values = [source(k).reshape(flat) for source in sources]
-            fresh = init is not None and init[k] == 0
+            first, *rest = (source(k) for source in sources)
+            values = first.astype(inner)
+            old = None if init is not None and init[k] == 0 else [v.astype(inner) for v in views]
             results: tuple[Array, ...]
             if op == "reduce_moments":
-                old = None if fresh else [v.astype(inner) for v in views]
-                results = alu.reduce_moments(values[0].astype(inner), old, counts[k] if counts else 0)
+                pair = None if old is None else (old[0], old[1])
+                results = evaluate.reduce_moments(values, axes, counts[k] if counts else 0, pair)
             elif op.startswith("reduce_arg"):
-                results = alu.reduce_index(op, values[0], values[1], None if fresh else views)
+                pair = None if old is None else (old[0], views[1])
+                results = evaluate.reduce_winner(op[7:], values, rest[0], axes, pair)
             else:
-                results = (alu.reduce(op, values[0], None if fresh else views[0], target),)
+                results = (evaluate.reduce_plain(op[7:], values, axes, None if old is None else old[0]),)
             for view, region, result in zip(views, i.dst, results, strict=True):
-                view[...] = alu.convert(result, region.dtype)
+                view[...] = evaluate.convert(result, region.dtype)
 
         return reduce
 
 
-def _constant(value: float | int) -> Callable[[int], Any]:
-    return lambda k: value
+def _literal(value: float | int, kind: DType) -> Callable[[int], Array]:
+    import numpy as np
+
+    literal = np.asarray(value).astype(kind.numpy)
+    return lambda k: literal
 
 
 def _size(i: Instruction, dims: Iterable[int]) -> int:

@@ -161,8 +161,10 @@ class _Reader:
         src = _arguments(i[4].strip(), names)
         if any(isinstance(d, Imm) for d in dst):
             raise _TextError("a literal cannot be written", i[3])
-        _arity(i[2], len(dst), len(src))
         fields = _attributes(i[6]) if i[6] else {}
+        # A drain that multiplies or adds takes an operand for it.
+        extra = sum(form in ("scale", "shift") for form in fields.get("scale", ()))
+        _arity(i[2], len(dst), len(src) - extra)
         return Instruction(i[1], i[2], dims, tuple(dst), tuple(src), **fields)  # type: ignore[arg-type]
 
 
