@@ -1,0 +1,151 @@
+"""Boxes of a buffer that an instruction, or a loop of them, surely writes or may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from opc.affine import Affine
+from opc.program.ir import Access, Loop, hull
+
+Span = tuple[Affine, int]  # first index, number of indices
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of one buffer; ``slot`` None is "some slot". ``unless`` is the init form of an accumulation:
+    the region is not read where it is 0.
+    """
+
+    slot: Affine | None
+    box: tuple[Span, ...]
+    unless: Affine | None = None
+
+    @staticmethod
+    def of(access: Access, dims: dict[str, int], slots: int, unless: Affine | None = None) -> Region:
+        """What an access touches; buffers of one slot ignore theirs."""
+        return Region(access.slot if slots > 1 else Affine(), hull(access, dims), unless)
+
+    def depends_on(self, name: str) -> bool:
+        slot = self.slot is not None and name in self.slot.names
+        return slot or any(name in base.names for base, _ in self.box)
+
+    def shifted(self, name: str) -> Region:
+        """The same region one iteration later."""
+        later: dict[str, Affine | int] = {name: Affine.var(name) + 1}
+        slot = None if self.slot is None else self.slot.substitute(later)
+        unless = None if self.unless is None else self.unless.substitute(later)
+        return Region(slot, tuple((base.substitute(later), count) for base, count in self.box), unless)
+
+
+def has_no_holes(access: Access, dims: Mapping[str, int]) -> bool:
+    """Whether the access touches every element of its hull box."""
+    seen: set[str] = set()
+    for form in access.index:
+        reach = 0
+        for coefficient, name in sorted((abs(c), n) for n, c in form.terms if dims.get(n, 1) > 1):
+            if coefficient > reach + 1 or name in seen:
+                return False
+            seen.add(name)
+            reach += coefficient * (dims[name] - 1)
+    return True
+
+
+def covers(written: Region, read: Region, extents: Mapping[str, int]) -> bool:
+    """Whether the written box contains the read one for all loop values."""
+    if written.slot is None or written.slot != read.slot:
+        return False
+    return all(_contains(w, r, extents) for w, r in zip(written.box, read.box, strict=True))
+
+
+def _contains(outer: Span, inner: Span, extents: Mapping[str, int]) -> bool:
+    low, high = (inner[0] - outer[0]).interval(extents)
+    return low >= 0 and high + inner[1] <= outer[1]
+
+
+def remaining(read: Region, written: Sequence[Region], extents: Mapping[str, int]) -> Region | None:
+    """``read`` less what is written: None if all of it is, a smaller box where an end is cut off."""
+    for w in written:
+        if covers(w, read, extents):
+            return None
+        read = _cut(read, w, extents)
+    return read
+
+
+def _cut(read: Region, written: Region, extents: Mapping[str, int]) -> Region:
+    pairs = list(zip(written.box, read.box, strict=True))
+    open_axes = [axis for axis, (w, r) in enumerate(pairs) if not _contains(w, r, extents)]
+    if written.slot is None or written.slot != read.slot or len(open_axes) != 1:
+        return read
+    axis = open_axes[0]
+    (start, size), (base, count) = pairs[axis]
+    gap = start - base
+    if not gap.is_const:
+        return read
+    low, high = gap.const, gap.const + size
+    if low <= 0 < high:
+        kept: Span = (base + high, count - high)
+    elif low < count <= high:
+        kept = (base, low)
+    else:
+        return read
+    return replace(read, box=(*read.box[:axis], kept, *read.box[axis + 1 :]))
+
+
+def add_region(regions: list[Region], new: Region) -> None:
+    """Append, merging boxes that touch along one axis so that tails complete their loop."""
+    for index, old in enumerate(regions):
+        merged = _merge(old, new)
+        if merged is not None:
+            del regions[index]
+            add_region(regions, merged)
+            return
+    regions.append(new)
+
+
+def _merge(a: Region, b: Region) -> Region | None:
+    differing = [axis for axis, (x, y) in enumerate(zip(a.box, b.box, strict=True)) if x != y]
+    if a.slot != b.slot or len(differing) > 1:
+        return None
+    if not differing:
+        return a
+    axis = differing[0]
+    (base, count), (other, more) = a.box[axis], b.box[axis]
+    gap = other - base
+    if not gap.is_const or gap.const > count or -gap.const > more:
+        return None
+    low = base if gap.const >= 0 else other
+    size = max(count, gap.const + more) if gap.const >= 0 else max(more, count - gap.const)
+    return replace(a, box=(*a.box[:axis], (low, size), *a.box[axis + 1 :]))
+
+
+def swept_read(region: Region, loop: Loop) -> Region | None:
+    """What the whole loop may read from before it; None if the first iteration overwrites it."""
+    unless = region.unless
+    if unless is not None and loop.var in unless.names:
+        unless = unless.substitute({loop.var: 0})
+        if unless == Affine() and not region.depends_on(loop.var):
+            return None
+        # A region that moves with the loop reads elements its first iteration did not start.
+        unless = None if unless == Affine() else unless
+    slot = None if region.slot is not None and loop.var in region.slot.names else region.slot
+    return Region(slot, tuple(_sweep(span, loop) for span in region.box), unless)
+
+
+def _sweep(span: Span, loop: Loop) -> Span:
+    base, count = span
+    reach = base.coefficient(loop.var) * (loop.extent - 1)
+    return base.substitute({loop.var: 0}) + min(reach, 0), count + abs(reach)
+
+
+def swept_write(region: Region, loop: Loop) -> Region:
+    """What the loop surely writes: the union over iterations if that is a box, else the first one's."""
+    moving = [axis for axis, (base, _) in enumerate(region.box) if loop.var in base.names]
+    slot = None if region.slot is None else region.slot.substitute({loop.var: 0})
+    box = [(base.substitute({loop.var: 0}), count) for base, count in region.box]
+    steady = region.slot is None or loop.var not in region.slot.names
+    if len(moving) == 1 and steady:
+        base, count = region.box[moving[0]]
+        if abs(base.coefficient(loop.var)) <= count:
+            box[moving[0]] = _sweep((base, count), loop)
+    return Region(slot, tuple(box))
