@@ -13,53 +13,47 @@ from opc.program.dependence import Dep
 from opc.program.estimate import Estimator, Unit
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 
-GAIN = 1e-3  # an order must beat the given one by this share to replace it
-
-
 @dataclass(frozen=True)
 class ListSchedule:
     """List scheduling by critical path over the dependences of region overlap, loop-carried ones included.
 
     Works on each body by itself, innermost first; an inner loop is one statement there. Statements are
     taken pipe by pipe, longest remaining path first; the model of ``opc.program.estimate`` decides
-    whether the new order is better than the given one, which otherwise stays.
+    whether the new order saves at least ``gain`` of the time; otherwise the given one stays.
     """
 
+    gain: float = 0.001
     name: ClassVar[str] = "list-schedule"
     level: ClassVar[str] = "program"
 
     def run(self, ir: Module | Program, context: Context) -> Module | Program:
         """The program with statements reordered; the same object if no order is better."""
-        return map_programs(ir, lambda p: _schedule(p, context.machine))
+        return map_programs(ir, lambda p: _schedule(p, context.machine, self.gain))
 
 
-def _schedule(program: Program, machine: Machine) -> Program:
+def _schedule(program: Program, machine: Machine, gain: float) -> Program:
     if len(machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
         return program  # one pipe runs everything in turn, and flags belong to their places
     estimator = Estimator(program, machine)
-    body = tuple(_inside(s, (), estimator) for s in program.body)
+    body = tuple(_inside(s, (), estimator, gain) for s in program.body)
     return program if body == program.body else program.with_body(body)
 
 
-def _inside(stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator) -> Stmt:
+def _inside(stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: float) -> Stmt:
     if isinstance(stmt, Instr):
         return stmt
-    body = tuple(_inside(s, (*loops, stmt), estimator) for s in stmt.body)
+    body = tuple(_inside(s, (*loops, stmt), estimator, gain) for s in stmt.body)
     around = (*loops, replace(stmt, body=body))
     units = [estimator.unit(s, around) for s in body]
     deps = estimator.dependences(body, around)
-    order = _best(units, deps, 1 if stmt.parallel else stmt.extent, estimator)
+    given = list(range(len(units)))
+    order = list_order(units, deps, estimator) if len(units) > 1 else given
+    if order != given:
+        extent = 1 if stmt.parallel else stmt.extent
+        _, old = estimator.loop(given, units, deps, extent)
+        _, new = estimator.loop(order, units, deps, extent)
+        order = order if new < old * (1 - gain) else given
     return replace(stmt, body=tuple(body[j] for j in order))
-
-
-def _best(units: Sequence[Unit], deps: Sequence[Dep], extent: int, estimator: Estimator) -> Sequence[int]:
-    given = range(len(units))
-    order = list_order(units, deps, estimator)
-    if order == list(given):
-        return given
-    _, old = estimator.loop(given, units, deps, extent)
-    _, new = estimator.loop(order, units, deps, extent)
-    return order if new < old * (1 - GAIN) else given
 
 
 def list_order(units: Sequence[Unit], deps: Sequence[Dep], estimator: Estimator) -> list[int]:

@@ -23,12 +23,13 @@ class Pipeline:
     The tile loop is the innermost loop that copies in from memory, computes and copies out. A modulo
     schedule under the loop's dependences (slots included: a buffer with n slots is overwritten n
     iterations later) gives each statement its stage. The first iterations are peeled into a prologue,
-    the last into an epilogue. The loop stays as it is where the model sees no gain, where it is too
-    short, or where the text would grow beyond ``size`` instructions.
+    the last into an epilogue. The loop stays as it is where the model sees less than ``gain`` of its time
+    to save, where it is too short, or where the text would grow beyond ``size`` instructions.
     """
 
     stages: int = 3
     size: int = 400
+    gain: float = 0.01
     name: ClassVar[str] = "pipeline"
     level: ClassVar[str] = "program"
 
@@ -91,7 +92,7 @@ class _Rewriter:
                 continue
             offsets = [t - s * interval for t, s in zip(times, stages, strict=True)]
             result = _peel(loop, stages, _order(stages, offsets, deps))
-            if self.duration(result, loops) < before * 0.99:
+            if self.duration(result, loops) < before * (1 - self.options.gain):
                 return result
         return (loop,)
 

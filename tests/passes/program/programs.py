@@ -215,3 +215,25 @@ def _access(draw: st.DrawFn, b: Buffer, names: tuple[str, str], extents: dict[st
             slot = slot + Affine.var(v, draw(st.integers(1, 3)))
         slot = slot + draw(st.integers(0, 2))
     return Access(b.name, tuple(index), slot)
+
+
+def keyed(program: Program, m: Machine = ASCEND) -> list[tuple[tuple[object, ...], Instance]]:
+    """The trace of one core that runs everything, each instance with a name that survives reordering."""
+    seen: dict[tuple[object, ...], int] = {}
+    found = []
+    for x in trace(program, m, 0, 1):
+        bound = resolve(x.instr, dict(x.env), program)
+        seen[bound] = seen.get(bound, 0) + 1
+        found.append(((*bound, seen[bound]), x))
+    return found
+
+
+def assert_order_only(before: Program, after: Program, m: Machine = ASCEND) -> None:
+    """The same instances, and no two that conflict have changed places."""
+    old, new = keyed(before, m), keyed(after, m)
+    place = {name: n for n, (name, _) in enumerate(new)}
+    assert sorted(map(repr, place)) == sorted(repr(name) for name, _ in old)
+    for n, (name, x) in enumerate(old):
+        for other, y in old[n + 1 :]:
+            if place[other] < place[name]:
+                assert not x.conflicts(y), f"swapped: {x.instr} {x.env} and {y.instr} {y.env}"
