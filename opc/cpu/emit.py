@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from opc.cpu import elementwise, gather, layout, mma, reduce
+from opc.cpu import elementwise, gather, layout, mma, reduce, tiles
 from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
 
 ARGUMENTS = ("input", "param", "inout", "output")
 CONTEXT = ("packed", "workspace", "scratch")
@@ -76,14 +76,23 @@ class _Phase:
         self.f = Function(module, name, _parameters(program) + ", i64 %begin, i64 %end", linkage="internal")
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
+        self.tile_space = tiles.tile_space(machine)
 
     def emit(self, statements: list[Stmt]) -> None:
+        used = [i for i, _ in instructions(tuple(statements))]
+        found = tiles.assign(self.program, self.tile_space)
+        self.tiles = tiles.TileUnit(self.f, found, used, self.f.module.emulate)
+        self.tiles.begin()
+        self._statements(statements)
+        self.tiles.end()
+        self.f.finish()
+
+    def _statements(self, statements: list[Stmt]) -> None:
         for stmt in statements:
             if isinstance(stmt, Loop) and stmt.parallel:
                 self._loop(stmt, "%begin", "%end")
             else:
                 self._statement(stmt)
-        self.f.finish()
 
     def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
         self.extents[loop.var] = loop.extent
@@ -106,8 +115,18 @@ class _Phase:
     def _instruction(self, i: Instr) -> None:
         if i.opcode_class == "sync":
             return  # program order holds on one core, and phases are joined
-        dst = tuple(self._view(a) for a in i.dst)
-        src = tuple(self._view(s) if isinstance(s, Access) else s.value for s in i.src)
+        if self.tiles.touches(i):
+            self.tiles.emit(i, self._view, self._plain)
+        else:
+            self._plain(i, None, {})
+
+    def _plain(self, i: Instr, target: View | None, sources: dict[int, View]) -> None:
+        """Emit an instruction; ``target`` and ``sources`` (by position) stand in for operands in tiles."""
+        dst = (target,) if target is not None else tuple(self._view(a) for a in i.dst)
+        src = tuple(
+            sources[n] if n in sources else self._view(s) if isinstance(s, Access) else s.value
+            for n, s in enumerate(i.src)
+        )
         f = self.f
         if i.opcode == "cube.mma":
             a, b = (s for s in src if isinstance(s, View))

@@ -33,7 +33,9 @@ class Module:
         self.features = features
         self.declarations: dict[str, str] = {}
         self.functions: list[str] = []
+        self.helpers: dict[str, str] = {}
         self.attributes = "nounwind"
+        self.emulate = False
 
     @property
     def fused(self) -> bool:
@@ -45,9 +47,13 @@ class Module:
         self.declarations.setdefault(name, f"declare {text}")
         return name
 
+    def define(self, name: str, text: str) -> None:
+        """Add a helper function once."""
+        self.helpers.setdefault(name, text)
+
     def text(self) -> str:
         head = [f'target triple = "{self.triple}"'] if self.triple else []
-        return "\n".join([*head, *self.functions, *(self.declarations[k] for k in sorted(self.declarations)),
+        return "\n".join([*head, *self.functions, *self.helpers.values(), *(self.declarations[k] for k in sorted(self.declarations)),
                           f"attributes #0 = {{ {self.attributes} }}", ""])  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def lower(
     if host_features:
         wanted &= features.host_features()
     module = Module(host_triple(), machine.vector_bytes, wanted)
+    module.emulate = emulate
     first = None
     if prepare is not None and prepare.body:
         first = emit.emit(module, prepare, machine, f"opc_{run.name}_prepare.entry")

@@ -1,0 +1,268 @@
+"""Tile registers: AMX intrinsics with fixed tile numbers, or functions that compute the same for hosts without AMX.
+
+A tile buffer holds ``shape[0]`` rows of at most 64 bytes. The second operand of a multiplication is stored in groups of
+the values that fit four bytes, ``b[k / g, n, g]``, as the processor wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from opc.affine import Affine
+from opc.cpu import elementwise, emulate
+from opc.cpu.function import Function, Index
+from opc.cpu.layout import View
+from opc.dtypes import DType
+from opc.errors import MachineError, fail
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Program
+
+TILES = 8
+ROWS, ROW_BYTES = 16, 64
+TILE_BYTES = ROWS * ROW_BYTES
+Plain = Callable[[Instr, View | None, dict[int, View]], None]
+_MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}
+
+
+def tile_space(machine: Machine) -> str:
+    """Name of the machine's tile space, or "" if it has none."""
+    if not any(name.startswith("amx") for name in machine.features):
+        return ""
+    accumulator = machine.roles.get("accumulator", "")
+    return accumulator if accumulator and not machine.spaces[accumulator].addressable else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A buffer in a tile register."""
+
+    number: int
+    buffer: Buffer
+
+    @property
+    def rows(self) -> int:
+        return self.buffer.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        return prod(self.buffer.shape[1:]) * self.buffer.dtype.bytes
+
+
+def assign(program: Program, space: str) -> dict[str, Tile]:
+    """Tile number of every buffer of the tile space, by its offset or else in order of declaration."""
+    found: dict[str, Tile] = {}
+    for b in program.buffers:
+        if b.space != space:
+            continue
+        number = b.offsets[0] // TILE_BYTES if b.offsets else len(found)
+        tile = Tile(number, b)
+        if number >= TILES or tile.rows > ROWS or tile.row_bytes > ROW_BYTES:
+            raise fail(MachineError, "E0954", f"buffer '{b.name}' does not fit tile register {number}",
+                       help=f"a tile has {ROWS} rows of {ROW_BYTES} bytes, and there are {TILES}")  # fmt: skip
+        found[b.name] = tile
+    return found
+
+
+class TileUnit:
+    """Emits instructions on tiles within one phase."""
+
+    def __init__(self, f: Function, tiles: dict[str, Tile], used: Sequence[Instr], emulated: bool) -> None:
+        self.f, self.tiles = f, tiles
+        names = {a.buffer for i in used for a in (*i.dst, *i.sources)}
+        self.active = [t for name, t in tiles.items() if name in names]
+        self.storage = emulate.declare(f) if emulated and self.active else ""
+        self.emulated = emulated
+        self._shapes = self._configuration()
+        self._temporary = ""
+
+    def touches(self, i: Instr) -> bool:
+        """True if an operand is in a tile."""
+        return any(a.buffer in self.tiles for a in (*i.dst, *i.sources))
+
+    def _configuration(self) -> dict[int, tuple[int, int]]:
+        shapes: dict[int, tuple[int, int]] = {}
+        for tile in self.active:
+            shape = (tile.rows, tile.row_bytes)
+            if shapes.setdefault(tile.number, shape) != shape:
+                raise fail(
+                    MachineError,
+                    "E0954",
+                    f"tile register {tile.number} is {shapes[tile.number]} and, for '{tile.buffer.name}', {shape} "
+                    "rows × bytes in one phase",
+                    help="give buffers of different shapes different tiles",
+                )
+        return shapes
+
+    def begin(self) -> None:
+        """Configure the tiles of this phase."""
+        if not self.active or self.emulated:
+            return
+        f = self.f
+        data = bytearray(64)
+        data[0] = 1
+        for number, (rows, row_bytes) in self._shapes.items():
+            data[16 + 2 * number] = row_bytes
+            data[48 + number] = rows
+        memory = f.alloca("i8", 64, 64)
+        for at in range(0, 64, 8):
+            word = int.from_bytes(data[at : at + 8], "little")
+            f.do(f"store i64 {word}, ptr {f.op(f'getelementptr i8, ptr {memory}, i64 {at}')}, align 8")
+        f.call("llvm.x86.ldtilecfg", "void", [memory], ["ptr"])
+
+    def end(self) -> None:
+        """Give the tile registers back to the operating system."""
+        if self.active and not self.emulated:
+            self.f.call("llvm.x86.tilerelease", "void", [], [])
+
+    def emit(self, i: Instr, view: Callable[[Access], View], plain: Plain) -> None:
+        """Emit one instruction. ``view`` linearises an access; ``plain`` emits an instruction whose destination or
+        sources (by position) are replaced by views of memory.
+        """
+        if i.opcode == "cube.mma":
+            self._multiply(i)
+            return
+        if self._zero(i):
+            return
+        sources: dict[int, View] = {}
+        for n, s in enumerate(i.src):
+            if isinstance(s, Access) and s.buffer in self.tiles:
+                if self._store_direct(i, n, s, view):
+                    return
+                sources[n] = self._memory_view(s)
+                self._store(self.tiles[s.buffer].number, sources[n].base, str(self.tiles[s.buffer].row_bytes))
+        target = i.dst[0]
+        if target.buffer not in self.tiles:
+            plain(i, None, sources)
+            return
+        if not sources and self._load_direct(i, view):
+            return
+        destination = self._memory_view(target)
+        plain(i, destination, sources)
+        tile = self.tiles[target.buffer]
+        self._load(tile.number, destination.base, str(tile.row_bytes))
+
+    def _memory_view(self, access: Access) -> View:
+        """The access in a copy of the tile in memory, which holds rows without gaps."""
+        buffer = self.tiles[access.buffer].buffer
+        form, step = Affine(), buffer.dtype.bytes
+        for index, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
+            form = form + index * step
+            step *= extent
+        memory = self.f.alloca("i8", TILE_BYTES, 64)
+        return View(memory, form, buffer.dtype, buffer.name)
+
+    def _zero(self, i: Instr) -> bool:
+        """``tile = 0`` over the whole tile."""
+        if i.opcode != "vector.copy" or i.dst[0].buffer not in self.tiles or isinstance(i.src[0], Access):
+            return False
+        tile = self.tiles[i.dst[0].buffer]
+        if i.src[0].value != 0 or prod(e for _, e in i.dims) != tile.buffer.elements:
+            return False
+        self._tile_zero(tile.number)
+        return True
+
+    def _strided(self, i: Instr, tile_access: Access, other: View) -> tuple[View, int] | None:
+        """(view of the first element, distance of rows in bytes) if ``other`` walks whole tile rows contiguously."""
+        tile = self.tiles[tile_access.buffer]
+        if other.dtype is not tile.buffer.dtype or prod(e for _, e in i.dims) != tile.buffer.elements:
+            return None
+        inside, step = Affine(), tile.buffer.dtype.bytes
+        for index, extent in zip(reversed(tile_access.index), reversed(tile.buffer.shape), strict=True):
+            inside = inside + index * step
+            step *= extent
+        row, distances = tile.row_bytes, set()
+        for name, extent in i.dims:
+            here, there = inside.coefficient(name), other.form.coefficient(name)
+            if extent == 1:
+                continue
+            if here >= row and here % row == 0 and there % (here // row) == 0:
+                distances.add(there // (here // row))
+            elif here != there:
+                return None
+        if len(distances) > 1:
+            return None
+        origin = other.form.substitute({name: 0 for name, _ in i.dims})
+        return replace(other, form=origin), next(iter(distances), row)
+
+    def _load_direct(self, i: Instr, view: Callable[[Access], View]) -> bool:
+        source = i.src[0] if i.opcode in elementwise.COPIES and i.src else None
+        if not isinstance(source, Access) or i.fill is not None:
+            return False
+        found = self._strided(i, i.dst[0], view(source))
+        if found is None or found[0].register:
+            return False
+        self._load(self.tiles[i.dst[0].buffer].number, self.f.pointer(found[0].base, found[0].form), str(found[1]))
+        return True
+
+    def _store_direct(self, i: Instr, position: int, source: Access, view: Callable[[Access], View]) -> bool:
+        if i.opcode not in elementwise.COPIES or set(i.scale) - {"convert"} or i.dst[0].buffer in self.tiles:
+            return False
+        found = self._strided(i, source, view(i.dst[0])) if position == 0 else None
+        if found is None or found[0].register:
+            return False
+        self._store(self.tiles[source.buffer].number, self.f.pointer(found[0].base, found[0].form), str(found[1]))
+        return True
+
+    def _multiply(self, i: Instr) -> None:
+        a, b = i.sources
+        c = i.dst[0]
+        dtype = self.tiles[a.buffer].buffer.dtype if a.buffer in self.tiles else DType.F32
+        if dtype not in _MULTIPLY or not _is_product(i, dtype.bytes):
+            raise fail(
+                MachineError,
+                "E0954",
+                f"cube.mma on '{c.buffer}' is not a multiplication of whole tiles",
+                help="write c[m, n] += a[m, k*g + i] · b[k, n, i] with g values of a 4-byte group, bf16 or i8",
+            )
+        numbers = [self.tiles[x.buffer].number for x in (c, a, b)]
+        if i.init is not None:
+            self._start(i.init, numbers[0])
+        if not self.emulated:
+            self.f.call(f"llvm.x86.{_MULTIPLY[dtype]}", "void", [str(n) for n in numbers], ["i8 immarg"] * 3)
+            return
+        rows, columns = self.tiles[c.buffer].rows, self.tiles[c.buffer].row_bytes // 4
+        emulate.multiply(self.f, self.storage, numbers, (rows, columns, self.tiles[b.buffer].rows), dtype)
+
+    def _start(self, init: Affine, number: int) -> None:
+        first: Index = self.f.index(init)
+        if first == 0:
+            self._tile_zero(number)
+        elif isinstance(first, str):
+            self.f.branch(self.f.op(f"icmp eq i64 {first}, 0"), lambda: self._tile_zero(number))
+
+    def _tile_zero(self, number: int) -> None:
+        if self.emulated:
+            emulate.zero(self.f, self.storage, number)
+        else:
+            self.f.call("llvm.x86.tilezero", "void", [str(number)], ["i8 immarg"])
+
+    def _load(self, number: int, pointer: str, stride: str) -> None:
+        if self.emulated:
+            emulate.load(self.f, self.storage, number, pointer, stride, self._shapes[number])
+        else:
+            self._move("llvm.x86.tileloadd64", number, pointer, stride)
+
+    def _store(self, number: int, pointer: str, stride: str) -> None:
+        if self.emulated:
+            emulate.store(self.f, self.storage, number, pointer, stride, self._shapes[number])
+        else:
+            self._move("llvm.x86.tilestored64", number, pointer, stride)
+
+    def _move(self, name: str, number: int, pointer: str, stride: str) -> None:
+        self.f.call(name, "void", [str(number), pointer, stride], ["i8 immarg", "ptr", "i64"])
+
+
+def _is_product(i: Instr, size: int) -> bool:
+    """``c[m, n] += a[m, k·g + j] · b[k, n, j]``."""
+    a, b = i.sources
+    c, group, extents = i.dst[0], 4 // size, i.extents
+    if (len(a.index), len(b.index), len(c.index)) != (2, 3, 2):
+        return False
+    m, n = c.index[0].as_var(), c.index[1].as_var()
+    k, j = b.index[0].as_var(), b.index[2].as_var()
+    if None in (m, n, k, j) or extents.get(str(j)) != group or a.index[0].as_var() != m or b.index[1].as_var() != n:
+        return False
+    return a.index[1] == Affine.of({str(k): group, str(j): 1}) and set(extents) == {str(x) for x in (m, n, k, j)}
+
