@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ from opc import driver
 from opc.build import Build, text_of
 from opc.files import write_atomic
 from opc.lang import File, dump_ast
+from opc.report.tables import duration
+from opc.tensor.ir import Function
 
 EMITS = ("ast", "tensor", "program", "llvm", "asm", "obj", "so", "header")
 
@@ -60,5 +65,43 @@ def emit_npu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
 
 
 def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
-    """Machine code in the forms asked for."""
-    return {}, ""
+    """Machine code, and the forms of it that were asked for."""
+    from opc.cpu import aot
+    from opc.cpu.kernel import lower
+
+    prepare, run = built.module.programs
+    start = time.perf_counter()
+    unit = lower(prepare, run, built.machine)
+    code = aot.emit_object(unit)
+    seconds = time.perf_counter() - start
+    name, wanted = built.source.name, artefacts.wanted
+    makers: dict[str, tuple[str, Callable[[], str | bytes]]] = {
+        "llvm": ("ll", lambda: aot.emit_llvm(unit)),
+        "asm": ("s", lambda: aot.emit_assembly(unit)),
+        "obj": ("o", lambda: code),
+        "so": ("so", lambda: shared_object(code)),
+        "header": ("h", lambda: aot.emit_header(unit, memory_orders(built.source))),
+    }
+    for form, (ending, make) in makers.items():
+        if form in wanted:
+            artefacts.add(f"{name}.{ending}", make())
+    sizes = {"object": len(code), "packed": unit.packed_size, "workspace": unit.workspace_size(1)}
+    shown = f"  machine code in {duration(seconds)}: " + ", ".join(f"{k} {v:,} bytes" for k, v in sizes.items())
+    return {"bytes": sizes, "code_seconds": seconds}, shown
+
+
+def shared_object(code: bytes) -> bytes:
+    """Link an object with the system's compiler. Raises RuntimeCallError if there is none."""
+    from opc.cpu.aot import link
+
+    with tempfile.TemporaryDirectory(prefix="opc-") as folder:
+        path = Path(folder) / "kernel.so"
+        link([code], path)
+        return path.read_bytes()
+
+
+def memory_orders(function: Function) -> dict[str, str]:
+    """Axes from slowest to fastest of every argument and result that is not in C order, for the header."""
+    table = function.tensors()
+    names = [*(a.tensor.name for a in function.args), *function.results]
+    return {n: f"declared axes from slowest: {table[n].memory_order}" for n in names if table[n].order is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import kernels_dsl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from opc import driver, machine
@@ -16,8 +16,14 @@ from tests.e2e.oracle import assert_correct
 
 KINDS = ("normal", "constant", "integer", "shifted", "adversarial")
 CPUS = [m for m in machine.names() if machine.load(m).kind == "cpu" and not features.missing(machine.load(m))]
+# The sizes are small as they are, so shrinking would only spend the time budget of the suite.
 EXAMPLES = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 small = st.integers(1, 9)
