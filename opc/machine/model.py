@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from opc.dtypes import DType
 
-ROLES = ("memory", "stage", "operand_a", "operand_b", "accumulator", "vector", "scratch")
+ROLES = ("memory", "stage", "operand_a", "operand_b", "accumulator", "registers", "vector", "scratch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class Machine:
     vector_pipe: str = ""
     cube_pipe: str = ""
     vector_costs: dict[str, VectorCost] = field(default_factory=dict)  # by function or "default"
+    operand_dtypes: tuple[DType, ...] = ()  # types the operand spaces take; empty: all that the cube multiplies
     cube_issue: float = 0.0
     cube_latency: float = 0.0
     dispatch_cycles: float = 0.0
@@ -95,6 +96,18 @@ class Machine:
 
     def has_role(self, role: str) -> bool:
         return role in self.roles
+
+    def feeds(self, dtype: DType) -> bool:
+        """Whether operands of ``dtype`` are copied to operand spaces before the cube multiplies them.
+
+        Otherwise the cube reads memory itself and accumulates in the "registers" role, or in the
+        "accumulator" role where a machine has no other.
+        """
+        return "operand_a" in self.roles and (not self.operand_dtypes or dtype in self.operand_dtypes)
+
+    def accumulator_role(self, dtype: DType) -> str:
+        """The role of the buffer that a contraction of ``dtype`` accumulates in."""
+        return "accumulator" if self.feeds(dtype) or "registers" not in self.roles else "registers"
 
     def route(self, opcode_class: str, source: str, target: str) -> Route | None:
         """The route of a class between two spaces, if there is one."""

@@ -105,6 +105,9 @@ def build(data: dict[str, Any], file: str) -> Machine:
         vector_pipe=r.get(vector, "pipe", str, "vector.", ""),
         cube_pipe=r.get(cube, "pipe", str, "cube.", ""),
         vector_costs=_vector_costs(r, vector),
+        operand_dtypes=tuple(
+            r.dtype(t, "cube.operand_dtypes") for t in r.get(cube, "operand_dtypes", list, "cube.", [])
+        ),
         cube_issue=r.figure(cube, "issue", "cube.", 0.0),
         cube_latency=r.figure(cube, "latency", "cube.", 0.0),
         dispatch_cycles=r.figure(pipes, "dispatch_cycles", "pipes.", 0.0),

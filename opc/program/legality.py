@@ -9,7 +9,7 @@
  5. E0564  Scale forms are the machine's; a changed type needs "convert".
  6. E0565  The vector unit has the function and the element types.
  7. E0566  Slots, and indices into spaces that are not addressable, are constant once "expanded".
- 8. E0567  Sync: pipes and event ids exist, a flag's pipes differ; none on machines without flags.
+ 8. E0567  Sync: pipes exist, a flag's pipes differ; none on machines without flags.
 
 Levels: "tiled" checks 1, 2 and 8; "legal" all but 7; "expanded" all.
 """
@@ -125,8 +125,10 @@ def _cube(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[t
     if len(operands) != 2:
         yield "E0563", "cube.mma multiplies two buffers, not literals"
         return
-    for role, b in (("operand_a", operands[0]), ("operand_b", operands[1]), ("accumulator", acc)):
-        wanted = machine.roles.get(role)
+    fed = machine.feeds(operands[0].dtype)
+    roles = ("operand_a", "operand_b", machine.accumulator_role(operands[0].dtype))
+    for role, b in zip(roles, (*operands, acc), strict=True):
+        wanted = machine.roles.get(role) if fed or b is acc else None
         if wanted is not None and b.space != wanted:
             yield "E0563", f"'{b.name}' is the {role} and must be in '{wanted}', not '{b.space}'"
         if wanted is None and machine.route("cube", b.space, acc.space) is None:

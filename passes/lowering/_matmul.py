@@ -19,6 +19,9 @@ from passes.tensor._contraction import Contraction
 
 Tiles = dict[str, Tile]
 
+# Rows of an accumulator tile that one epilogue block holds in vector registers.
+_EPILOGUE_ROWS = 4
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -41,17 +44,22 @@ class ContractionNest:
     def __post_init__(self) -> None:
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
-        # A cube with operand spaces is fed by copies; otherwise it reads memory itself.
-        self.fed = self.machine.has_role("operand_a")
         self.shape = self._shape()
-        self.plan: Plan = (plan_spaces if self.fed else plan_registers)(self.shape, self.machine)
+        # A fed cube gets its operands by copies; otherwise it reads memory itself.
+        self.fed = self.machine.feeds(self.shape.operand)
+        self.accumulator = self.machine.accumulator_role(self.shape.operand)
+        memory, roles = self.machine.roles["memory"], self.machine.roles
+        direct = not self.fed or self.machine.route("copy_in", memory, roles["operand_b"]) is not None
+        # Operands that cannot come straight from memory pass through the stage space.
+        self.through_stage = not direct
+        self.plan: Plan = (plan_spaces if self.through_stage else plan_registers)(self.shape, self.machine)
         self.ragged = self._ragged()
 
     def run(self) -> None:
         """Emit the whole nest."""
         self.emit.line = self.ops[0].line
         s = self.shape
-        dims = [*s.batch, *s.n, *s.m] if self.fed else [*s.batch, *s.m]
+        dims = [*s.batch, *s.n, *s.m] if self.through_stage else [*s.batch, *s.m]
         if self.plan.parallel in {d.name for d in dims}:
             self._outer(sorted(dims, key=lambda d: d.name != self.plan.parallel), {}, None)
             return
@@ -118,7 +126,7 @@ class ContractionNest:
 
     def _outer(self, dims: list[Dim], tiles: Tiles, columns: Columns | None) -> None:
         fixed = {d.name for d in (*self.shape.batch, *self.shape.n)}
-        if self.fed and columns is None and not fixed & {d.name for d in dims}:
+        if self.through_stage and columns is None and not fixed & {d.name for d in dims}:
             columns = self._columns(tiles)
         if not dims:
             self._slab(tiles, columns)
@@ -165,7 +173,7 @@ class ContractionNest:
         """One staged slab of A, and the cube tiles inside it."""
         a = self.contraction.a
         frame = self._frame(tiles)
-        if self.fed:
+        if self.through_stage:
             fits = staged_bytes(a, self.tensors[a.tensor], frame) <= self.machine.role("stage").capacity // 4
             slab = self._stage(a, frame, self.shape.k) if fits else None
             self._tile(tiles, tiles, slab, columns)
@@ -192,10 +200,10 @@ class ContractionNest:
         """One accumulator tile: chunks of K into the cube, then the epilogue."""
         frame = self._tile_frame(tiles)
         rows, cols = frame.axes
-        acc = self.emit.local("acc", self.shape.accumulator, [rows.size, cols.size], "accumulator")
+        acc = self.emit.local("acc", self.shape.accumulator, [rows.size, cols.size], self.accumulator)
         for chunk in self._chunks(list(self.shape.k), {}):
             if self.fed:
-                self._feed(tiles, chunk, slab, columns, acc)
+                self._feed(tiles, inside, chunk, slab, columns, acc)
             else:
                 self._multiply(tiles, inside, chunk, slab, acc)
         self._epilogue(tiles, frame, acc, columns)
@@ -208,15 +216,16 @@ class ContractionNest:
         for tile in self.emit.tiles(d.name, d.extent, self.plan.chunk[d.name]):
             yield from self._chunks(dims[1:], {**chunk, d.name: tile})
 
-    def _feed(self, tiles: Tiles, chunk: Tiles, slab: Access | None, columns: Columns | None, acc: str) -> None:
+    def _feed(
+        self, tiles: Tiles, inside: Tiles, chunk: Tiles, slab: Access | None, columns: Columns | None, acc: str
+    ) -> None:
         """Copy one chunk of both operands to the operand spaces and multiply."""
-        assert columns is not None
         frame = self._frame(tiles, chunk)
         rows, cols, *ks = frame.axes
         k = Axis("k_", tuple(d for a in ks for d in a.dims))
         c = self.contraction
-        a_source = _at(slab, chunk) if slab is not None else self._stage(c.a, frame, self.shape.k)
-        b_source = _at(columns.weights, chunk) if columns.weights is not None else self._stage(c.b, frame, self.shape.n)
+        a_source = self._operand(c.a, frame, slab, {**chunk, **self._within(inside)})
+        b_source = self._operand(c.b, frame, columns.weights if columns else None, chunk)
         a_type, b_type = (self.tensors[r.tensor].dtype for r in (c.a, c.b))
         a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
         b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
@@ -237,14 +246,26 @@ class ContractionNest:
         frame = self._frame(tiles, chunk)
         rows, cols, *ks = frame.axes
         c = self.contraction
-        # ``order`` of an inside tile is its offset in the slab.
-        within = {d.name: Tile(inside[d.name].order, inside[d.name].size, Affine()) for d in self.shape.m}
-        a = _at(slab, {**chunk, **within}) if slab is not None else self._direct(c.a, frame)
+        a = self._operand(c.a, frame, slab, {**chunk, **self._within(inside)})
         dims = [*frame.dims((rows, cols)), *frame.dims(ks)]
         self.emit.emit(
             "cube.mma", dims, [Access(acc, (rows.flat(), cols.flat()))], [a, self._direct(c.b, frame)],
             init=_order(chunk), chain=self._chain(),
         )  # fmt: skip
+
+    def _within(self, inside: Tiles) -> Tiles:
+        """M tiles as offsets in the slab, which ``order`` of an inside tile holds; empty if the tile is the slab."""
+        if self.through_stage:
+            return {}
+        return {d.name: Tile(inside[d.name].order, inside[d.name].size, Affine()) for d in self.shape.m}
+
+    def _operand(self, read: Read, frame: Frame, staged: Access | None, blocks: Tiles) -> Access:
+        """Where one block of an operand is read: what is staged already, memory, or a block staged now."""
+        if staged is not None:
+            return _at(staged, blocks)
+        if not self.through_stage:
+            return self._direct(read, frame)
+        return self._stage(read, frame, self.shape.k if read == self.contraction.a else self.shape.n)
 
     def _direct(self, read: Read, frame: Frame) -> Access:
         return memory_access(self.tensors[read.tensor], [frame.global_form(f) for f in read.index])
@@ -272,20 +293,46 @@ class ContractionNest:
         return load
 
     def _epilogue(self, tiles: Tiles, frame: Frame, acc: str, columns: Columns | None) -> None:
+        """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
         axes = frame.axes
+        ev = Evaluator(self.emit, frame, self._load({}, columns, tiles))
+        source, dtype = ev.at(acc, axes), self.shape.accumulator
+        vector = self.machine.role("vector")
+        if self.machine.roles[self.accumulator] == vector.name:
+            self._apply(tiles, Value(source, axes, dtype, True), columns)
+            return
+        drained = self.emit.local("drained", dtype, [a.size for a in axes], "vector" if vector.addressable else "scratch")
+        self.emit.emit("scale.drain", frame.axis_dims(axes), [ev.at(drained, axes)], [source])
+        if vector.addressable:
+            self._apply(tiles, Value(ev.at(drained, axes), axes, dtype, True), columns)
+            return
+        self._row_blocks(tiles, frame, drained, columns)
+
+    def _row_blocks(self, tiles: Tiles, frame: Frame, drained: str, columns: Columns | None) -> None:
+        """The epilogue in blocks of rows that fit the register file."""
+        if not self.shape.m:
+            blocks = iter([(tiles, {})])
+        else:
+            q = self.shape.m[-1].name
+            blocks = (
+                ({**tiles, q: Tile(tiles[q].base + t.base, t.size, t.order)}, {q: t})
+                for t in self.emit.even_tiles(f"{q}_e", tiles[q].size, min(_EPILOGUE_ROWS, tiles[q].size))
+            )
+        for block, shift in blocks:
+            sub = self._tile_frame(block)
+            source = _at(Access(drained, tuple(a.flat() for a in frame.axes)), shift)
+            ev = Evaluator(self.emit, sub, self._load({}, columns, block))
+            self._apply(block, ev.dense(lambda at=source: at, sub.axes, self.shape.accumulator, None), columns)
+
+    def _apply(self, tiles: Tiles, value: Value, columns: Columns | None) -> None:
+        """Every op of the group on one tile whose contraction value is at hand."""
         internal: dict[str, Value] = {}
-        ev = Evaluator(self.emit, frame, self._load(internal, columns, tiles))
-        root = self.ops[0]
-        value = Value(ev.at(acc, axes), axes, self.shape.accumulator, True)
-        if self.machine.roles["accumulator"] != self.machine.roles["vector"]:
-            drained = ev.buffer(axes, self.shape.accumulator, "drained")
-            self.emit.emit("scale.drain", frame.axis_dims(axes), [ev.at(drained, axes)], [value.operand])
-            value = Value(ev.at(drained, axes), axes, self.shape.accumulator, True)
-        self._finish(ev, root, value, internal)
+        ev = Evaluator(self.emit, self._tile_frame(tiles), self._load(internal, columns, tiles))
+        self._finish(ev, self.ops[0], value, internal)
         for op in self.ops[1:]:
             self.emit.line = op.line
             self._finish(ev, op, ev.value(op.pieces[0].body), internal)
-        self.emit.line = root.line
+        self.emit.line = self.ops[0].line
 
     def _finish(self, ev: Evaluator, op: Op, value: Value, internal: dict[str, Value]) -> None:
         """Bind an op's value for the ops after it, and store it if it leaves the group."""

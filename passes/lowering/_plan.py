@@ -59,8 +59,11 @@ def divisors(n: int) -> list[int]:
 
 
 def plan_registers(s: Shape, machine: Machine) -> Plan:
-    """Plan for a machine whose cube accumulates in vector registers."""
-    block_m, block_n, _ = machine.cube_shape[s.operand]
+    """Plan for a machine whose cube reads memory, or is fed from it tile by tile."""
+    block_m, block_n, block_k = machine.cube_shape[s.operand]
+    if machine.feeds(s.operand):
+        block_m = machine.limits.get("block_rows", block_m)
+        block_n = machine.limits.get("block_columns", block_n)
     outer = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
     if s.n:
         outer[s.n[-1].name] = min(s.n[-1].extent, block_n)
@@ -68,7 +71,20 @@ def plan_registers(s: Shape, machine: Machine) -> Plan:
     if s.m:
         inner[s.m[-1].name] = register_rows(s.m[-1].extent, block_m)
         outer.update(_slab_rows(s, inner[s.m[-1].name], machine.role("stage").capacity))
-    return Plan(_parallel(s, outer, _TASKS), outer, inner, {d.name: d.extent for d in s.k})
+    whole = {d.name: d.extent for d in s.k}
+    chunk = _innermost(s.k, block_k) if machine.feeds(s.operand) else whole
+    return Plan(_parallel(s, outer, _TASKS), outer, inner, chunk)
+
+
+def _innermost(dims: tuple[Dim, ...], room: int) -> dict[str, int]:
+    """Innermost dims whole while their product fits, then one divided, the rest one at a time."""
+    chunk = {d.name: 1 for d in dims}
+    for d in reversed(dims):
+        chunk[d.name] = min(d.extent, room)
+        room //= chunk[d.name]
+        if chunk[d.name] < d.extent or room < 2:
+            break
+    return chunk
 
 
 def register_rows(extent: int, limit: int) -> int:

@@ -9,6 +9,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite
@@ -72,12 +73,32 @@ def _pack_contraction(op: Op, function: Function, params: frozenset[str], taken:
     table = function.tensors()
     tensor = table[c.b.tensor]
     operand = table[c.a.tensor].dtype
-    lanes = not machine.has_role("operand_b")
-    fixed = c.b.tensor in params
-    if operand not in machine.cube_shape or not (fixed or (lanes and _needs_pack(c, tensor))):
+    if operand not in machine.cube_shape:
         return [op]
-    width = _width(c, machine.cube_shape[operand][1]) if lanes else c.n[-1].extent
-    return _rewrite(op, c, tensor, width, fixed, _unique(f"{tensor.name}_packed", taken))
+    fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
+    if not fixed and (scheme is None or not (scheme.k_pack > 1 or _needs_pack(c, tensor))):
+        return [op]
+    scheme = scheme or _Scheme(c.n[-1].extent, 1)
+    return _rewrite(op, c, tensor, scheme, fixed, _unique(f"{tensor.name}_packed", taken))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheme:
+    """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side."""
+
+    width: int
+    k_pack: int
+
+
+def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
+    """How the cube reads B straight from memory; None where a copy to an operand space rearranges it anyway."""
+    block = machine.cube_shape[operand][1]
+    if not machine.feeds(operand):
+        return _Scheme(_width(c, block), 1)
+    if machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None:
+        return None
+    pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
+    return _Scheme(min(c.n[-1].extent, machine.limits.get("block_columns", block)), pack)
 
 
 def cube_worthy(c: Contraction) -> bool:
@@ -101,34 +122,56 @@ def _width(c: Contraction, block: int) -> int:
     return min(c.n[-1].extent, block * (4 if rows < 4 else 1))
 
 
-def _rewrite(op: Op, c: Contraction, tensor: Tensor, width: int, fixed: bool, name: str) -> list[Op]:
-    column = c.n[-1]
-    blocks = ceil(column.extent / width)
-    inner = column if blocks == 1 else Dim(f"{column.name}_i", width)
-    outer = Dim(f"{column.name}_b", blocks)
-    whole: dict[str, Affine | int] = {}
-    guards: tuple[Affine, ...] = ()
-    if blocks > 1:
-        whole[column.name] = Affine.var(outer.name, width) + Affine.var(inner.name)
-        ragged = blocks * width != column.extent
-        guards = (Affine.of({outer.name: -width, inner.name: -1}, column.extent - 1),) if ragged else ()
-    used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """A dim split into blocks: ``form`` is the old dim over the new ones (outer first)."""
+
+    old: Dim
+    dims: tuple[Dim, ...]
+    form: Affine
+    ragged: bool
+
+
+def _split(d: Dim, size: int, suffixes: tuple[str, str]) -> _Split:
+    blocks = ceil(d.extent / size)
+    if blocks == 1 and size == d.extent:
+        return _Split(d, (d,), Affine.var(d.name), False)
+    outer, inner = Dim(f"{d.name}_{suffixes[0]}", blocks), Dim(f"{d.name}_{suffixes[1]}", size)
+    form = Affine.var(outer.name, size) + Affine.var(inner.name)
+    return _Split(d, (outer, inner), form, blocks * size != d.extent)
+
+
+def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: bool, name: str) -> list[Op]:
     mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and any(f.coefficient(m.name) for m in c.m)}
+    used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
     order = sorted(used, key=lambda d: d.name not in mixed)
-    dims = (*c.batch, *c.n[:-1], *((outer,) if blocks > 1 else ()), *order, inner)
-    source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if guards else c.b.fill)
+    columns = _split(c.n[-1], scheme.width, ("b", "i"))
+    pairs = _split(order[-1], scheme.k_pack, ("p", "v")) if scheme.k_pack > 1 else _split(order[-1], order[-1].extent, ("p", "v"))
+    whole: dict[str, Affine | int] = {columns.old.name: columns.form, pairs.old.name: pairs.form}
+    dims = (*c.batch, *c.n[:-1], *columns.dims[:-1], *order[:-1], *pairs.dims[:1], columns.dims[-1], *pairs.dims[1:])
+    ragged = columns.ragged or pairs.ragged
+    source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if ragged else c.b.fill)
     index = tuple(Affine.var(d.name) for d in dims)
     packed = Tensor(name, tensor.dtype, tuple(d.extent for d in dims))
     pack = Op((packed,), (Piece(dims, index, source),), prepare=fixed, line=op.line)
+    rows = Read(c.a.tensor, tuple(f.substitute(whole) for f in c.a.index), c.a.fill)
+    if pairs.ragged and rows.fill is None:
+        rows = replace(rows, fill=0)  # meets the zeros that pad the packed operand
     piece = op.pieces[0]
-    split = tuple(x for d in piece.dims for x in ((outer, inner) if d == column and blocks > 1 else (d,)))
-    body: Expr = Call("mul", (c.a, Read(name, index)))
-    new = replace(
-        piece,
-        dims=split,
-        index=tuple(f.substitute(whole) for f in piece.index),
-        guards=(*(g.substitute(whole) for g in piece.guards), *guards),
-        body=body,
+
+    def spread(old: tuple[Dim, ...]) -> tuple[Dim, ...]:
+        parts = {columns.old: columns.dims, pairs.old: pairs.dims}
+        return tuple(x for d in old for x in parts.get(d, (d,)))
+
+    guards = tuple(g.substitute(whole) for g in piece.guards)
+    if columns.ragged:
+        guards = (*guards, columns.form * -1 + (columns.old.extent - 1))
+    new = Piece(
+        spread(piece.dims),
+        tuple(f.substitute(whole) for f in piece.index),
+        Call("mul", (rows, Read(name, index))),
+        spread(piece.reduce),
+        guards,
     )
     return [pack, replace(op, pieces=(new,))]
 
