@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from opc.cpu import elementwise, gather, layout, mma, reduce, tiles
+from opc.cpu import elementwise, gather, layout, mma, reduce, tile_groups, tiles
 from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
@@ -36,6 +36,7 @@ def arguments(program: Program) -> tuple[Buffer, ...]:
 
 def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Entry:
     """Add the program's functions to ``module``."""
+    program = tile_groups.group_operands(program, tiles.tile_space(machine))
     plan = layout.plan(program, machine)
     width = 1
     phases: list[tuple[str, int]] = []

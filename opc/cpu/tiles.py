@@ -1,12 +1,13 @@
 """Tile registers: AMX intrinsics with fixed tile numbers, or functions that compute the same for hosts without AMX.
 
-A tile buffer holds ``shape[0]`` rows of at most 64 bytes. The second operand of a multiplication is stored in groups of
-the values that fit four bytes, ``b[k / g, n, g]``, as the processor wants it.
+A buffer of the tile space is a grid of tiles of at most 16 rows x 64 bytes, numbered row by row from the buffer's
+offset. The second operand of a multiplication is stored in groups of the values that fit four bytes,
+``b[k / g, n, g]``, as the processor wants it; ``tile_groups`` brings ``b[k, n]`` into that form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -22,6 +23,7 @@ from opc.program.ir import Access, Buffer, Instr, Program
 TILES = 8
 ROWS, ROW_BYTES = 16, 64
 TILE_BYTES = ROWS * ROW_BYTES
+GROUP_BYTES = 4
 Plain = Callable[[Instr, View | None, dict[int, View]], None]
 _MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}
 
@@ -35,8 +37,19 @@ def tile_space(machine: Machine) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """One tile of a buffer: its register, shape, and place in the buffer."""
+
+    number: int
+    rows: int
+    row_bytes: int
+    row: int
+    column: int  # in bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
-    """A buffer in a tile register."""
+    """A buffer in tile registers, the first of which is ``number``."""
 
     number: int
     buffer: Buffer
@@ -49,18 +62,46 @@ class Tile:
     def row_bytes(self) -> int:
         return prod(self.buffer.shape[1:]) * self.buffer.dtype.bytes
 
+    @property
+    def columns(self) -> int:
+        """Tiles side by side."""
+        return -(-self.row_bytes // ROW_BYTES)
+
+    @property
+    def count(self) -> int:
+        return -(-self.rows // ROWS) * self.columns
+
+    def blocks(self) -> Iterator[Block]:
+        """Row by row."""
+        number = self.number
+        for row in range(0, self.rows, ROWS):
+            for column in range(0, self.row_bytes, ROW_BYTES):
+                shape = min(ROWS, self.rows - row), min(ROW_BYTES, self.row_bytes - column)
+                yield Block(number, *shape, row, column)
+                number += 1
+
+    def block(self, row: int, column: int) -> Block:
+        """The tile in a row and column of the grid."""
+        at = row * self.columns + column
+        return next(b for i, b in enumerate(self.blocks()) if i == at)
+
 
 def assign(program: Program, space: str) -> dict[str, Tile]:
-    """Tile number of every buffer of the tile space, by its offset or else in order of declaration."""
+    """Tile numbers of every buffer of the tile space: its offset, or else in order of declaration."""
     found: dict[str, Tile] = {}
+    following = 0
     for b in program.buffers:
         if b.space != space:
             continue
-        number = b.offsets[0] // TILE_BYTES if b.offsets else len(found)
-        tile = Tile(number, b)
-        if number >= TILES or tile.rows > ROWS or tile.row_bytes > ROW_BYTES:
-            raise fail(MachineError, "E0954", f"buffer '{b.name}' does not fit tile register {number}",
-                       help=f"a tile has {ROWS} rows of {ROW_BYTES} bytes, and there are {TILES}")  # fmt: skip
+        tile = Tile(b.offsets[0] if b.offsets else following, b)
+        following = tile.number + tile.count
+        if following > TILES or b.slots > 1 or len(b.shape) < 2:
+            raise fail(
+                MachineError,
+                "E0954",
+                f"buffer '{b.name}' does not fit tile registers {tile.number} to {following - 1}",
+                help=f"there are {TILES} tiles of {ROWS} rows of {ROW_BYTES} bytes; buffers need two axes and one slot",
+            )
         found[b.name] = tile
     return found
 
@@ -75,7 +116,7 @@ class TileUnit:
         self.storage = emulate.declare(f) if emulated and self.active else ""
         self.emulated = emulated
         self._shapes = self._configuration()
-        self._temporary = ""
+        self._images: dict[str, str] = {}
 
     def touches(self, i: Instr) -> bool:
         """True if an operand is in a tile."""
@@ -84,15 +125,16 @@ class TileUnit:
     def _configuration(self) -> dict[int, tuple[int, int]]:
         shapes: dict[int, tuple[int, int]] = {}
         for tile in self.active:
-            shape = (tile.rows, tile.row_bytes)
-            if shapes.setdefault(tile.number, shape) != shape:
-                raise fail(
-                    MachineError,
-                    "E0954",
-                    f"tile register {tile.number} is {shapes[tile.number]} and, for '{tile.buffer.name}', {shape} "
-                    "rows × bytes in one phase",
-                    help="give buffers of different shapes different tiles",
-                )
+            for block in tile.blocks():
+                shape = (block.rows, block.row_bytes)
+                if shapes.setdefault(block.number, shape) != shape:
+                    raise fail(
+                        MachineError,
+                        "E0954",
+                        f"tile register {block.number} is {shapes[block.number]} and, for '{tile.buffer.name}', "
+                        f"{shape} rows × bytes in one phase",
+                        help="give buffers of different shapes different tiles",
+                    )
         return shapes
 
     def begin(self) -> None:
@@ -130,28 +172,31 @@ class TileUnit:
             if isinstance(s, Access) and s.buffer in self.tiles:
                 if self._store_direct(i, n, s, view):
                     return
-                sources[n] = self._memory_view(s)
-                self._store(self.tiles[s.buffer].number, sources[n].base, str(self.tiles[s.buffer].row_bytes))
+                sources[n] = self._image(s)
+                self._store(self.tiles[s.buffer], sources[n].base, self.tiles[s.buffer].row_bytes)
         target = i.dst[0]
         if target.buffer not in self.tiles:
             plain(i, None, sources)
             return
         if not sources and self._load_direct(i, view):
             return
-        destination = self._memory_view(target)
+        tile, destination = self.tiles[target.buffer], self._image(target)
+        if prod(e for _, e in i.dims) != tile.buffer.elements:
+            # Only a part is written: the rest must come through unchanged.
+            self._store(tile, destination.base, tile.row_bytes)
         plain(i, destination, sources)
-        tile = self.tiles[target.buffer]
-        self._load(tile.number, destination.base, str(tile.row_bytes))
+        self._load(tile, destination.base, tile.row_bytes)
 
-    def _memory_view(self, access: Access) -> View:
-        """The access in a copy of the tile in memory, which holds rows without gaps."""
+    def _image(self, access: Access) -> View:
+        """The access in a copy of the buffer in memory, whose rows follow each other without gaps."""
         buffer = self.tiles[access.buffer].buffer
         form, step = Affine(), buffer.dtype.bytes
         for index, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
             form = form + index * step
             step *= extent
-        memory = self.f.alloca("i8", TILE_BYTES, 64)
-        return View(memory, form, buffer.dtype, buffer.name)
+        if buffer.name not in self._images:
+            self._images[buffer.name] = self.f.alloca("i8", step, 64)
+        return View(self._images[buffer.name], form, buffer.dtype, buffer.name)
 
     def _zero(self, i: Instr) -> bool:
         """``tile = 0`` over the whole tile."""
@@ -160,7 +205,7 @@ class TileUnit:
         tile = self.tiles[i.dst[0].buffer]
         if i.src[0].value != 0 or prod(e for _, e in i.dims) != tile.buffer.elements:
             return False
-        self._tile_zero(tile.number)
+        self._tile_zero(tile)
         return True
 
     def _strided(self, i: Instr, tile_access: Access, other: View) -> tuple[View, int] | None:
@@ -193,7 +238,7 @@ class TileUnit:
         found = self._strided(i, i.dst[0], view(source))
         if found is None or found[0].register:
             return False
-        self._load(self.tiles[i.dst[0].buffer].number, self.f.pointer(found[0].base, found[0].form), str(found[1]))
+        self._load(self.tiles[i.dst[0].buffer], self.f.pointer(found[0].base, found[0].form), found[1])
         return True
 
     def _store_direct(self, i: Instr, position: int, source: Access, view: Callable[[Access], View]) -> bool:
@@ -202,7 +247,7 @@ class TileUnit:
         found = self._strided(i, source, view(i.dst[0])) if position == 0 else None
         if found is None or found[0].register:
             return False
-        self._store(self.tiles[source.buffer].number, self.f.pointer(found[0].base, found[0].form), str(found[1]))
+        self._store(self.tiles[source.buffer], self.f.pointer(found[0].base, found[0].form), found[1])
         return True
 
     def _multiply(self, i: Instr) -> None:
@@ -216,53 +261,67 @@ class TileUnit:
                 f"cube.mma on '{c.buffer}' is not a multiplication of whole tiles",
                 help="write c[m, n] += a[m, k*g + i] · b[k, n, i] with g values of a 4-byte group, bf16 or i8",
             )
-        numbers = [self.tiles[x.buffer].number for x in (c, a, b)]
+        tiles = [self.tiles[x.buffer] for x in (c, a, b)]
         if i.init is not None:
-            self._start(i.init, numbers[0])
-        if not self.emulated:
-            self.f.call(f"llvm.x86.{_MULTIPLY[dtype]}", "void", [str(n) for n in numbers], ["i8 immarg"] * 3)
-            return
-        rows, columns = self.tiles[c.buffer].rows, self.tiles[c.buffer].row_bytes // 4
-        emulate.multiply(self.f, self.storage, numbers, (rows, columns, self.tiles[b.buffer].rows), dtype)
+            self._start(i.init, tiles[0])
+        for m in range(-(-tiles[0].rows // ROWS)):
+            for n in range(tiles[0].columns):
+                for k in range(tiles[1].columns):
+                    self._multiply_blocks(tiles[0].block(m, n), tiles[1].block(m, k), tiles[2].block(k, n), dtype)
 
-    def _start(self, init: Affine, number: int) -> None:
+    def _multiply_blocks(self, c: Block, a: Block, b: Block, dtype: DType) -> None:
+        numbers = [c.number, a.number, b.number]
+        if self.emulated:
+            emulate.multiply(self.f, self.storage, numbers, (c.rows, c.row_bytes // GROUP_BYTES, b.rows), dtype)
+        else:
+            self.f.call(f"llvm.x86.{_MULTIPLY[dtype]}", "void", [str(n) for n in numbers], ["i8 immarg"] * 3)
+
+    def _start(self, init: Affine, tile: Tile) -> None:
         first: Index = self.f.index(init)
         if first == 0:
-            self._tile_zero(number)
+            self._tile_zero(tile)
         elif isinstance(first, str):
-            self.f.branch(self.f.op(f"icmp eq i64 {first}, 0"), lambda: self._tile_zero(number))
+            self.f.branch(self.f.op(f"icmp eq i64 {first}, 0"), lambda: self._tile_zero(tile))
 
-    def _tile_zero(self, number: int) -> None:
-        if self.emulated:
-            emulate.zero(self.f, self.storage, number)
-        else:
-            self.f.call("llvm.x86.tilezero", "void", [str(number)], ["i8 immarg"])
+    def _tile_zero(self, tile: Tile) -> None:
+        for block in tile.blocks():
+            if self.emulated:
+                emulate.zero(self.f, self.storage, block.number)
+            else:
+                self.f.call("llvm.x86.tilezero", "void", [str(block.number)], ["i8 immarg"])
 
-    def _load(self, number: int, pointer: str, stride: str) -> None:
-        if self.emulated:
-            emulate.load(self.f, self.storage, number, pointer, stride, self._shapes[number])
-        else:
-            self._move("llvm.x86.tileloadd64", number, pointer, stride)
+    def _load(self, tile: Tile, pointer: str, stride: int) -> None:
+        for block in tile.blocks():
+            at = self._block_pointer(block, pointer, stride)
+            if self.emulated:
+                emulate.load(self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes))
+            else:
+                self._move("llvm.x86.tileloadd64", block.number, at, stride)
 
-    def _store(self, number: int, pointer: str, stride: str) -> None:
-        if self.emulated:
-            emulate.store(self.f, self.storage, number, pointer, stride, self._shapes[number])
-        else:
-            self._move("llvm.x86.tilestored64", number, pointer, stride)
+    def _store(self, tile: Tile, pointer: str, stride: int) -> None:
+        for block in tile.blocks():
+            at = self._block_pointer(block, pointer, stride)
+            if self.emulated:
+                emulate.store(self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes))
+            else:
+                self._move("llvm.x86.tilestored64", block.number, at, stride)
 
-    def _move(self, name: str, number: int, pointer: str, stride: str) -> None:
-        self.f.call(name, "void", [str(number), pointer, stride], ["i8 immarg", "ptr", "i64"])
+    def _block_pointer(self, block: Block, pointer: str, stride: int) -> str:
+        offset = block.row * stride + block.column
+        return self.f.op(f"getelementptr i8, ptr {pointer}, i64 {offset}") if offset else pointer
+
+    def _move(self, name: str, number: int, pointer: str, stride: int) -> None:
+        self.f.call(name, "void", [str(number), pointer, str(stride)], ["i8 immarg", "ptr", "i64"])
 
 
 def _is_product(i: Instr, size: int) -> bool:
     """``c[m, n] += a[m, k·g + j] · b[k, n, j]``."""
     a, b = i.sources
-    c, group, extents = i.dst[0], 4 // size, i.extents
+    c, group, extents = i.dst[0], GROUP_BYTES // size, i.extents
     if (len(a.index), len(b.index), len(c.index)) != (2, 3, 2):
         return False
-    m, n = c.index[0].as_var(), c.index[1].as_var()
-    k, j = b.index[0].as_var(), b.index[2].as_var()
-    if None in (m, n, k, j) or extents.get(str(j)) != group or a.index[0].as_var() != m or b.index[1].as_var() != n:
+    names = [c.index[0].as_var(), c.index[1].as_var(), b.index[0].as_var(), b.index[2].as_var()]
+    if None in names or a.index[0].as_var() != names[0] or b.index[1].as_var() != names[1]:
         return False
-    return a.index[1] == Affine.of({str(k): group, str(j): 1}) and set(extents) == {str(x) for x in (m, n, k, j)}
-
+    k, j = str(names[2]), str(names[3])
+    return a.index[1] == Affine.of({k: group, j: 1}) and extents.get(j) == group and set(extents) == set(names)
