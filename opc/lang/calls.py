@@ -9,7 +9,7 @@ from opc.errors import LanguageError, Span
 from opc.lang import syntax as ast
 from opc.lang.loader import Found
 from opc.lang.scope import Scope
-from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
+from opc.lang.sizes import WHOLE_TYPES, Size, brief, evaluate
 from opc.tensor.ir import Tensor
 
 
@@ -73,7 +73,7 @@ def check_shapes(scope: Scope, inner: Scope, call: ast.Call) -> None:
         for axis, expr in enumerate(param.shape or ()):
             wanted, actual = inner.evaluate(expr), inner.tensors[param.name].shape[axis]
             if wanted != actual:
-                note = f"{text_of(expr)} = {wanted}"
+                note = f"{brief(expr)} = {wanted}"
                 raise _differs(scope, inner.kernel, args[param.name], param, axis, actual, wanted, note)
 
 

@@ -12,7 +12,7 @@ from opc.lang import coverage
 from opc.lang import syntax as ast
 from opc.lang.expressions import Lowering, Typed, combine
 from opc.lang.scope import Scope
-from opc.lang.sizes import text_of, walk
+from opc.lang.sizes import brief, walk
 from opc.tensor import ir
 from opc.tensor.ir import Const, Dim, Op, Piece, Read, Tensor
 
@@ -255,7 +255,7 @@ class Clauses:
             try:
                 sets.append(coverage.axis_set(form, part.extents))
             except coverage.NotInjectiveError:
-                message = f"`{text_of(target.indices[axis])}` takes the same value twice"
+                message = f"`{brief(target.indices[axis])}` takes the same value twice"
                 help = "make the factor of each dimension the product of the extents below it"
                 notes = self.scope.values_note(target.indices[axis])
                 raise self.scope.error("E0312", message, place, help=help, notes=notes) from None

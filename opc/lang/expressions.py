@@ -18,7 +18,7 @@ from opc.errors import LanguageError, Span
 from opc.lang import sizes
 from opc.lang import syntax as ast
 from opc.lang.scope import Scope
-from opc.lang.sizes import text_of
+from opc.lang.sizes import brief
 from opc.tensor.ir import Call, Const, DimValue, Expr, Read
 
 _OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
@@ -92,7 +92,7 @@ class Lowering:
             if node.op not in _COMPARISONS:
                 return self._literal(number, node.span)
         if node.op in ("//", "%"):
-            message = f"`{node.op}` works on sizes only; `{text_of(node)}` depends on a dimension or tensor"
+            message = f"`{node.op}` works on sizes only; `{brief(node)}` depends on a dimension or tensor"
             raise self.scope.error(
                 "E0226", message, node.span, help="split the dimension instead: `i1*4 + i0`"
             )
@@ -104,7 +104,7 @@ class Lowering:
             return Typed(Call(_COMPARISONS[node.op], (left.expr, right.expr)), None)
         dtype = combine(left.dtype, right.dtype, node.op)
         if node.op == "/" and dtype is not None and not dtype.is_float:
-            message = f"`/` of integers: `{text_of(node.left)}` and `{text_of(node.right)}`"
+            message = f"`/` of integers: `{brief(node.left)}` and `{brief(node.right)}`"
             raise self.scope.error("E0225", message, node.span, help="convert one side first: `f32(...)`")
         return Typed(Call(_OPERATORS[node.op], (left.expr, right.expr)), dtype)
 

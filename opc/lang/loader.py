@@ -7,7 +7,7 @@ from functools import cache
 from typing import NamedTuple
 
 from opc.errors import LanguageError
-from opc.lang.messages import error
+from opc.lang.messages import error, shown
 from opc.lang.parser import parse
 from opc.lang.syntax import File, Kernel, Use
 
@@ -45,12 +45,12 @@ class Program:
         self._used[id(file)] = used
         for use in file.uses:
             path = os.path.join(folder, use.path)
-            real = os.path.realpath(path)
+            real = _real(file, use, path)
             if real in chain:
                 raise _cycle(file, use, [*chain[chain.index(real) :], real])
             if real not in self._files:
-                shown = os.path.normpath(os.path.join(_folder(file.name), use.path))
-                self._files[real] = parse(_read(file, use, path), shown)
+                name = os.path.normpath(os.path.join(_folder(file.name), use.path))
+                self._files[real] = parse(_read(file, use, path), name)
                 self._load(self._files[real], os.path.dirname(path), [*chain, real])
             used.append(self._files[real])
 
@@ -77,6 +77,13 @@ def _folder(name: str) -> str:
     return "" if name.startswith("<") or name == "-" else os.path.dirname(name)
 
 
+def _real(file: File, use: Use, path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        raise _unreadable(file, use, "not a usable path") from None
+
+
 def _read(file: File, use: Use, path: str) -> bytes:
     try:
         with open(path, "rb") as handle:
@@ -85,15 +92,14 @@ def _read(file: File, use: Use, path: str) -> bytes:
         reason = (
             problem.strerror if isinstance(problem, OSError) and problem.strerror else "not a usable path"
         )
-        raise error(
-            file,
-            "E0232",
-            f"cannot read '{use.path}': {reason}",
-            use.span,
-            help="the path is relative to the file that uses it",
-        ) from None
+        raise _unreadable(file, use, reason) from None
+
+
+def _unreadable(file: File, use: Use, reason: str) -> LanguageError:
+    help = "the path is relative to the file that uses it"
+    return error(file, "E0232", f"cannot read {shown(use.path)}: {reason}", use.span, help)
 
 
 def _cycle(file: File, use: Use, chain: list[str]) -> LanguageError:
     way = " uses ".join(os.path.basename(p) for p in chain)
-    return error(file, "E0231", f"'{use.path}' is already being read", use.span, notes=(way,))
+    return error(file, "E0231", f"{shown(use.path)} is already being read", use.span, notes=(way,))

@@ -14,6 +14,8 @@ from opc.lang.source import MAX_NESTING, Source, Token, tokens
 from opc.lang.syntax import File
 from opc.lang.tables import END, Tables, load
 
+# A level of nesting takes about ten entries of the stack. Signs before an operand pile up without reducing.
+_MAX_STACK = 16 * MAX_NESTING
 # Rules that put one more level on a syntax tree, by the name of their action.
 _DEEPER = frozenset(
     {"binary", "negate", "group", "read", "read_else", "reduction", "unknown_reduction", "call"}
@@ -63,6 +65,8 @@ class _Driver:
                     break
                 self.reduce(-1 - action, token.start)
             self.push(action, token, 0, token.start, token.end)
+            if len(self.states) > _MAX_STACK:
+                raise self.too_deep(token.start, token.end)
             previous = token
 
     def possible(self) -> frozenset[str]:
@@ -89,14 +93,17 @@ class _Driver:
         self.starts.append(start)
         self.ends.append(end)
 
+    def too_deep(self, start: int, end: int) -> LanguageError:
+        message = f"the expression is more than {MAX_NESTING} operations deep"
+        return self.source.error("E0106", message, start, end, "split it with `let`, or into clauses")
+
     def reduce(self, number: int, at: int) -> None:
         rule = self.tables.rules[number]
         first = len(self.values) - rule.size
         start, end = (self.starts[first], self.ends[-1]) if rule.size else (at, at)
         depth = max(self.depths[first:], default=0) + (rule.name in _DEEPER)
         if depth > MAX_NESTING:
-            message = f"the expression is more than {MAX_NESTING} operations deep"
-            raise self.source.error("E0106", message, start, end, "split it with `let`, or into clauses")
+            raise self.too_deep(start, end)
         children: list[Any] = []
         for position in rule.keep:
             value = self.values[first + position]

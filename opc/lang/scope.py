@@ -11,10 +11,10 @@ from opc.errors import LanguageError, Span, fail
 from opc.lang import syntax as ast
 from opc.lang.loader import Program
 from opc.lang.messages import error
-from opc.lang.sizes import MAX_ELEMENTS, MAX_EXTENT, Size, evaluate, text_of
+from opc.lang.sizes import MAX_ELEMENTS, MAX_EXTENT, Size, brief, evaluate
 from opc.tensor.ir import Op, Tensor
 
-MAX_OPS = 10_000
+MAX_OPS = 4_000
 
 
 @dataclass(eq=False, repr=False)
@@ -86,7 +86,7 @@ class Scope:
         """Value of a size expression that must be an integer. Raises E0319."""
         value = self.evaluate(expr)
         if not isinstance(value, int):
-            message = f"`{text_of(expr)}` is {value}, not a whole number"
+            message = f"`{brief(expr)}` is {value}, not a whole number"
             raise self.error("E0319", message, expr.span, help="divide sizes with `//`")
         return int(value)
 
@@ -106,7 +106,7 @@ class Scope:
         """A note that shows how a size came about: definitions of its names, then their values."""
         definitions = {c.name: c.value for c in self.kernel.clauses if isinstance(c, ast.Let)}
         names = sorted(_names(expr))
-        lines = [f"{n} = {text_of(definitions[n])} = {self.sizes[n]}" for n in names if n in definitions]
+        lines = [f"{n} = {brief(definitions[n])} = {self.sizes[n]}" for n in names if n in definitions]
         inner: set[str] = {n for n in names if n not in definitions}
         for name in names:
             if name in definitions:
@@ -140,7 +140,7 @@ class Scope:
 
     def _affine_binary(self, expr: ast.Binary, dims: Mapping[str, int]) -> Affine:
         if expr.op not in ("+", "-", "*"):
-            message = f"`{text_of(expr)}` is not affine: `{expr.op}` of a dimension"
+            message = f"`{brief(expr)}` is not affine: `{expr.op}` of a dimension"
             help = (
                 "an index is a sum of dimensions times sizes; split the dimension: `for i1 < N // 4, i0 < 4`"
             )
@@ -151,7 +151,7 @@ class Scope:
         if expr.op == "-":
             return left - right
         if not left.is_const and not right.is_const:
-            message = f"`{text_of(expr)}` is not affine: it multiplies two dimensions"
+            message = f"`{brief(expr)}` is not affine: it multiplies two dimensions"
             raise self.error("E0309", message, expr.span, help="an index is a sum of dimensions times sizes")
         return left * right.const if right.is_const else right * left.const
 

@@ -14,6 +14,8 @@ Size = int | float
 WHOLE_TYPES = frozenset({"int", "i32", "i8"})
 MAX_EXTENT = 2**31 - 1
 MAX_ELEMENTS = 2**40
+# Intermediate results may exceed an extent, but not grow without end through a chain of `let`s.
+_LARGEST = 2**100
 
 
 def _sigmoid(a: float) -> float:
@@ -78,13 +80,20 @@ def operate(expr: ast.Binary, left: Size, right: Size, file: ast.File) -> Size:
             "E0305",
             f"division by zero: {left} {expr.op} {right}",
             expr.span,
-            help=f"`{text_of(expr.right)}` must not be 0; say so with `require`",
+            help=f"`{brief(expr.right)}` must not be 0; say so with `require`",
         ) from None
     except (OverflowError, ValueError):
         raise _no_number(expr, file) from None
-    if isinstance(value, float) and math.isnan(value):
+    if not _holds(value, left, right):
         raise _no_number(expr, file)
     return value
+
+
+def _holds(value: Size, left: Size, right: Size) -> bool:
+    """Whether the result is a number: no NaN, no overflow, no integer of unbounded length."""
+    if isinstance(value, int):
+        return abs(value) <= _LARGEST
+    return not math.isnan(value) and (math.isfinite(value) or math.isinf(left) or math.isinf(right))
 
 
 def apply(expr: ast.Call, values: list[Size], file: ast.File) -> Size:
@@ -96,7 +105,7 @@ def apply(expr: ast.Call, values: list[Size], file: ast.File) -> Size:
 
 
 def _no_number(expr: ast.Binary | ast.Call, file: ast.File) -> LanguageError:
-    return error(file, "E0323", f"`{text_of(expr)}` has no value that a number can hold", expr.span)
+    return error(file, "E0323", f"`{brief(expr)}` has no value that a number can hold", expr.span)
 
 
 def walk(expr: ast.Expr) -> Iterator[ast.Expr]:
@@ -126,6 +135,12 @@ def children(node: ast.Expr) -> list[ast.Expr]:
 def text_of(expr: ast.Expr) -> str:
     """The expression as source text, with the parentheses it needs."""
     return _text(expr, 0)
+
+
+def brief(expr: ast.Expr) -> str:
+    """The expression for a message: its text, cut to a readable length."""
+    text = text_of(expr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _STRENGTH = {"+": 2, "-": 2, "*": 3, "/": 3, "//": 3, "%": 3}

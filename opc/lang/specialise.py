@@ -14,7 +14,7 @@ from opc.lang.comprehension import lower_clauses
 from opc.lang.loader import Program
 from opc.lang.messages import error, noted, shown, suggest
 from opc.lang.scope import Builder, Scope
-from opc.lang.sizes import WHOLE_TYPES, Size, evaluate, text_of
+from opc.lang.sizes import WHOLE_TYPES, Size, brief, evaluate
 from opc.tensor.ir import Arg, Function, Tensor
 
 MAX_CALLS = 24
@@ -126,7 +126,7 @@ def settle(scope: Scope, caller: Scope | None = None, call: Span | None = None) 
             if caller is None or call is None:
                 raise scope.error("E0306", message, clause.condition.span, notes=notes)
             place = f"{clause.span.file}:{clause.span.line}"
-            why = f"{scope.kernel.name} requires `{text_of(clause.condition)}` ({place})"
+            why = f"{scope.kernel.name} requires `{brief(clause.condition)}` ({place})"
             raise caller.error("E0306", message, call, notes=(why, *notes))
 
 
