@@ -25,7 +25,6 @@ import opc
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = ROOT / "kernels_dsl" / "conv_bn_relu.k"
-SHAPE = {"N": 1, "C": 64, "H": 56, "W": 56, "K": 64}
 ROUNDS = 40
 
 
@@ -52,11 +51,13 @@ def bar(name: str, value: float | None, target: float, at_most: bool = False) ->
 def shell_seconds(*arguments: str, rounds: int = 5) -> float:
     """Wall time of an ``opc`` command, best of ``rounds``."""
     command = [str(Path(sys.executable).with_name("opc")), *arguments]
-    return min(_timed(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(rounds))
+    return min(
+        _timed(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(rounds)
+    )
 
 
 def ratio_to_onednn(dtype: str) -> float | None:
-    """oneDNN's time over ours on the example convolution; None where it cannot be measured."""
+    """OneDNN's time over ours on the example convolution; None where it cannot be measured."""
     from opc.cpu import features
 
     if dtype == "bf16" and not features.amx_permitted():
@@ -78,12 +79,12 @@ def ratio_to_onednn(dtype: str) -> float | None:
 
 def our_call(dtype: str) -> Callable[[], Any]:
     """A call of the kernel with bound parameters, NHWC in and out."""
-    kernel = opc.compile(KERNEL, dtype=dtype, layout="nhwc", threads=1, **SHAPE)
+    kernel = opc.compile(KERNEL, dtype=dtype, layout="nhwc", threads=1, N=1, C=64, H=56, W=56, K=64)
     random = np.random.default_rng(0)
 
     def values(name: str) -> Any:
         array = kernel.empty(name)
-        array[...] = random.uniform(0.5, 1.5, array.shape).astype(array.dtype)
+        array[...] = np.asarray(random.uniform(0.5, 1.5, array.shape)).astype(array.dtype)
         return array
 
     bound = kernel.bind(**{s.name: values(s.name) for s in kernel.signature.params})
@@ -92,7 +93,7 @@ def our_call(dtype: str) -> Callable[[], Any]:
 
 
 def onednn_call(torch: Any, dtype: str) -> Callable[[], Any]:
-    """oneDNN's convolution with ReLU, weights and bias folded and packed ahead."""
+    """OneDNN's convolution with ReLU, weights and bias folded and packed ahead."""
     kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
     last = torch.channels_last
     x = torch.rand(1, 64, 56, 56, dtype=kind).to(memory_format=last)

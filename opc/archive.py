@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opc import machine as machines
 from opc.build import Build, text_of
@@ -62,7 +62,7 @@ def read(path: str | Path) -> Build:
     return Build(machine, source, function, module, module, ())
 
 
-def _parts(raw: bytes) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+def _parts(raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         manifest = json.loads(archive.read("manifest.json"))
         return manifest, {name: archive.read(name).decode("utf-8") for name in _PARTS}
@@ -79,5 +79,8 @@ def _parse(parts: dict[str, str]) -> tuple[Function, Function, Module]:
 
 def _unusable(path: str | Path, reason: str) -> OpcError:
     return fail(
-        RuntimeCallError, "E0914", f"cannot load '{path}': {reason}", help="save the kernel again, or compile its source"
+        RuntimeCallError,
+        "E0914",
+        f"cannot load '{path}': {reason}",
+        help="save the kernel again, or compile its source",
     )

@@ -69,7 +69,7 @@ def checked(value: object, tensor: Tensor) -> Array:
             RuntimeCallError,
             "E0903",
             f"'{tensor.name}' has dtype {array.dtype}, the kernel was compiled for {tensor.dtype}",
-            help=f"convert it, or compile with dtype=\"{_short(array.dtype)}\"",
+            help=f'convert it, or compile with dtype="{_short(array.dtype)}"',
         )
     if array.shape != tensor.shape:
         raise fail(
@@ -98,9 +98,7 @@ def view(value: object, name: str, tensor: Tensor | None = None) -> Array:
         if hasattr(value, "__dlpack__"):
             return _from_dlpack(value)
     except (TypeError, ValueError, RuntimeError, BufferError) as problem:
-        raise fail(
-            RuntimeCallError, "E0901", f"'{name}' cannot be viewed as an array: {problem}"
-        ) from None
+        raise fail(RuntimeCallError, "E0901", f"'{name}' cannot be viewed as an array: {problem}") from None
     raise fail(
         RuntimeCallError,
         "E0901",

@@ -44,7 +44,9 @@ def text_of(ir: Any) -> str:
 
 def parse_ir(text: str, file: str) -> Any:
     """Read either IR: a function if the first word is ``func``, else a module."""
-    first = next((line.split() for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"), [""])
+    first = next(
+        (line.split() for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"), [""]
+    )
     if first[0] == "func":
         from opc.tensor.text import parse_function
 
@@ -97,12 +99,12 @@ def run_passes(
     return ir, done
 
 
-class PassFailure(Exception):
+class PassFailedError(Exception):
     """A pass raised, or produced IR that breaks an invariant: a bug in opc, with its replay command."""
 
 
-def _blame(problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None) -> PassFailure:
-    failure = PassFailure(f"pass '{culprit.name}' failed: {type(problem).__name__}: {problem}")
+def _blame(problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None) -> PassFailedError:
+    failure = PassFailedError(f"pass '{culprit.name}' failed: {type(problem).__name__}: {problem}")
     if dump is None:
         import tempfile
 
@@ -119,4 +121,5 @@ def pass_text(p: Any) -> str:
         value = getattr(p, field.name)
         if value != field.default:
             options.append(f"{field.name}={str(value).lower() if isinstance(value, bool) else value}")
-    return p.name + (f"{{{','.join(options)}}}" if options else "")
+    name: str = p.name
+    return name + (f"{{{','.join(options)}}}" if options else "")

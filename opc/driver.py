@@ -80,7 +80,9 @@ def pass_table() -> dict[str, type]:
     return {name: load(name) for name in PASSES}
 
 
-def build(function: Function, machine: Machine, after: After | None = None, dump: Path | None = None) -> Build:
+def build(
+    function: Function, machine: Machine, after: After | None = None, dump: Path | None = None
+) -> Build:
     """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
     lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump)
     tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump)
@@ -107,7 +109,8 @@ def compile(
 ) -> Kernel:
     """Compile a kernel and return it ready to call.
 
-    ``source`` is the path of a ``.k`` file, or the text itself (anything with a brace). ``kernel`` selects one of several.
+    ``source`` is the path of a ``.k`` file, or the text itself (anything with a brace). ``kernel`` selects
+    one of several.
     ``sizes`` set the kernel's symbolic sizes and attributes (``N=8, stride=2``); the rest come from its example.
     ``dtype`` is the type variable T (default: the machine's), ``layout`` the memory order of images
     ("nchw", "nhwc"), ``machine`` a shipped machine or a ``.toml`` file (default: this computer's CPU),
@@ -116,6 +119,19 @@ def compile(
     Raises LanguageError (E01–E03) for the text and the sizes, MachineError (E06) for what the machine lacks,
     RuntimeCallError (E09) for files and settings.
     """
+    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes)
+
+
+def compile_sized(
+    source: str | Path,
+    kernel: str | None,
+    dtype: str | None,
+    layout: str | None,
+    machine: str | None,
+    threads: int | None,
+    sizes: Mapping[str, int | float],
+) -> Kernel:
+    """``compile`` with the sizes in a mapping."""
     text, file = _source(source)
     target = target_machine("cpu", machine)
     count = thread_count(threads)

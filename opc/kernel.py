@@ -112,7 +112,9 @@ class Kernel:
         """The CPU back end's kernel. Raises RuntimeCallError E0912 if there is none."""
         if self._native is None:
             message = f"'{self.name}' was compiled for {self.machine}, which is simulated"
-            raise fail(RuntimeCallError, "E0912", message, help="use kernel.simulate(...), or compile for a CPU")
+            raise fail(
+                RuntimeCallError, "E0912", message, help="use kernel.simulate(...), or compile for a CPU"
+            )
         return self._native
 
     @property
@@ -194,8 +196,8 @@ class BoundKernel:
         signature = self.kernel.signature
         inputs = signature.inputs(arrays, named, self._params)
         outputs = signature.outputs(out, inputs)
-        arrays = {**self._params, **inputs, **self.kernel._named(outputs)}
-        self.kernel.native.run(arrays, self._packed, self.kernel._threads)
+        memory = {**self._params, **inputs, **self.kernel._named(outputs)}
+        self.kernel.native.run(memory, self._packed, self.kernel._threads)
         return unpacked(outputs)
 
     def start(self, *arrays: object, out: object = None, **named: object) -> Pending:

@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from opc import npu
-from opc.arrays import Array, physical
 from opc.build import Build
-from opc.signature import Signature
 
 if TYPE_CHECKING:
+    from opc.arrays import Array
     from opc.npu import Listing, Timeline
+    from opc.signature import Signature
 
 
 class NpuKernel:
@@ -21,9 +21,15 @@ class NpuKernel:
     def __init__(self, build: Build) -> None:
         self.build = build
         self.machine = build.machine
-        self.signature = Signature(build.source)
         programs = [p for p in build.module.programs if p.body]
         self.texts = tuple(npu.print_listing(npu.emit(p, build.machine)) for p in programs)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What ``simulate`` takes and returns."""
+        from opc.signature import Signature
+
+        return Signature(self.build.source)
 
     @property
     def text(self) -> str:
@@ -52,6 +58,8 @@ class NpuKernel:
 
     def simulate(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Execute the listings on logical arrays; results in logical order."""
+        from opc.arrays import physical
+
         self.proofs  # noqa: B018 -- an unsafe listing has no meaning
         memory = {s.name: physical(arrays[s.name], s.tensor) for s in self.signature.args}
         for listing in self.listings:

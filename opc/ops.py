@@ -3,9 +3,9 @@
     y = opc.ops.conv2d(x, w, stride=2, pad=1)
 
 Arrays are NumPy arrays, or anything with DLPack or ``__array_interface__``; images may be in C order (NCHW) or
-channels last. Every function takes ``out=``, returns a new array otherwise, and raises RuntimeCallError (E09xx) for arrays
-it cannot use and LanguageError (E03xx) for shapes that do not go together. The operators are the kernels of
-``kernels_dsl``; ``opc.compile`` gives one of them as an object with bound parameters.
+channels last. Every function takes ``out=``, returns a new array otherwise, and raises RuntimeCallError
+(E09xx) for arrays it cannot use and LanguageError (E03xx) for shapes that do not go together. The operators are
+the kernels of ``kernels_dsl``; ``opc.compile`` gives one of them as an object with bound parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ _LOCK = threading.Lock()
 
 
 def conv2d(
-    x: object, w: object, *, stride: int = 1, pad: int = 0, dilation: int = 1, groups: int = 1, out: object = None
+    x: object,
+    w: object,
+    *,
+    stride: int = 1,
+    pad: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    out: object = None,
 ) -> Array:
     """2-D cross-correlation of ``x[N,C,H,W]`` with ``w[K,C/groups,R,S]``; returns ``[N,K,P,Q]``."""
     attributes = (("stride", stride), ("pad", pad), ("dilation", dilation), ("groups", groups))
@@ -81,7 +88,14 @@ def conv_bn_add_relu(
 
 
 def batch_norm(
-    x: object, gamma: object, beta: object, mean: object, var: object, *, eps: float = 1e-5, out: object = None
+    x: object,
+    gamma: object,
+    beta: object,
+    mean: object,
+    var: object,
+    *,
+    eps: float = 1e-5,
+    out: object = None,
 ) -> Array:
     """``(x - mean) / sqrt(var + eps) * gamma + beta`` per channel of ``x[N,C,H,W]``; the rest f32 ``[C]``."""
     return _call("batch_norm", (x, gamma, beta, mean, var), (("eps", eps),), out)
@@ -127,7 +141,9 @@ def layer_norm(x: object, gamma: object, beta: object, *, eps: float = 1e-5, out
     return _call("layer_norm", (x, gamma, beta), (("eps", eps),), out)
 
 
-def _call(name: str, values: tuple[object, ...], attributes: tuple[tuple[str, int | float], ...], out: object) -> Array:
+def _call(
+    name: str, values: tuple[object, ...], attributes: tuple[tuple[str, int | float], ...], out: object
+) -> Array:
     arrays = tuple(view(v, name) for v in values)
     layouts: tuple[_Layout, ...] = tuple((a.shape, a.dtype, a.strides) for a in arrays)
     result: Array = _kernel(name, layouts, attributes)(*arrays, out=out)
@@ -148,33 +164,49 @@ def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
         result = _call(name, flat, (), None)
         return result.reshape(tuple(first.shape[axis] for axis in order)).transpose(back)
     target = view(out, name)
-    if target.shape != first.shape or target.strides != first.strides or not target.transpose(order).flags.c_contiguous:
-        message = f"out= of '{name}' must have the shape and the memory order of its first argument, without gaps"
+    if (
+        target.shape != first.shape
+        or target.strides != first.strides
+        or not target.transpose(order).flags.c_contiguous
+    ):
+        message = (
+            f"out= of '{name}' must have the shape and the memory order of its first argument, without gaps"
+        )
         raise fail(RuntimeCallError, "E0904", message, help="use numpy.empty_like(x)")
     _call(name, flat, (), target.transpose(order).reshape(-1))
     return target
 
 
 @lru_cache(maxsize=512)
-def _specialised(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]) -> Kernel:
+def _specialised(
+    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]
+) -> Kernel:
     info = _info(name)
     sizes: dict[str, int | float] = dict(attributes)
     dtype, layout = None, None
     if len(layouts) != len(info.params):
-        raise fail(RuntimeCallError, "E0906", f"'{name}' takes {len(info.params)} arrays, {len(layouts)} were given")
+        raise fail(
+            RuntimeCallError, "E0906", f"'{name}' takes {len(info.params)} arrays, {len(layouts)} were given"
+        )
     for param, (shape, kind, strides) in zip(info.params, layouts, strict=True):
         if len(shape) != len(param.shape):
-            message = f"'{param.name}' of '{name}' has rank {len(shape)}, it must be [{', '.join(param.shape)}]"
+            message = (
+                f"'{param.name}' of '{name}' has rank {len(shape)}, it must be [{', '.join(param.shape)}]"
+            )
             raise fail(RuntimeCallError, "E0902", message, help="reshape it")
-        sizes |= {s: n for s, n in zip(param.shape, shape, strict=True) if s in info.symbols and s not in sizes}
+        sizes |= {
+            s: n for s, n in zip(param.shape, shape, strict=True) if s in info.symbols and s not in sizes
+        }
         if param.dtype == "T" and dtype is None:
             dtype = _element_type(param.name, kind)
         if len(shape) == 4 and param.kind != "param" and layout is None:
             layout = "nhwc" if _channels_last(shape, strides) else "nchw"
-    return driver.compile(kernels_dsl.path(name), name, dtype=dtype, layout=layout, **sizes)
+    return driver.compile_sized(kernels_dsl.path(name), name, dtype, layout, None, None, sizes)
 
 
-def _kernel(name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]) -> Kernel:
+def _kernel(
+    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]
+) -> Kernel:
     # One compilation at a time: two threads that meet a new shape together must not both compile it.
     with _LOCK:
         return _specialised(name, layouts, attributes)
@@ -192,7 +224,9 @@ def _element_type(name: str, kind: Any) -> str:
         if dtype.numpy == kind:
             return str(dtype)
     known = ", ".join(DType)
-    raise fail(RuntimeCallError, "E0903", f"'{name}' has dtype {kind}, which opc has not", help=f"dtypes: {known}")
+    raise fail(
+        RuntimeCallError, "E0903", f"'{name}' has dtype {kind}, which opc has not", help=f"dtypes: {known}"
+    )
 
 
 def _channels_last(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

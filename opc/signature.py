@@ -65,11 +65,17 @@ class Signature:
             if slot.name == name:
                 return slot
         raise fail(
-            RuntimeCallError, "E0907", f"kernel '{self.kernel}' has no argument '{name}'", help=f"its signature: {self}"
+            RuntimeCallError,
+            "E0907",
+            f"kernel '{self.kernel}' has no argument '{name}'",
+            help=f"its signature: {self}",
         )
 
     def inputs(
-        self, positional: Sequence[object], named: Mapping[str, object], bound: Mapping[str, Array] | None = None
+        self,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        bound: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         """An array per argument that is not bound. Raises RuntimeCallError E0901–E0908."""
         wanted = [s for s in self.args if not bound or s.name not in bound]

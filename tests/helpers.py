@@ -49,5 +49,3 @@ def program_arguments(module: Module | Program, seed: int = 1) -> dict[str, Arra
         values = random.uniform(0.5, 1.5, b.shape) if b.dtype.is_float else random.integers(-8, 9, b.shape)
         found.setdefault(b.name, values.astype(b.dtype.numpy))
     return found
-
-

@@ -50,7 +50,12 @@ class Case:
         assert match is not None, f"{path}: the first line must be '# RUN: passes machine=NAME'"
         before, _, after = rest.partition(SEPARATOR)
         return Case(
-            path, header, match["passes"], machine.load(match["machine"] or "avx2"), before.rstrip() + "\n", after
+            path,
+            header,
+            match["passes"],
+            machine.load(match["machine"] or "avx2"),
+            before.rstrip() + "\n",
+            after,
         )
 
     def bless(self, after: str) -> None:
@@ -83,7 +88,7 @@ def test_file(path: Path, bless: bool) -> None:
 
 
 def assert_same_meaning(before: Any, after: Any) -> None:
-    """Execute both on the same data: within the oracle's bounds, or equal where only programs are compared."""
+    """Execute both on the same data: within the oracle's bounds, or equal where programs are compared."""
     if not isinstance(before, Function):
         arrays = program_arguments(before)
         left, right = execute(before, arrays), execute(after, arrays)

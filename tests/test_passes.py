@@ -39,7 +39,11 @@ def test_docstring_shows_parseable_ir(name: str) -> None:
 
 @pytest.mark.parametrize("name", PASSES)
 def test_has_a_filetest(name: str) -> None:
-    tested = [f for f in FILETESTS.rglob("*.ir") if re.match(rf"# RUN: (?:.*,)?{name}\b", f.read_text(encoding="utf-8"))]
+    tested = [
+        f
+        for f in FILETESTS.rglob("*.ir")
+        if re.match(rf"# RUN: (?:.*,)?{name}\b", f.read_text(encoding="utf-8"))
+    ]
     assert tested, f"write tests/filetests/{load(name).level}/{name}.ir"
 
 

@@ -23,8 +23,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_source(parser)
     add_target(parser)
-    parser.add_argument("-o", "--output", default="build", metavar="DIR", help="folder for artefacts (default: build)")
-    parser.add_argument("--emit", type=emits, default=(), metavar="A,B", help="also write: " + ", ".join(EMITS))
+    parser.add_argument(
+        "-o", "--output", default="build", metavar="DIR", help="folder for artefacts (default: build)"
+    )
+    parser.add_argument(
+        "--emit", type=emits, default=(), metavar="A,B", help="also write: " + ", ".join(EMITS)
+    )
     parser.add_argument("--print-after", metavar="PASS|all", help="keep the IR after this pass as a file")
 
 
@@ -79,7 +83,12 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
     files = artefacts.write()
     seconds = time.perf_counter() - start
     head = f"{job.kernel} for {job.machine.name} ({job.machine.kind}, {duration(seconds)})\n"
-    tables = [passes_table(built.steps), instructions_table(built.module), shown, "  wrote " + ", ".join(files)]
+    tables = [
+        passes_table(built.steps),
+        instructions_table(built.module),
+        shown,
+        "  wrote " + ", ".join(files),
+    ]
     return {
         "kernel": job.kernel,
         "machine": job.machine.name,

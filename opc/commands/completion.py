@@ -21,7 +21,9 @@ complete -o filenames -F _opc opc
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("shell", choices=["bash", "zsh", "fish"], help="for example: eval \"$(opc completion bash)\"")
+    parser.add_argument(
+        "shell", choices=["bash", "zsh", "fish"], help='for example: eval "$(opc completion bash)"'
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,7 +47,9 @@ def _words() -> dict[str, list[str]]:
     subs = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     for name, sub in subs.choices.items():
         words = [flag for action in sub._actions for flag in action.option_strings if flag.startswith("--")]
-        choices = [str(c) for action in sub._actions if not action.option_strings for c in action.choices or ()]
+        choices = [
+            str(c) for action in sub._actions if not action.option_strings for c in action.choices or ()
+        ]
         found[name] = choices + words
     return found
 

@@ -86,7 +86,9 @@ def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
         if form in wanted:
             artefacts.add(f"{name}.{ending}", make())
     sizes = {"object": len(code), "packed": unit.packed_size, "workspace": unit.workspace_size(1)}
-    shown = f"  machine code in {duration(seconds)}: " + ", ".join(f"{k} {v:,} bytes" for k, v in sizes.items())
+    shown = f"  machine code in {duration(seconds)}: " + ", ".join(
+        f"{k} {v:,} bytes" for k, v in sizes.items()
+    )
     return {"bytes": sizes, "code_seconds": seconds}, shown
 
 
@@ -104,4 +106,6 @@ def memory_orders(function: Function) -> dict[str, str]:
     """Axes from slowest to fastest of every argument and result that is not in C order, for the header."""
     table = function.tensors()
     names = [*(a.tensor.name for a in function.args), *function.results]
-    return {n: f"declared axes from slowest: {table[n].memory_order}" for n in names if table[n].order is not None}
+    return {
+        n: f"declared axes from slowest: {table[n].memory_order}" for n in names if table[n].order is not None
+    }

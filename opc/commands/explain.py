@@ -26,9 +26,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     entry = table.get(options.code.upper())
     if entry is None:
-        raise fail(RuntimeCallError, "E0924", f"no diagnostic has the code '{options.code}'", help="list them: opc explain")
+        raise fail(
+            RuntimeCallError,
+            "E0924",
+            f"no diagnostic has the code '{options.code}'",
+            help="list them: opc explain",
+        )
     if options.json:
-        sys.stdout.write(json.dumps({"code": entry.code, "title": entry.title, "text": entry.text}, indent=2) + "\n")
+        sys.stdout.write(
+            json.dumps({"code": entry.code, "title": entry.title, "text": entry.text}, indent=2) + "\n"
+        )
     else:
         sys.stdout.write(f"{entry.code}: {entry.title}\n\n{entry.text}\n")
     return 0

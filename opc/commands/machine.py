@@ -22,7 +22,9 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         return _list(options.json)
     if options.name is None:
-        sys.stderr.write("usage: opc machine show NAME\nopc machine: error: show needs a machine name or file\n")
+        sys.stderr.write(
+            "usage: opc machine show NAME\nopc machine: error: show needs a machine name or file\n"
+        )
         return 2
     _show(machine.load(options.name), options.json)
     return 0
@@ -54,7 +56,10 @@ def _show(m: Machine, as_json: bool) -> None:
         "synchronisation": m.sync,
         "CPU features": " ".join(m.features) or "none",
     }
-    spaces = [(s.name, s.capacity or "unlimited", s.align, "yes" if s.addressable else "no") for s in m.spaces.values()]
+    spaces = [
+        (s.name, s.capacity or "unlimited", s.align, "yes" if s.addressable else "no")
+        for s in m.spaces.values()
+    ]
     routes = [(r.opcode_class, r.source, r.target, r.pipe, r.bandwidth, r.latency) for r in m.routes]
     if as_json:
         data = {**facts, "spaces": spaces, "routes": routes, "sources": m.sources}
@@ -66,4 +71,6 @@ def _show(m: Machine, as_json: bool) -> None:
     header = ("class", "from", "to", "pipe", "B/cycle", "latency")
     sys.stdout.write("\nroutes\n" + table(header, routes) + "\n")
     if m.sources:
-        sys.stdout.write("\nsources of the figures\n" + table(("figure", "source"), sorted(m.sources.items())) + "\n")
+        sys.stdout.write(
+            "\nsources of the figures\n" + table(("figure", "source"), sorted(m.sources.items())) + "\n"
+        )

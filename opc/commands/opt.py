@@ -16,11 +16,17 @@ from opc.report.tables import duration, table
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("file", metavar="FILE", help="IR text (tensor or program), or - for standard input")
-    parser.add_argument("--passes", default="", metavar="a,b{size=4}", help="passes to run, in order; none: verify only")
+    parser.add_argument(
+        "--passes", default="", metavar="a,b{size=4}", help="passes to run, in order; none: verify only"
+    )
     parser.add_argument("--machine", default="avx2", metavar="NAME|FILE.toml", help="machine to compile for")
-    parser.add_argument("--print-after", metavar="PASS|all", help="print the IR after this pass too, on stderr")
+    parser.add_argument(
+        "--print-after", metavar="PASS|all", help="print the IR after this pass too, on stderr"
+    )
     parser.add_argument("--time", action="store_true", help="print the time each pass took, on stderr")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the result here instead of standard output")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the result here instead of standard output"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -102,7 +102,9 @@ def jobs(options: argparse.Namespace, file: File) -> Iterator[Job]:
     for kernel in [options.kernel] if options.kernel else kernel_names(file):
         for machine in machines(options):
             sizes = chosen_sizes(options)
-            function = driver.specialise(file, file.name, machine, kernel, sizes, options.dtype, options.layout)
+            function = driver.specialise(
+                file, file.name, machine, kernel, sizes, options.dtype, options.layout
+            )
             yield Job(kernel, machine, function)
 
 

@@ -38,7 +38,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_source(parser)
     add_target(parser)
-    parser.add_argument("--input", metavar="NAME=FILE.npy", action="append", default=[], help="data of an argument")
+    parser.add_argument(
+        "--input", metavar="NAME=FILE.npy", action="append", default=[], help="data of an argument"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the data that is not given (default: 0)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU kernel")
 
@@ -58,8 +60,15 @@ def run(options: argparse.Namespace) -> int:
     _print(outcomes, options)
     wrong = [o for o in outcomes if not o.report.ok]
     if wrong:
-        help = f"repeat with --seed {options.seed}; opc compile --print-after all keeps the IR after every pass"
-        raise CheckError([Diagnostic("E1001", f"{o.kernel} on {o.machine}: {o.result}: {o.report}", help=help) for o in wrong])
+        help = (
+            f"repeat with --seed {options.seed}; opc compile --print-after all keeps the IR after every pass"
+        )
+        raise CheckError(
+            [
+                Diagnostic("E1001", f"{o.kernel} on {o.machine}: {o.result}: {o.report}", help=help)
+                for o in wrong
+            ]
+        )
     return 0
 
 
@@ -85,7 +94,12 @@ def arguments(function: Function, given: dict[str, Array], seed: int) -> dict[st
     for name in given:
         if name not in table_of:
             known = ", ".join(table_of)
-            raise fail(RuntimeCallError, "E0927", f"'{function.name}' has no argument '{name}'", help=f"it has {known}")
+            raise fail(
+                RuntimeCallError,
+                "E0927",
+                f"'{function.name}' has no argument '{name}'",
+                help=f"it has {known}",
+            )
     arrays = data.arguments(function, seed)
     return arrays | {name: as_input(a, table_of[name]) for name, a in given.items()}
 

@@ -28,7 +28,7 @@ SOURCES = {
     "not affine": HEAD + "y[i, j] = x[i * j, j] }",
     "overlapping pieces": HEAD + "y[i, j] = x[i, j] y[i, j] = x[i, j] }",
     "division by zero": "kernel f(x: T[M]) -> (y: T[M // 0]) { example M = 4 y[i] = x[i] }",
-    "contradiction": "kernel f(x: T[M]) -> (y: T[M]) { example M = 4 require M == 5 \"M is five\" y[i] = x[i] }",
+    "contradiction": 'kernel f(x: T[M]) -> (y: T[M]) { example M = 4 require M == 5 "M is five" y[i] = x[i] }',
     "cyclic use": 'use "cycle.k" ' + GOOD,
     "missing use": 'use "nowhere.k" ' + GOOD,
     "nested": HEAD + "y[i, j] = " + "(" * 200_000 + "x[i, j]" + ")" * 200_000 + " }",
@@ -71,7 +71,9 @@ def test_sizes(sizes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert_refused(run("compile", str(file), "--set", sizes, "-o", str(tmp_path / "out")), capsys, tmp_path)
 
 
-@pytest.mark.parametrize("option", [("--dtype", "f12"), ("--layout", "nhhw"), ("--machine", "z80"), ("--kernel", "g")])
+@pytest.mark.parametrize(
+    "option", [("--dtype", "f12"), ("--layout", "nhhw"), ("--machine", "z80"), ("--kernel", "g")]
+)
 def test_options(option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "double.k"
     file.write_text(GOOD, encoding="utf-8")
@@ -97,7 +99,9 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "E0923" in error
 
 
-@pytest.mark.parametrize("change", [("clock_mhz = 3000\n", ""), ("clock_mhz = 3000", "clock_mhz = -1"), ("[roles]", "[")])
+@pytest.mark.parametrize(
+    "change", [("clock_mhz = 3000\n", ""), ("clock_mhz = 3000", "clock_mhz = -1"), ("[roles]", "[")]
+)
 def test_machine_file(change: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path(cli.__file__).parent / "machine" / "avx2.toml"
     text = shipped.read_text(encoding="utf-8")
@@ -109,7 +113,9 @@ def test_machine_file(change: tuple[str, str], tmp_path: Path, capsys: pytest.Ca
     assert "E06" in assert_refused(run(*command), capsys, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "func", "func v9 f {", "program v1 p machine avx2 {", "\x00", "{" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "func", "func v9 f {", "program v1 p machine avx2 {", "\x00", "{" * 100_000]
+)
 def test_ir_text(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.ir"
     file.write_text(text, encoding="utf-8")

@@ -27,7 +27,9 @@ DOUBLE = """kernel double(x: T[M, N]) -> (y: T[M, N]) {
 def shell(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": str(root)}
-    return subprocess.run([*OPC, *arguments], input=stdin, text=True, capture_output=True, cwd=cwd, env=env, timeout=120)
+    return subprocess.run(
+        [*OPC, *arguments], input=stdin, text=True, capture_output=True, cwd=cwd, env=env, timeout=120
+    )
 
 
 def test_version() -> None:
@@ -37,11 +39,15 @@ def test_version() -> None:
 
 def test_version_imports_nothing_heavy() -> None:
     code = "import sys; sys.argv = ['opc', '--version']; from opc.__main__ import main; main(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"numpy", "llvmlite", "lark", "ml_dtypes", "argparse", "opc.cli"} & set(loaded)
 
 
-@pytest.mark.parametrize("arguments", [[], ["frob"], ["compile"], ["compile", "x.k", "--set", "N"], ["machine", "show"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["frob"], ["compile"], ["compile", "x.k", "--set", "N"], ["machine", "show"]]
+)
 def test_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 2
     assert "usage" in capsys.readouterr().err
@@ -137,6 +143,11 @@ def test_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
 def test_pipe_closed_by_its_reader() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        f"{sys.executable} -m opc explain | head -1", shell=True, capture_output=True, text=True, cwd=root, timeout=60
+        f"{sys.executable} -m opc explain | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=60,
     )
     assert done.stderr == ""

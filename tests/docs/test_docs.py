@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 # Words in backquotes that look like a path of the repository.
-PATH = re.compile(r"`((?:opc|passes|kernels_dsl|tests|docs|examples|benchmarks|\.ci)(?:/[\w.*<>-]*)+|[\w-]+\.(?:md|toml))`")
+PATH = re.compile(
+    r"`((?:opc|passes|kernels_dsl|tests|docs|examples|benchmarks|\.ci)(?:/[\w.*<>-]*)+|[\w-]+\.(?:md|toml))`"
+)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TARGET = re.compile(r"`make ([\w-]+)`")
 CODE = re.compile(r"\bE(?:0[1-9]|10)\d\d\b")

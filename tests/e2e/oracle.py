@@ -10,7 +10,9 @@ from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 
 
-def results(function: Function, target: Machine, arrays: dict[str, Array], threads: int = 1) -> dict[str, Array]:
+def results(
+    function: Function, target: Machine, arrays: dict[str, Array], threads: int = 1
+) -> dict[str, Array]:
     """Every result of ``function`` on ``target``; inout arguments change in place."""
     built = driver.build(function, target)
     if target.kind == "npu":
@@ -20,7 +22,9 @@ def results(function: Function, target: Machine, arrays: dict[str, Array], threa
     return {**arrays, **found}
 
 
-def assert_correct(function: Function, target: Machine, seed: int = 0, kind: str = "normal", threads: int = 1) -> None:
+def assert_correct(
+    function: Function, target: Machine, seed: int = 0, kind: str = "normal", threads: int = 1
+) -> None:
     """Compare with the oracle, exactly where every operation is exact on this data."""
     arrays = data.arguments(function, seed, kind)
     expected = oracle(function, arrays)

@@ -14,7 +14,9 @@ from opc.errors import LanguageError, MachineError
 from opc.lang import File, kernel_names, parse
 from tests.e2e.oracle import assert_correct
 
-MACHINES = [m for m in machine.names() if machine.load(m).kind == "npu" or not features.missing(machine.load(m))]
+MACHINES = [
+    m for m in machine.names() if machine.load(m).kind == "npu" or not features.missing(machine.load(m))
+]
 
 # Sizes that keep the NumPy oracle and the simulator quick, odd where that is harder.
 SMALL = {
