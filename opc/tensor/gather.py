@@ -63,7 +63,7 @@ class Source:
     """An array that reads go to; keeps its padded copies while one piece is evaluated."""
 
     def __init__(self, array: Array, whole: Block) -> None:
-        self.array = np.ascontiguousarray(array)
+        self.array = np.asarray(array, order="C")
         self.whole = whole
         self.padded: dict[tuple[object, ...], Array] = {}
 

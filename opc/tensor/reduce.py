@@ -275,11 +275,12 @@ def reduce_moments(term: Value, terms: Terms) -> tuple[Value, Value]:
     shift = largest + relative * (size.max(axis=terms.axes, keepdims=True) + largest) + tiny
     square_error = 2.83 * shift * np.sqrt(n * squares) + 2 * n * shift * shift + 2 * relative * squares + tiny
     square_error = np.where(n > 1, square_error, 0.0)
-    return _finite(mean, mean_error, terms.dtype), _finite(squares, square_error, terms.dtype)
+    nan = np.isnan(wide).any(axis=terms.axes, keepdims=True)
+    return _moment(mean, mean_error, nan, terms.dtype), _moment(squares, square_error, np.False_, terms.dtype)
 
 
-def _finite(data: Array, error: Array, dtype: DType) -> Value:
-    """A moment that is not finite, or may overflow, says nothing."""
+def _moment(data: Array, error: Array, certain: Array, dtype: DType) -> Value:
+    """A moment that is not finite, or may overflow, depends on how it is computed unless ``certain``."""
     known = np.isfinite(data) & (np.abs(data) + error <= dtype.largest)
-    bound = np.where(known, error, np.where(np.isnan(data) & ~np.isnan(error), 0.0, np.inf))
+    bound = np.where(known, error, np.where(certain, 0.0, np.inf))
     return Value(data, bound if bound.any() else None)

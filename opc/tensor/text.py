@@ -14,7 +14,7 @@
       return y
     }
 
-An index of a rank-0 tensor is ``()`` after ``at`` and ``[]`` in a read, ``dim(2*p + 1)`` is the value of
+An empty index or order is ``()``, in a read ``[]``; ``dim(2*p + 1)`` is the value of
 an affine form, and a literal with a type of its own is ``0.5:f16``. ``#`` starts a comment.
 """
 
@@ -98,7 +98,7 @@ def _string(text: str) -> str:
 
 
 def _tensor(t: Tensor) -> str:
-    order = f" order {','.join(map(str, t.order))}" if t.order is not None else ""
+    order = "" if t.order is None else f" order {','.join(map(str, t.order)) or '()'}"
     return f"{t.name}: {t.dtype}[{','.join(map(str, t.shape))}]{order}"
 
 
@@ -174,6 +174,8 @@ def _read_tensor(r: Reader) -> Tensor:
     order: list[int] | None = None
     if r.accept("order"):
         order = []
+        if r.accept("("):
+            r.expect(")")
         while r.token.kind == "number":
             order.append(r.integer())
             if not r.accept(","):

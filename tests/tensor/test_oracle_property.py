@@ -1,0 +1,65 @@
+"""The oracle against an independent scalar interpreter, on random functions and data of every kind."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from opc.dtypes import DType
+from opc.tensor.bound import check
+from opc.tensor.inputs import KINDS
+from opc.tensor.interpret import evaluate, exact, oracle
+from opc.tensor.ir import Function
+from opc.tensor.verify import problems
+from tests.strategies.tensor import arrays, functions
+from tests.tensor.reference import Machine
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+campaign = settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+
+
+@campaign
+@given(functions())
+def test_random_functions_verify(f: Function) -> None:
+    assert problems(f) == []
+
+
+@campaign
+@given(functions(), st.integers(0, 99), st.sampled_from(["normal", "integer", "constant", "special"]))
+def test_values_are_those_of_the_definition(f: Function, seed: int, kind: str) -> None:
+    data = arrays(f, seed, kind)
+    found, expected = evaluate(f, data), Machine(wide=True).run(f, data)
+    bounds = oracle(f, data)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        # Where the oracle says that rounding decides, float64 may decide otherwise as well.
+        bound, undecided = bounds[name].bound, bounds[name].undecided is not None
+        loose = np.isinf(bound) | (bound > 1e-3 * (1 + abs(value))) | undecided
+        same = np.isclose(found[name].astype(float), value.astype(float), 1e-9, 1e-9, equal_nan=True)
+        assert (same | loose).all(), name
+
+
+@campaign
+@given(functions(), st.integers(0, 99), st.sampled_from(sorted(KINDS)))
+def test_bounds_hold_for_any_order_and_rounding(f: Function, seed: int, kind: str) -> None:
+    data = arrays(f, seed, kind)
+    bounds = oracle(f, data)
+    for attempt in range(3):
+        found = Machine(np.random.default_rng(attempt)).run(f, data)
+        for name, value in found.items():
+            report = check(value, bounds[name])
+            assert report.ok, f"{name}: {report}"
+
+
+@campaign
+@given(functions(floats=(DType.F32,)), st.integers(0, 99))
+def test_exact_means_bit_for_bit(f: Function, seed: int) -> None:
+    data = arrays(f, seed, "integer")
+    if not exact(f, data):
+        return
+    first = oracle(f, data)
+    for attempt in range(2):
+        found = Machine(np.random.default_rng(attempt)).run(f, data)
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, first[name].value.astype(np.float64))
