@@ -86,7 +86,10 @@ def _expression(draw: Draw, tensors: list[Tensor], shape: tuple[int, ...], index
             variance = _read(draw, [t for t in tensors if t.name == "var"], shape, index)
             result = Call("mul", (result, Call("rsqrt", (Call("add", (variance, Const(1e-5))),))))
         else:
-            result = Call(fn, (result, draw(st.sampled_from([_read(draw, tensors, shape, index), Const(0.5), Const(1)]))))
+            result = Call(
+                fn,
+                (result, draw(st.sampled_from([_read(draw, tensors, shape, index), Const(0.5), Const(1)]))),
+            )
     return result
 
 
