@@ -95,6 +95,23 @@ def touched(stmt: Stmt) -> frozenset[str]:
     return frozenset(a.buffer for i, _ in instructions((stmt,)) for a in (*i.dst, *i.sources))
 
 
+def phases(program: Program) -> list[frozenset[str]]:
+    """Buffers touched per phase: a parallel loop, or a run of top-level statements that core 0 executes.
+
+    Local buffers keep nothing from one phase to the next.
+    """
+    found: list[frozenset[str]] = []
+    run_goes_on = False
+    for stmt in program.body:
+        parallel = isinstance(stmt, Loop) and stmt.parallel
+        if run_goes_on and not parallel:
+            found[-1] |= touched(stmt)
+        else:
+            found.append(touched(stmt))
+        run_goes_on = not parallel
+    return found
+
+
 @dataclass(slots=True)
 class _Summary:
     """``exposed``: what may be read from before the statement; ``written``: what it surely writes."""

@@ -11,7 +11,7 @@ from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Access, Buffer, Loop, Module, Program, instructions, map_programs
-from opc.program.liveness import liveness, touched
+from opc.program.liveness import liveness, phases
 from opc.program.memory import capacity, slot_size
 from opc.program.pipes import pipe_of, route_of
 from opc.program.rewrite import map_accesses, map_instrs
@@ -27,9 +27,9 @@ class MultiBuffer:
     accumulator these exclude the loops it sums over). Machines without flags keep one slot: their
     program order is the order of execution. So do spaces without addresses.
 
-    Policy where capacity is short: everything that one top-level statement uses must fit side by side,
-    without reuse, since reused bytes would order again what slots set free. Buffers whose copies and
-    drains take the most cycles in total come first; a buffer gets the most slots that fit.
+    Policy where capacity is short: everything that one phase (a top-level parallel loop, say) uses must fit
+    side by side, without reuse, since reused bytes would order again what slots set free. Buffers whose
+    copies and drains take the most cycles in total come first; a buffer gets the most slots that fit.
 
     Before:
         program v1 twice machine ascend910 {
@@ -86,7 +86,7 @@ class MultiBuffer:
     def choose(self, program: Program, machine: Machine, forms: Mapping[str, Affine]) -> dict[str, int]:
         """Slots per buffer, where more than one fits."""
         table = program.table()
-        phases = [touched(stmt) for stmt in program.body]
+        used = phases(program)
         slots = {b.name: b.slots for b in program.buffers}
 
         def fits(space: str) -> bool:
@@ -96,7 +96,7 @@ class MultiBuffer:
                 for b in program.buffers
                 if b.space == space and b.kind == "local"
             }
-            needs = (sum(size[name] for name in phase & size.keys()) for phase in phases)
+            needs = (sum(size[name] for name in phase & size.keys()) for phase in used)
             return limit == 0 or max(needs) <= limit
 
         traffic = _traffic(program, machine)

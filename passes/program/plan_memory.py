@@ -10,7 +10,7 @@ from opc.errors import MachineError, OpcError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Buffer, Module, Program, map_programs
-from opc.program.liveness import LiveRange, live_ranges, live_together, touched
+from opc.program.liveness import LiveRange, live_ranges, live_together, phases
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
 
 Conflict = Callable[[Buffer, Buffer], bool]
@@ -22,16 +22,17 @@ Offsets = dict[str, tuple[int, ...]]
 class PlanMemory:
     """Give every slot of every buffer its own range of its space.
 
-    Sizes are rounded up to the space's fractal and alignment. Buffers of different top-level statements
-    always share memory (a grid barrier is between them). Within one, three policies are tried, and the
-    first that fits the capacity is taken, because shared bytes become dependences that hinder
-    overlapping: nothing shared; sharing only where a buffer finds no free room; sharing wherever two live
-    ranges are disjoint. Larger buffers are placed first, each in the tightest gap that holds it.
+    Sizes are rounded up to the space's fractal and alignment. Buffers of different phases (top-level parallel
+    loops, say) always share memory. Within one, three policies are tried, and the first that fits the
+    capacity is taken, because shared bytes become dependences that hinder overlapping: nothing shared;
+    sharing only where a buffer finds no free room; sharing wherever two buffers never live together.
+    Larger buffers are placed first, each in the tightest gap that holds it.
 
     Offsets in spaces without addresses number registers or tiles. Vector registers may exceed their
     number (LLVM spills); every other excess raises MachineError E0650 with what must shrink. Workspace
     ranges are shared by buffers of disjoint statements; packed buffers follow each other by name, so
-    that prepare and run agree, and those that already have an offset keep it.
+    that prepare and run agree, and those that already have an offset keep it. ``share`` goes straight to
+    the last policy, to see how little memory a program needs.
 
     Before:
         program v1 add machine ascend910 {
@@ -62,23 +63,24 @@ class PlanMemory:
         }
     """
 
+    share: bool = False
     name: ClassVar[str] = "plan-memory"
     level: ClassVar[str] = "program"
 
     def run(self, ir: Module | Program, context: Context) -> Module | Program:
         packed = _packed(ir.programs if isinstance(ir, Module) else (ir,))
-        return map_programs(ir, lambda program: _planned(program, context.machine, packed))
+        return map_programs(ir, lambda program: self.rewrite(program, context.machine, packed))
 
-
-def _planned(program: Program, machine: Machine, packed: Offsets) -> Program:
-    if all(b.offsets for b in program.buffers if b.kind in ("local", "packed", "workspace")):
-        return program
-    planner = _Planner(program, machine)
-    offsets = packed | planner.workspace()
-    for space in sorted({b.space for b in program.buffers if b.kind == "local"}):
-        offsets |= planner.local(space)
-    buffers = tuple(replace(b, offsets=offsets.get(b.name, b.offsets)) for b in program.buffers)
-    return replace(program, buffers=buffers)
+    def rewrite(self, program: Program, machine: Machine, packed: Offsets) -> Program:
+        """One program with all offsets."""
+        if all(b.offsets for b in program.buffers if b.kind in ("local", "packed", "workspace")):
+            return program
+        planner = _Planner(program, machine)
+        offsets = packed | planner.workspace()
+        for space in sorted({b.space for b in program.buffers if b.kind == "local"}):
+            offsets |= planner.local(space, self.share)
+        buffers = tuple(replace(b, offsets=offsets.get(b.name, b.offsets)) for b in program.buffers)
+        return replace(program, buffers=buffers)
 
 
 def _packed(programs: Sequence[Program]) -> Offsets:
@@ -100,8 +102,8 @@ class _Planner:
         self.program, self.machine = program, machine
         self.ranges = live_ranges(program)
         self.phases: dict[str, set[int]] = {b.name: set() for b in program.buffers}
-        for phase, stmt in enumerate(program.body):
-            for name in touched(stmt):
+        for phase, names in enumerate(phases(program)):
+            for name in names:
                 self.phases[name].add(phase)
 
     def same_phase(self, a: Buffer, b: Buffer) -> bool:
@@ -110,11 +112,11 @@ class _Planner:
     def both_live(self, a: Buffer, b: Buffer) -> bool:
         return live_together(self.ranges[a.name], self.ranges[b.name])
 
-    def local(self, space: str) -> Offsets:
+    def local(self, space: str, share: bool) -> Offsets:
         """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
         buffers = [b for b in self.program.buffers if b.kind == "local" and b.space == space]
         limit = capacity(self.machine, space)
-        for policy in (self.apart, self.reluctant, self.shared):
+        for policy in (self.shared,) if share else (self.apart, self.reluctant, self.shared):
             placed = policy(buffers, limit)
             top = max((start + slot_size(self.machine, b) for b, start in placed), default=0)
             if not limit or top <= limit:
@@ -125,10 +127,12 @@ class _Planner:
 
     def order(self, buffers: list[Buffer]) -> list[Buffer]:
         """One entry per slot, large first, then by first use."""
-        by_size = sorted(
-            buffers,
-            key=lambda b: (-slot_size(self.machine, b) * b.slots, min((r.first for r in self.ranges[b.name]), default=0), b.name),
-        )
+
+        def key(b: Buffer) -> tuple[int, int, str]:
+            first = min((r.first for r in self.ranges[b.name]), default=0)
+            return -slot_size(self.machine, b) * b.slots, first, b.name
+
+        by_size = sorted(buffers, key=key)
         return [b for b in by_size for _ in range(b.slots)]
 
     def apart(self, buffers: list[Buffer], limit: int) -> Placed:
