@@ -124,7 +124,7 @@ def _op_header(op: Op) -> str:
 
 
 def parse_function(text: str, file: str = "<tensor>") -> Function:
-    """Read tensor IR text. Raises IRError (E0411-E0419) at the offending token."""
+    """Read tensor IR text. Raises IRError (E0411 to E0418) at the offending token."""
     r = Reader(text, file)
     r.expect("func")
     if r.token.text != VERSION:

@@ -98,10 +98,10 @@ class _Checker:
     def report(
         self, code: str, message: str, op: Op | None = None, piece: Piece | None = None, help: str = ""
     ) -> None:
-        where = f" in op '{op.name}'" if op is not None and op.outputs else ""
+        where = f"op '{op.name}': " if op is not None and op.outputs else ""
         span = Span(self.f.source, op.line) if op is not None and op.line and self.f.source else None
         notes = (f"in `{_shorten(print_piece(piece))}`",) if piece is not None else ()
-        self.found.append(Diagnostic(code, message + where, span, notes=notes, help=help))
+        self.found.append(Diagnostic(code, where + message, span, notes=notes, help=help))
 
     def arguments(self) -> None:
         if not _NAME.match(self.f.name):
@@ -267,12 +267,11 @@ class _Checker:
                     self.report("E0524", message, op, piece, f"give the read a fill: {t.name}[...] else 0")
 
     def body(self, op: Op, piece: Piece) -> None:
-        own = {t.name for t in op.outputs if self.kinds.get(t.name) != "inout"}
         for node in walk(piece.body):
             if not isinstance(node, Read):
                 continue
             t = self.defined.get(node.tensor)
-            if node.tensor in own or (t is None and node.tensor in self.later):
+            if t is None and node.tensor in self.later:
                 self.report("E0522", f"'{node.tensor}' is read before it is defined", op, piece)
             elif t is None:
                 self.report("E0521", f"there is no tensor '{node.tensor}'", op, piece)
@@ -297,7 +296,7 @@ class _Checker:
             self.report("E0530", "a condition cannot be stored", op, piece, "select(condition, 1, 0)")
         elif op.monoid == "moments" and not result.is_float:
             self.report("E0533", "moments are of floats", op, piece)
-        elif result.is_float and not target.is_float and op.monoid not in ("argmax", "argmin"):
+        elif result.is_float and not target.is_float and op.monoid not in ("argmax", "argmin", "moments"):
             self.report(
                 "E0530", f"a value of {result} does not fit {target}", op, piece, f"cast it: {target}(...)"
             )
