@@ -1,13 +1,13 @@
 """Every error a user can meet: exception tree, spans, and the table of diagnostic codes.
 
-    OpcError
-    ├── LanguageError   E01xx syntax, E02xx names and types, E03xx shapes and sizes
-    ├── IRError         E04xx text of an IR, E05xx verifier
-    ├── MachineError    E06xx machine files, dtypes and capacities of a machine
-    ├── PassError       E07xx pipelines and passes
-    ├── ListingError    E08xx NPU listings: races, flags, memory
-    ├── RuntimeCallError E09xx arrays handed to a kernel, files, environment
-    └── CheckError      E10xx results outside their bound
+OpcError
+├── LanguageError   E01xx syntax, E02xx names and types, E03xx shapes and sizes
+├── IRError         E04xx text of an IR, E05xx verifier
+├── MachineError    E06xx machine files, dtypes and capacities of a machine
+├── PassError       E07xx pipelines and passes
+├── ListingError    E08xx NPU listings: races, flags, memory
+├── RuntimeCallError E09xx arrays handed to a kernel, files, environment
+└── CheckError      E10xx results outside their bound
 """
 
 from __future__ import annotations

@@ -76,12 +76,16 @@ def parse_passes(text: str, table: dict[str, type]) -> tuple[Pass, ...]:
     """Read ``a,b{size=4,flag=true},c``. Raises PassError on unknown names or options."""
     found: list[Pass] = []
     for item in _split(text):
-        name, _, options = item.partition("{")
+        name, brace, options = item.partition("{")
         name = name.strip()
         if name not in table:
-            raise fail(PassError, "E0701", f"unknown pass '{name}'", help="known passes: " + ", ".join(sorted(table)))
-        if options and not options.endswith("}"):
-            raise fail(PassError, "E0702", f"options of '{name}' lack a closing brace", help="write name{key=value}")
+            raise fail(
+                PassError, "E0701", f"unknown pass '{name}'", help="known passes: " + ", ".join(sorted(table))
+            )
+        if brace and not options.endswith("}"):
+            raise fail(
+                PassError, "E0702", f"options of '{name}' lack a closing brace", help="write name{key=value}"
+            )
         found.append(_build(table[name], name, options[:-1]))
     return tuple(found)
 
@@ -105,7 +109,9 @@ def _build(cls: type, name: str, options: str) -> Pass:
         key = key.strip().replace("-", "_")
         if key not in fields or not eq:
             known = ", ".join(fields) or "none"
-            raise fail(PassError, "E0703", f"pass '{name}' has no option '{item}'", help=f"its options: {known}")
+            raise fail(
+                PassError, "E0703", f"pass '{name}' has no option '{item}'", help=f"its options: {known}"
+            )
         values[key] = _convert(name, key, raw.strip(), fields[key].type)
     result: Pass = cls(**values)
     return result
@@ -122,6 +128,9 @@ def _convert(name: str, key: str, raw: str, kind: Any) -> Any:
             return float(raw)
     except (KeyError, ValueError):
         raise fail(
-            PassError, "E0704", f"option {key}={raw} of pass '{name}' is not a {label}", help=f"give a {label}"
+            PassError,
+            "E0704",
+            f"option {key}={raw} of pass '{name}' is not a {label}",
+            help=f"give a {label}",
         ) from None
     return raw

@@ -24,7 +24,9 @@ def load(name: str) -> Machine:
     """The shipped machine ``name``, or the one a ``.toml`` path describes. Raises MachineError (E06xx)."""
     if not name.endswith(".toml"):
         if name not in names():
-            raise fail(MachineError, "E0601", f"unknown machine '{name}'", help="shipped: " + ", ".join(names()))
+            raise fail(
+                MachineError, "E0601", f"unknown machine '{name}'", help="shipped: " + ", ".join(names())
+            )
         return _load_file(str(_FOLDER / f"{name}.toml"))
     return _read(Path(name))
 

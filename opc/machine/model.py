@@ -77,7 +77,9 @@ class Machine:
     vector_pipe: str = ""
     cube_pipe: str = ""
     vector_costs: dict[str, VectorCost] = field(default_factory=dict)  # by function or "default"
-    operand_dtypes: tuple[DType, ...] = ()  # types the operand spaces take; empty: all that the cube multiplies
+    operand_dtypes: tuple[
+        DType, ...
+    ] = ()  # types the operand spaces take; empty: all that the cube multiplies
     cube_issue: float = 0.0
     cube_latency: float = 0.0
     dispatch_cycles: float = 0.0

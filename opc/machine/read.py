@@ -34,7 +34,9 @@ class _Reader:
     def get(self, table: Any, key: str, kind: type, where: str, default: Any = ...) -> Any:
         if not isinstance(table, dict) or key not in table:
             if default is ...:
-                self.problem("E0604", f"'{where}{key}' is missing", help=f"add {key} = … under [{where.rstrip('.')}]")
+                self.problem(
+                    "E0604", f"'{where}{key}' is missing", help=f"add {key} = … under [{where.rstrip('.')}]"
+                )
                 return kind()
             return default
         value = table[key]
@@ -59,7 +61,9 @@ class _Reader:
 
     def dtype(self, text: Any, where: str) -> DType:
         if text not in list(DType):
-            self.problem("E0607", f"'{where}' names an unknown dtype {text!r}", help="one of " + ", ".join(DType))
+            self.problem(
+                "E0607", f"'{where}' names an unknown dtype {text!r}", help="one of " + ", ".join(DType)
+            )
             return DType.F32
         return DType(text)
 
@@ -79,7 +83,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
     pipes = r.get(data, "pipes", dict, "")
     kind = r.get(data, "kind", str, "")
     if kind not in ("cpu", "npu"):
-        r.problem("E0605", f"'kind' must be \"cpu\" or \"npu\", not {kind!r}")
+        r.problem("E0605", f'\'kind\' must be "cpu" or "npu", not {kind!r}')
     machine = Machine(
         name=r.get(data, "name", str, ""),
         kind=kind,
@@ -131,7 +135,9 @@ def _spaces(r: _Reader, data: dict[str, Any]) -> dict[str, Space]:
     for name, table in r.get(data, "spaces", dict, "").items():
         where = f"spaces.{name}."
         fractal = r.get(table, "fractal", list, where, None)
-        if fractal is not None and (len(fractal) != 2 or not all(isinstance(n, int) and n > 0 for n in fractal)):
+        if fractal is not None and (
+            len(fractal) != 2 or not all(isinstance(n, int) and n > 0 for n in fractal)
+        ):
             r.problem("E0605", f"'{where}fractal' must be two positive numbers")
             fractal = None
         found[name] = Space(
@@ -173,7 +179,9 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: A
             r.figure(table, "head", where, 0.0),
         )
         if route.opcode_class not in CLASSES:
-            r.problem("E0609", f"'{where}class' is '{route.opcode_class}'", help="classes: " + ", ".join(CLASSES))
+            r.problem(
+                "E0609", f"'{where}class' is '{route.opcode_class}'", help="classes: " + ", ".join(CLASSES)
+            )
         for end in (route.source, route.target):
             if end not in spaces:
                 r.problem("E0610", f"'{where}' names space '{end}', which is not declared")
@@ -187,7 +195,9 @@ def _cube_shapes(r: _Reader, cube: Any) -> dict[DType, tuple[int, int, int]]:
     found: dict[DType, tuple[int, int, int]] = {}
     for name, shape in r.get(cube, "shape", dict, "cube.", {}).items():
         where = f"cube.shape.{name}"
-        if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+        if not (
+            isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+        ):
             r.problem("E0605", f"'{where}' must be three positive numbers [m, n, k]")
             continue
         found[r.dtype(name, where)] = (shape[0], shape[1], shape[2])
@@ -206,7 +216,11 @@ def _vector_costs(r: _Reader, vector: Any) -> dict[str, VectorCost]:
     found = {}
     for name, cost in r.get(vector, "cost", dict, "vector.", {}).items():
         where = f"vector.cost.{name}"
-        if not (isinstance(cost, list) and len(cost) == 3 and all(isinstance(c, int | float) and c >= 0 for c in cost)):
+        if not (
+            isinstance(cost, list)
+            and len(cost) == 3
+            and all(isinstance(c, int | float) and c >= 0 for c in cost)
+        ):
             r.problem("E0606", f"'{where}' must be [head, slope, tail], none negative")
             continue
         found[name] = VectorCost(*(float(c) for c in cost))
@@ -218,7 +232,7 @@ def _check_pipes(r: _Reader, m: Machine) -> None:
         if pipe and pipe not in m.pipes:
             r.problem("E0610", f"'{what}' names pipe '{pipe}', which is not in pipes.names")
     if m.sync not in ("none", "flags"):
-        r.problem("E0605", f"'pipes.sync' must be \"none\" or \"flags\", not {m.sync!r}")
+        r.problem("E0605", f'\'pipes.sync\' must be "none" or "flags", not {m.sync!r}')
     if m.sync == "flags" and m.event_ids < 1:
         r.problem("E0606", "'pipes.event_ids' must be at least 1 where pipes are synchronised by flags")
     if m.kind == "npu" and not m.vector_costs.get("default"):

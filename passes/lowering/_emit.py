@@ -23,6 +23,10 @@ class Tile:
     size: int
     order: Affine
 
+    def local(self, name: str) -> Affine:
+        """The whole dimension's index as a form of the block's own variable ``name``."""
+        return self.base + (Affine.var(name) if self.size > 1 else Affine())
+
 
 @dataclass
 class Emitter:

@@ -142,12 +142,8 @@ class Evaluator:
     def _at_dims(buffer: str, axes: tuple[Axis, ...]) -> Access:
         return Access(buffer, tuple(a.flat() for a in axes) or (Affine(),))
 
-    def dense(
-        self, source: Callable[[], Access], axes: tuple[Axis, ...], dtype: DType, fill: float | int | None
-    ) -> Value:
+    def dense(self, source: Access, axes: tuple[Axis, ...], dtype: DType, fill: float | int | None) -> Value:
         """Copy a source over the axes' dimensions into a dense tile."""
         out = self.buffer(axes, dtype, "in")
-        self.emit.emit(
-            "copy_in.copy", self.frame.dims(axes), [self._at_dims(out, axes)], [source()], fill=fill
-        )
+        self.emit.emit("copy_in.copy", self.frame.dims(axes), [self._at_dims(out, axes)], [source], fill=fill)
         return Value(self.at(out, axes), axes, dtype, True)

@@ -11,10 +11,10 @@ from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Read, Tensor, walk
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
-from passes.lowering._expr import Evaluator, Value
+from passes.lowering._expr import Evaluator, Load, Value
 from passes.lowering._plan import Plan, Shape, plan_registers, plan_spaces
 from passes.lowering._stage import stage, staged_bytes
-from passes.lowering._store import by_dims, store
+from passes.lowering._store import store
 from passes.tensor._contraction import Contraction
 
 Tiles = dict[str, Tile]
@@ -77,7 +77,10 @@ class ContractionNest:
 
         m = tuple(sorted(c.m, key=place))
         mixed = {
-            k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and any(f.coefficient(d.name) for d in m)
+            k.name
+            for k in c.k
+            for f in c.a.index
+            if f.coefficient(k.name) and any(f.coefficient(d.name) for d in m)
         }
         extents = self.piece.extents
         reach = {}
@@ -161,7 +164,11 @@ class ContractionNest:
         for op in self.ops[1:]:
             self.emit.line = op.line
             for node in walk(op.pieces[0].body):
-                if isinstance(node, Read) and not self._internal(node) and not any(f.names & rows for f in node.index):
+                if (
+                    isinstance(node, Read)
+                    and not self._internal(node)
+                    and not any(f.names & rows for f in node.index)
+                ):
                     values[node] = _kept(ev.widen(ev.load(node)))
         self.emit.line = self.ops[0].line
         return Columns(weights, values)
@@ -217,7 +224,13 @@ class ContractionNest:
             yield from self._chunks(dims[1:], {**chunk, d.name: tile})
 
     def _feed(
-        self, tiles: Tiles, inside: Tiles, chunk: Tiles, slab: Access | None, columns: Columns | None, acc: str
+        self,
+        tiles: Tiles,
+        inside: Tiles,
+        chunk: Tiles,
+        slab: Access | None,
+        columns: Columns | None,
+        acc: str,
     ) -> None:
         """Copy one chunk of both operands to the operand spaces and multiply."""
         frame = self._frame(tiles, chunk)
@@ -229,8 +242,12 @@ class ContractionNest:
         a_type, b_type = (self.tensors[r.tensor].dtype for r in (c.a, c.b))
         a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
         b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
-        self.emit.emit("copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source])
-        self.emit.emit("copy_in.copy", frame.dims((*ks, cols)), [Access(b, (k.flat(), cols.flat()))], [b_source])
+        self.emit.emit(
+            "copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source]
+        )
+        self.emit.emit(
+            "copy_in.copy", frame.dims((*ks, cols)), [Access(b, (k.flat(), cols.flat()))], [b_source]
+        )
         m, n, kk = (Affine.var(x) for x in ("m_", "n_", "k_"))
         self.emit.emit(
             "cube.mma",
@@ -277,7 +294,7 @@ class ContractionNest:
         whole = self._frame(tiles)
         return Frame(whole.axes[:2], whole.base)
 
-    def _load(self, internal: dict[str, Value], columns: Columns | None, tiles: Tiles):  # type: ignore[no-untyped-def]
+    def _load(self, internal: dict[str, Value], columns: Columns | None, tiles: Tiles) -> Load:
         frame = self._tile_frame(tiles)
 
         def load(read: Read) -> Value:
@@ -288,7 +305,7 @@ class ContractionNest:
             tensor = self.tensors[read.tensor]
             forms = [frame.global_form(f) for f in read.index]
             ev = Evaluator(self.emit, frame, load)
-            return ev.dense(lambda: memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
+            return ev.dense(memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
 
         return load
 
@@ -301,7 +318,9 @@ class ContractionNest:
         if self.machine.roles[self.accumulator] == vector.name:
             self._apply(tiles, Value(source, axes, dtype, True), columns)
             return
-        drained = self.emit.local("drained", dtype, [a.size for a in axes], "vector" if vector.addressable else "scratch")
+        drained = self.emit.local(
+            "drained", dtype, [a.size for a in axes], "vector" if vector.addressable else "scratch"
+        )
         self.emit.emit("scale.drain", frame.axis_dims(axes), [ev.at(drained, axes)], [source])
         if vector.addressable:
             self._apply(tiles, Value(ev.at(drained, axes), axes, dtype, True), columns)
@@ -310,19 +329,21 @@ class ContractionNest:
 
     def _row_blocks(self, tiles: Tiles, frame: Frame, drained: str, columns: Columns | None) -> None:
         """The epilogue in blocks of rows that fit the register file."""
-        if not self.shape.m:
-            blocks = iter([(tiles, {})])
-        else:
-            q = self.shape.m[-1].name
-            blocks = (
-                ({**tiles, q: Tile(tiles[q].base + t.base, t.size, t.order)}, {q: t})
-                for t in self.emit.even_tiles(f"{q}_e", tiles[q].size, min(_EPILOGUE_ROWS, tiles[q].size))
-            )
-        for block, shift in blocks:
+        for block, shift in self._blocks(tiles):
             sub = self._tile_frame(block)
             source = _at(Access(drained, tuple(a.flat() for a in frame.axes)), shift)
             ev = Evaluator(self.emit, sub, self._load({}, columns, block))
-            self._apply(block, ev.dense(lambda at=source: at, sub.axes, self.shape.accumulator, None), columns)
+            self._apply(block, ev.dense(source, sub.axes, self.shape.accumulator, None), columns)
+
+    def _blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
+        """(tiles of a block of rows, the block within the accumulator tile)."""
+        if not self.shape.m:
+            yield tiles, {}
+            return
+        q = self.shape.m[-1].name
+        whole = tiles[q]
+        for t in self.emit.even_tiles(f"{q}_e", whole.size, min(_EPILOGUE_ROWS, whole.size)):
+            yield {**tiles, q: Tile(whole.base + t.base, t.size, t.order)}, {q: t}
 
     def _apply(self, tiles: Tiles, value: Value, columns: Columns | None) -> None:
         """Every op of the group on one tile whose contraction value is at hand."""
@@ -339,14 +360,15 @@ class ContractionNest:
         out = op.outputs[0]
         if not out.dtype.is_float and value.dtype is not out.dtype:
             value = ev.convert(value, out.dtype)  # integers wrap or saturate in their own type
-        reused = any(r.tensor == out.name for o in self.ops for p in o.pieces for r in walk(p.body) if isinstance(r, Read))
         if out.name in self.stored:
             store(ev, value, op.pieces[0], out)
-        # A value that is read again must not be overwritten by the first reader.
-        internal[out.name] = value if reused and self._readers(out.name) == 1 else _kept(value)
+        # A value that several ops read must not be overwritten by the first of them.
+        internal[out.name] = value if self._readers(out.name) == 1 else _kept(value)
 
     def _readers(self, name: str) -> int:
-        return sum(any(isinstance(n, Read) and n.tensor == name for n in walk(o.pieces[0].body)) for o in self.ops)
+        return sum(
+            any(isinstance(n, Read) and n.tensor == name for n in walk(o.pieces[0].body)) for o in self.ops
+        )
 
 
 def contraction_order(c: Contraction, mixed: set[str]) -> tuple[Dim, ...]:
@@ -360,9 +382,7 @@ def _kept(value: Value) -> Value:
 
 def _at(access: Access, tiles: Tiles) -> Access:
     """An access over whole staged dims restated for blocks of them."""
-    shift: dict[str, Affine | int] = {
-        name: t.base + (Affine.var(name) if t.size > 1 else Affine()) for name, t in tiles.items()
-    }
+    shift: dict[str, Affine | int] = {name: t.local(name) for name, t in tiles.items()}
     return Access(access.buffer, tuple(f.substitute(shift) for f in access.index), access.slot)
 
 
@@ -371,6 +391,3 @@ def _order(chunk: Tiles) -> Affine:
     for t in chunk.values():
         total = total + t.order
     return total
-
-
-__all__ = ["ContractionNest", "by_dims", "contraction_order"]

@@ -125,7 +125,9 @@ def _plan_space(
         spread = max(shared, key=lambda d: min(d.extent, machine.cores))
         sizes[spread.name] = max(1, spread.extent // machine.cores)
         parallel = spread.name
-    order = [d.name for d in shared] + [d.name for op in ops for d in op.pieces[0].dims if d.name not in {s.name for s in shared}]
+    names = {d.name for d in shared}
+    order = [d.name for d in shared]
+    order += [d.name for op in ops for d in op.pieces[0].dims if d.name not in names]
     order += [d.name for op in ops for d in op.pieces[0].reduce]
     budget = machine.role("vector").capacity // 2
     produced = {t.name for op in ops for t in op.outputs}
@@ -135,14 +137,18 @@ def _plan_space(
         if name is None:
             break
         # An intermediate must be whole in the dims that the group does not share.
-        spilled = spilled or (len(ops) > 1 and name not in {d.name for d in shared})
+        spilled = spilled or (len(ops) > 1 and name not in names)
         sizes[name] = (sizes[name] + 1) // 2
     lanes = frozenset(n for n in (_lane_dim(op, tensors, windows) for op in ops) if n)
     return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled)
 
 
 def _bytes(
-    ops: tuple[Op, ...], tensors: dict[str, Tensor], sizes: dict[str, int], windows: frozenset[str], produced: set[str]
+    ops: tuple[Op, ...],
+    tensors: dict[str, Tensor],
+    sizes: dict[str, int],
+    windows: frozenset[str],
+    produced: set[str],
 ) -> int:
     """On-chip bytes of one tile: staged inputs, live temporaries, kept intermediates."""
     total = 0

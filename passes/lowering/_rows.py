@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.program.ir import Access
-from opc.scalar import MONOIDS
 from opc.tensor.ir import Dim, DimValue, Op, Piece, Read, Tensor, walk
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
@@ -104,18 +103,24 @@ class RowNest:
             if read.tensor in self.kept:
                 return self._internal(ev, read)
             tensor = self.tensors[read.tensor]
-            if self.plan.addressable:
-                access = staged[read] if read in staged else self._stage(read, frame, tiles)
-                shift: dict[str, Affine | int] = {
-                    n: t.base + (Affine.var(n) if t.size > 1 else Affine()) for n, t in tiles.items() if read in staged and n in self.plan.windows
-                }
-                access = Access(access.buffer, tuple(f.substitute(shift) for f in access.index), access.slot)
-                return Value(access, frame.used(read.index), tensor.dtype, False)
-            forms = [frame.global_form(f) for f in read.index]
-            return ev.dense(lambda: memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
+            if not self.plan.addressable:
+                forms = [frame.global_form(f) for f in read.index]
+                return ev.dense(memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
+            if read in staged:
+                access = self._in_window(staged[read], tiles)
+            else:
+                access = self._stage(read, frame, tiles)
+            return Value(access, frame.used(read.index), tensor.dtype, False)
 
         ev = Evaluator(self.emit, frame, load)
         return ev
+
+    def _in_window(self, access: Access, tiles: Tiles) -> Access:
+        """A staged window at the current position of its window dims."""
+        shift: dict[str, Affine | int] = {}
+        for name in self.plan.windows & set(tiles):
+            shift[name] = tiles[name].local(name)
+        return Access(access.buffer, tuple(f.substitute(shift) for f in access.index), access.slot)
 
     def _stage(self, read: Read, frame: Frame, tiles: Tiles) -> Access:
         """Stage a read, once per tile if it does not depend on a loop inside the tile."""
@@ -149,7 +154,7 @@ class RowNest:
         if not kept.scratch:
             return Value(access, axes, kept.value.dtype, False)
         assert kept.value.dtype is not None
-        return ev.dense(lambda: access, axes, kept.value.dtype, None)
+        return ev.dense(access, axes, kept.value.dtype, None)
 
     def _body(self, op: Op, tiles: Tiles, staged: dict[Read, Access]) -> Value:
         return self._evaluator(op.pieces[0], tiles, staged).value(op.pieces[0].body)
@@ -182,9 +187,12 @@ class RowNest:
         others = {d.name for d in piece.reduce} - names
         found: dict[Read, Access] = {}
         for node in walk(piece.body):
-            slides = isinstance(node, Read) and any(f.names & names for f in node.index)
-            if slides and isinstance(node, Read) and node.tensor not in self.kept and not any(f.names & others for f in node.index):
-                found[node] = stage(self.emit, node, self.tensors[node.tensor], frame, "vector", self.plan.lanes)
+            if not isinstance(node, Read) or node.tensor in self.kept:
+                continue
+            used = {v for f in node.index for v in f.names}
+            if used & names and not used & others:
+                tensor = self.tensors[node.tensor]
+                found[node] = stage(self.emit, node, tensor, frame, "vector", self.plan.lanes)
         return found
 
     def _accumulators(self, op: Op, frame: Frame, dtype: DType) -> list[Value]:
@@ -223,7 +231,9 @@ class RowNest:
         sizes = {d.name: tiles[d.name].size if d.name in tiles else d.extent for d in piece.dims}
         dims = [f.as_var() for f in piece.index]
         names = [d for d in dims if d is not None]
-        buffer = self.emit.local(f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch")
+        buffer = self.emit.local(
+            f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch"
+        )
         access = Access(buffer, tuple(Affine.var(n) for n in names) or (Affine(),))
         return Kept(Value(access, (), out.dtype.compute), tuple(dims), scratch=True)
 
@@ -242,21 +252,31 @@ class RowNest:
                 value = ev.convert(value, out.dtype)
             if out.name in self.stored:
                 store(ev, value, piece, out)
-            if not self._read_later(op):
-                continue
-            if scratch is None:
-                dense = materialise(ev, value, frame.axes, replace(out, dtype=value.dtype or out.dtype))
-                dims = tuple(f.as_var() for f in piece.index)
-                same = not any(d.name not in self.plan.shared_names for o in self.ops for d in o.pieces[0].dims)
-                self.kept[out.name] = Kept(replace(dense, temporary=False), () if same else dims)
-                continue
-            assert isinstance(scratch.value.operand, Access) and scratch.value.dtype is not None
-            dense = materialise(ev, value, frame.axes, replace(out, dtype=scratch.value.dtype))
-            local = {n: (tiles[n].base if n not in self.plan.shared_names else Affine()) + (Affine.var(n) if tiles[n].size > 1 else Affine()) for n in tiles}
-            target = Access(scratch.value.operand.buffer, tuple(f.substitute(dict(local)) for f in scratch.value.operand.index))
-            assert isinstance(dense.operand, Access)
-            self.emit.emit("copy_out.copy", frame.dims(frame.axes), [target], [by_dims(dense.operand, frame.axes)])
-            self.kept[out.name] = scratch
+            if self._read_later(op):
+                self._keep(ev, piece, out, value, scratch, tiles)
+
+    def _keep(
+        self, ev: Evaluator, piece: Piece, out: Tensor, value: Value, scratch: Kept | None, tiles: Tiles
+    ) -> None:
+        """Hold a value for later ops of the group: on the tile, or through scratch if it comes in chunks."""
+        axes = ev.frame.axes
+        if scratch is None:
+            dense = materialise(ev, value, axes, replace(out, dtype=value.dtype or out.dtype))
+            alike = all(d.name in self.plan.shared_names for o in self.ops for d in o.pieces[0].dims)
+            dims = () if alike else tuple(f.as_var() for f in piece.index)
+            self.kept[out.name] = Kept(replace(dense, temporary=False), dims)
+            return
+        array = scratch.value
+        assert isinstance(array.operand, Access)
+        assert array.dtype is not None
+        dense = materialise(ev, value, axes, replace(out, dtype=array.dtype))
+        assert isinstance(dense.operand, Access)
+        place: dict[str, Affine | int] = {
+            n: t.local(n) - (t.base if n in self.plan.shared_names else 0) for n, t in tiles.items()
+        }
+        target = Access(array.operand.buffer, tuple(f.substitute(place) for f in array.operand.index))
+        self.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(dense.operand, axes)])
+        self.kept[out.name] = scratch
 
 
 def _no_load(read: Read) -> Value:
@@ -288,6 +308,3 @@ def _count(dims: tuple[Dim, ...], tiles: Tiles) -> Affine:
             step *= other.extent
         total = total + tiles[d.name].base * step
     return total
-
-
-__all__ = ["MONOIDS", "RowNest"]

@@ -130,7 +130,7 @@ class _Assigner:
             MachineError,
             "E0631",
             f"'{self.machine.name}' has no way from {source} to {target} for: {print_stmt(i)}",
-            help=f"add a [[routes]] entry with class = \"{i.opcode_class}\"",
+            help=f'add a [[routes]] entry with class = "{i.opcode_class}"',
         )
 
 

@@ -89,7 +89,7 @@ class _Rewriter:
             )
         emitted = _Expansion(self, i, dtype)
         result = EXPANSIONS[i.op](emitted, *i.src)
-        assert isinstance(result, Access) and emitted.code
+        assert isinstance(result, Access)
         # The last operation writes the destination itself; its temporary is not needed.
         last = emitted.code[-1]
         self.added = [b for b in self.added if b.name != last.dst[0].buffer]
@@ -128,7 +128,14 @@ class _Expansion:
         kind = DType.I32 if FUNCTIONS[fn].kind == "compare" else self.dtype
         out = self.rewriter.temporary(self.instr, kind)
         self.code.append(
-            Instr(f"vector.{fn}", self.instr.dims, (out,), operands, line=self.instr.line, stage=self.instr.stage)
+            Instr(
+                f"vector.{fn}",
+                self.instr.dims,
+                (out,),
+                operands,
+                line=self.instr.line,
+                stage=self.instr.stage,
+            )
         )
         self.known[key] = out
         return out

@@ -13,8 +13,8 @@ from opc.errors import MachineError, fail
 from opc.machine import load, names
 from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.ir import Module
-from opc.tensor.ir import Const, Dim, Function, Op, Piece, Tensor, reads
+from opc.program.ir import Module, Program
+from opc.tensor.ir import Const, Dim, Function, Op, Piece, reads
 from passes.lowering._emit import Emitter
 from passes.lowering._guards import without_guards
 from passes.lowering._matmul import ContractionNest
@@ -58,11 +58,8 @@ class Tile:
     def run(self, function: Function, context: Context) -> Module:
         """The module of both programs, buffers still in role spaces. Raises MachineError E062x, E0630."""
         check_dtypes(function, context.machine)
-        programs = []
-        for prepare in (True, False):
-            lowering = _Lowering(function, context.machine, prepare)
-            programs.append(lowering.run())
-        return Module(programs[0], programs[1])
+        prepare, run = (_Lowering(function, context.machine, early).run() for early in (True, False))
+        return Module(prepare, run)
 
 
 def check_dtypes(function: Function, machine: Machine) -> None:
@@ -95,7 +92,7 @@ class _Lowering:
     machine: Machine
     prepare: bool
 
-    def run(self) -> object:
+    def run(self) -> Program:
         self.emit = Emitter(self.function.name, self.machine)
         self.tensors = self.function.tensors()
         self._declare()
@@ -187,6 +184,3 @@ def _parts(op: Op) -> Iterator[Op]:
         for part, slant in zip(resolved, slanted, strict=True):
             if part is not None and slant is wanted:
                 yield replace(part, fill=None)
-
-
-__all__ = ["Tensor", "Tile", "check_dtypes"]

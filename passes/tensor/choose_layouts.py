@@ -28,9 +28,9 @@ class ChooseLayouts:
     Before:
         func v1 f {
           arg x: f32[8,4] input
-          arg w: f32[40,4] param
-          op y: f32[8,40] sum accumulate f32 {
-            piece m<8, n<40 reduce k<4 at m, n = mul(x[m, k], w[n, k])
+          arg w: f32[48,4] param
+          op y: f32[8,48] sum accumulate f32 {
+            piece m<8, n<48 reduce k<4 at m, n = mul(x[m, k], w[n, k])
           }
           return y
         }
@@ -38,12 +38,12 @@ class ChooseLayouts:
     After:
         func v1 f {
           arg x: f32[8,4] input
-          arg w: f32[40,4] param
+          arg w: f32[48,4] param
           op w_packed: f32[3,4,16] prepare {
-            piece n_b<3, k<4, n_i<16 at n_b, k, n_i = w[n_b*16 + n_i, k] else 0
+            piece n_b<3, k<4, n_i<16 at n_b, k, n_i = w[n_b*16 + n_i, k]
           }
-          op y: f32[8,40] sum accumulate f32 {
-            piece m<8, n_b<3, n_i<16 reduce k<4 at m, n_b*16 + n_i guard -n_b*16 - n_i + 39 = mul(x[m, k], w_packed[n_b, k, n_i])
+          op y: f32[8,48] sum accumulate f32 {
+            piece m<8, n_b<3, n_i<16 reduce k<4 at m, n_b*16 + n_i = mul(x[m, k], w_packed[n_b, k, n_i])
           }
           return y
         }
@@ -66,7 +66,9 @@ class ChooseLayouts:
         return function if tuple(ops) == function.ops else replace(function, ops=tuple(ops))
 
 
-def _pack_contraction(op: Op, function: Function, params: frozenset[str], taken: set[str], machine: Machine) -> list[Op]:
+def _pack_contraction(
+    op: Op, function: Function, params: frozenset[str], taken: set[str], machine: Machine
+) -> list[Op]:
     c = classify_contraction(op, function)
     if c is None or not cube_worthy(c):
         return [op]
@@ -103,8 +105,9 @@ def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
 
 def cube_worthy(c: Contraction) -> bool:
     """Whether the cube takes it: columns of its own, nothing skipped; rows may be a single one."""
-    shared = any(any(f.coefficient(d.name) for f in c.a.index) and any(f.coefficient(d.name) for f in c.b.index) for d in c.k)
-    return bool(c.n) and shared and not c.broadcast and not c.guarded and all(f.terms or True for f in c.a.index)
+    in_a, in_b = ({v for f in read.index for v in f.names} for read in (c.a, c.b))
+    shared = any(d.name in in_a and d.name in in_b for d in c.k)
+    return bool(c.n) and shared and not c.broadcast and not c.guarded
 
 
 def _needs_pack(c: Contraction, tensor: Tensor) -> bool:
@@ -142,13 +145,15 @@ def _split(d: Dim, size: int, suffixes: tuple[str, str]) -> _Split:
 
 
 def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: bool, name: str) -> list[Op]:
-    mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and any(f.coefficient(m.name) for m in c.m)}
+    rows_of = {m.name for m in c.m}
+    mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and f.names & rows_of}
     used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
     order = sorted(used, key=lambda d: d.name not in mixed)
     columns = _split(c.n[-1], scheme.width, ("b", "i"))
-    pairs = _split(order[-1], scheme.k_pack, ("p", "v")) if scheme.k_pack > 1 else _split(order[-1], order[-1].extent, ("p", "v"))
+    pairs = _split(order[-1], scheme.k_pack if scheme.k_pack > 1 else order[-1].extent, ("p", "v"))
     whole: dict[str, Affine | int] = {columns.old.name: columns.form, pairs.old.name: pairs.form}
-    dims = (*c.batch, *c.n[:-1], *columns.dims[:-1], *order[:-1], *pairs.dims[:1], columns.dims[-1], *pairs.dims[1:])
+    blocks = (*c.batch, *c.n[:-1], *columns.dims[:-1], *order[:-1])
+    dims = (*blocks, pairs.dims[0], columns.dims[-1], *pairs.dims[1:])
     ragged = columns.ragged or pairs.ragged
     source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if ragged else c.b.fill)
     index = tuple(Affine.var(d.name) for d in dims)
@@ -191,7 +196,9 @@ def _pack_parameters(ops: list[Op], function: Function, taken: set[str]) -> list
         copies.append(Op((copy,), (Piece(dims, index, Read(name, index)),), prepare=True))
 
     def rename(node: Expr) -> Expr:
-        return replace(node, tensor=names[node.tensor]) if isinstance(node, Read) and node.tensor in names else node
+        if not isinstance(node, Read) or node.tensor not in names:
+            return node
+        return replace(node, tensor=names[node.tensor])
 
     def redirect(op: Op) -> Op:
         if op.prepare or not any(r.tensor in names for r in reads(op)):

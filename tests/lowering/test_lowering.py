@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from opc import machine
@@ -15,6 +14,7 @@ from opc.pipeline import Context
 from opc.program.ir import Module, instructions
 from opc.program.verify import verify as verify_program
 from opc.tensor.bound import check
+from opc.tensor.inputs import random_inputs
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function
@@ -48,7 +48,7 @@ def lowered(function: Function, name: str) -> Module:
 
 
 def cases() -> list[tuple[str, DType]]:
-    found = []
+    found: list[tuple[str, DType]] = []
     for name in machine.names():
         m = machine.load(name)
         found += [(name, t) for t in (DType.F32, DType.F16, DType.BF16) if t in m.dtypes["cube"]]
@@ -59,10 +59,7 @@ def cases() -> list[tuple[str, DType]]:
 @pytest.mark.parametrize("path", FUNCTIONS, ids=lambda p: p.stem)
 def test_meaning(path: Path, name: str, dtype: DType) -> None:
     function = specialise(path, dtype)
-    random = np.random.default_rng(3)
-    arrays = {
-        a.tensor.name: random.standard_normal(a.tensor.shape).astype(a.tensor.dtype.numpy) for a in function.args
-    }
+    arrays = random_inputs(function, 3)
     results = execute_function(lowered(function, name), function, arrays)
     expected = oracle(function, arrays)
     for result in function.results:
