@@ -12,9 +12,12 @@ def main() -> int:
 
         sys.stdout.write(f"opc {__version__}\n")
         return 0
-    from opc.cli import run
+    try:
+        from opc.cli import run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # during the imports
+        return 130
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from opc.affine import Affine
 from opc.arrays import Array, empty, physical
-from opc.program.interpret import run
-from opc.program.ir import Module, Program
+from opc.program.interpret import run, trace
+from opc.program.ir import Access, Instr, Module, Program
+from opc.program.rewrite import map_accesses, substitute
+from opc.program.text import print_stmt
 from opc.tensor.ir import Function
 
 
@@ -48,4 +53,25 @@ def program_arguments(module: Module | Program, seed: int = 1) -> dict[str, Arra
     for b in (b for p in programs for b in p.buffers if b.kind in kinds):
         values = random.uniform(0.5, 1.5, b.shape) if b.dtype.is_float else random.integers(-8, 9, b.shape)
         found.setdefault(b.name, values.astype(b.dtype.numpy))
+    return found
+
+
+def instances(module: Module | Program) -> Counter[str]:
+    """Every dynamic instruction but the synchronisation, with its loop variables bound, per parallel iteration."""
+    found: Counter[str] = Counter()
+    for program in module.programs if isinstance(module, Module) else (module,):
+        slots = {b.name: b.slots for b in program.buffers}
+
+        def bound(a: Access, slots: Mapping[str, int] = slots) -> Access:
+            return Access(a.buffer, a.index, Affine((), a.slot.evaluate({}) % slots[a.buffer]))
+
+        for instance in trace(program):
+            if instance.instr.opcode_class == "sync":
+                continue
+            fixed = substitute(instance.instr, instance.env)
+            assert isinstance(fixed, Instr)
+            # Only whether it starts a sum matters of init, not how the loop around it counts.
+            init = None if fixed.init is None else Affine((), int(fixed.init.evaluate({}) != 0))
+            plain = replace(map_accesses(fixed, bound), init=init, stage=None)
+            found[f"{program.name} {instance.iteration} {print_stmt(plain)}"] += 1
     return found

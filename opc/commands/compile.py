@@ -58,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         reports.append(report)
         if not options.json:
             sys.stdout.write(shown)
+            sys.stdout.flush()
     refusals.close()
     if options.json:
         sys.stdout.write(json.dumps(reports, indent=2) + "\n")
