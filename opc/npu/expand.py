@@ -71,13 +71,17 @@ class Trace:
 
 def expand(phase: Phase, iterations: range) -> Trace:
     """The trace of one core that runs ``iterations`` of a phase."""
+    order, _ = _order(phase.body, 0)
+    return Trace(statics(phase, iterations), order * len(iterations))
+
+
+def statics(phase: Phase, iterations: range) -> tuple[Static, ...]:
+    """The static instructions of a phase as they run in ``iterations``."""
     outer = (phase.var, iterations)
-    statics = tuple(
+    return tuple(
         Static(n, i, (outer, *((loop.var, range(loop.extent)) for loop in loops)))
         for n, (i, loops) in enumerate(instructions(phase.body))
     )
-    order, _ = _order(phase.body, 0)
-    return Trace(statics, order * len(iterations))
 
 
 def _order(body: tuple[Statement, ...], first: int) -> tuple[list[int], int]:

@@ -8,7 +8,7 @@ from opc.affine import Affine
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.npu.access import Footprint, footprints, reads_destination
-from opc.npu.expand import Static, expand
+from opc.npu.expand import Static, expand, statics
 from opc.npu.explain import span
 from opc.npu.intervals import Coverage, Runs, box_runs
 from opc.npu.listing import Instruction, Listing, Loop, Phase, Region, Tensor, instructions
@@ -46,8 +46,7 @@ class GlobalCheck:
         for number, (i, loops) in enumerate(instructions(phase.body)):
             for region, source in _regions(i):
                 if region.tensor and not self._inside(phase, loops, i, region, source):
-                    static = next(s for s in expand(phase, range(phase.extent)).statics if s.number == number)
-                    problem = self._exactly(static, region, source)
+                    problem = self._exactly(statics(phase, range(phase.extent))[number], region, source)
                     if problem is not None:
                         found.append(problem)
         return found
@@ -90,8 +89,7 @@ class GlobalCheck:
         if cores < 2 or not blobs or self._apart(phase, blobs):
             return []
         for blob in sorted(blobs):
-            touches = sorted(t for core in range(cores) for t in self._touches(phase, core, blob))
-            clash = _clash(touches)
+            clash = _clash(sorted(self._touches(phase, cores, blob)))
             if clash is not None:
                 return [self._clash_problem(phase, blob, *clash)]
         return []
@@ -120,21 +118,24 @@ class GlobalCheck:
                 return False
         return True
 
-    def _touches(self, phase: Phase, core: int, blob: str) -> Iterator[Touch]:
-        trace = expand(phase, phase.iterations(core, self.machine.cores))
-        for s in trace.statics:
+    def _touches(self, phase: Phase, cores: int, blob: str) -> Iterator[Touch]:
+        for s in statics(phase, range(phase.extent)):
+            each = s.count // phase.extent
             for region, source in _regions(s.instruction):
-                if region.tensor and self.tensors[region.tensor].blob == blob:
-                    covered = Coverage()
-                    for f in footprints(s, region, source):
-                        if f is not None:
-                            covered.add(f.runs, f.address + self.tensors[region.tensor].offset)
-                    for low, high in covered.runs():
+                if not region.tensor or self.tensors[region.tensor].blob != blob:
+                    continue
+                covered = [Coverage() for _ in range(cores)]
+                offset = self.tensors[region.tensor].offset
+                for k, f in enumerate(footprints(s, region, source)):
+                    if f is not None:
+                        covered[k // each % cores].add(f.runs, f.address + offset)
+                for core, touched in enumerate(covered):
+                    for low, high in touched.runs():
                         yield low, high, core, not source, s.number
 
     def _clash_problem(self, phase: Phase, blob: str, one: Touch, two: Touch) -> Diagnostic:
-        statics = list(instructions(phase.body))
-        first, second = statics[one[4]][0], statics[two[4]][0]
+        body = [i for i, _ in instructions(phase.body)]
+        first, second = body[one[4]], body[two[4]]
         low, high = max(one[0], two[0]), min(one[1], two[1])
         verbs = ["writes" if t[3] else "reads" for t in (one, two)]
         message = (

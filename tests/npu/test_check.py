@@ -173,7 +173,7 @@ def test_placements(declared: str, code: str) -> None:
         (LOAD.replace("gm:x", "gm:z"), "names no declared tensor"),
         (LOAD.replace("f16@ub", "f16@uc"), "has no space 'uc'"),
         (LOAD.replace("f16@ub[0", "f16@ub[1"), "are not aligned to 2"),
-        ("V drain f16@ub[0] = f32@l0c[0] {scale=shift}\n", "cannot apply 'shift' while draining"),
+        ("V drain f16@ub[0] = f32@l0c[0], f32@ub[0] {scale=shift}\n", "cannot apply 'shift' while draining"),
     ],
 )
 def test_rules(body: str, message: str) -> None:
