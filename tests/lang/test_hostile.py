@@ -119,10 +119,11 @@ def test_many_errors_are_cut() -> None:
     assert len(caught.value.diagnostics) == 20
 
 
-WORDS = (
+TEXT = (
     "kernel f x y T [ ] ( ) { } : -> , = == < for let require example N i sum max moments + - * // % 1 0.5 "
     '"t" else use param inout inf select exp i32 conv2d'
-).split()
+)
+WORDS = TEXT.split()
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=40))
