@@ -137,16 +137,16 @@ class _Runner:
         reference = Reference(access, dims, i.extents)
         slots = self.storage.slots[access.buffer]
         owners = self.storage.owners.get(access.buffer)
-        mark = self.storage.ids[access.buffer]
+        mark = self.storage.mark(access.buffer)
+
+        # Marks have their own strides, hence their own reference.
+        marks = Reference(access, dims, i.extents)
 
         def read(env: Env) -> Array:
-            array = reference.pick(slots, env)
-            found = reference.elements(array, env, i.fill)
+            found = reference.elements(slots, env, i.fill)
             if owners is not None:
-                owner = reference.pick(owners, env)
-                expected = int.from_bytes(bytes([mark]) * owner.itemsize, "little")
-                filler = None if i.fill is None else expected
-                if not (reference.elements(owner, env, filler) == expected).all():
+                filler = None if i.fill is None else mark
+                if not (marks.elements(owners, env, filler) == mark).all():
                     raise _uninitialised(i, access, env)
             return found
 
@@ -157,14 +157,15 @@ class _Runner:
         reference = Reference(access, dims, i.extents)
         slots = self.storage.slots[access.buffer]
         owners = self.storage.owners.get(access.buffer)
-        mark = self.storage.ids[access.buffer]
+        mark = self.storage.mark(access.buffer)
         dtype = self.table[access.buffer].dtype
 
+        marks = Reference(access, dims, i.extents)
+
         def write(env: Env, values: Array) -> None:
-            reference.view(reference.pick(slots, env), env)[...] = evaluate.convert(values, dtype)
+            reference.view(slots, env)[...] = evaluate.convert(values, dtype)
             if owners is not None:
-                owner = reference.pick(owners, env)
-                reference.view(owner, env)[...] = int.from_bytes(bytes([mark]) * owner.itemsize, "little")
+                marks.view(owners, env)[...] = mark
 
         return write
 

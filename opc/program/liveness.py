@@ -67,7 +67,8 @@ def live_ranges(program: Program) -> dict[str, Lives]:
 
 def liveness(program: Program) -> Liveness:
     """Live ranges and homes of every buffer."""
-    summaries = _Summaries(program.table())
+    # Memory lives for whole statements: only local buffers are worth following.
+    summaries = _Summaries({b.name: b for b in program.buffers if b.kind == "local"})
     summaries.sequence(program.body, {}, ())
     backward = _Backward(summaries)
     backward.sequence(program.body, {}, (), {}, sum(map(_size, program.body)))
@@ -172,10 +173,10 @@ class _Summaries:
     def instr(self, i: Instr) -> _Summary:
         result = _Summary()
         dims = i.extents
-        for a in i.sources:
+        for a in (s for s in i.sources if s.buffer in self.table):
             read = Region.of(a, dims, self.table[a.buffer].slots)
             result.exposed.setdefault(a.buffer, []).append(read)
-        for a in i.dst:
+        for a in (d for d in i.dst if d.buffer in self.table):
             slots = self.table[a.buffer].slots
             if OPCODES[i.opcode].reduces and i.init != Affine():
                 old = Region.of(a, dims, slots, unless=i.init)

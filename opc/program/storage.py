@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Array = Any  # np.ndarray of any element type
+_CACHED_VIEWS = 1024
 
 
 class Storage:
@@ -29,7 +30,10 @@ class Storage:
     ) -> None:
         self.slots: dict[str, list[Array]] = {}
         self.owners: dict[str, list[Array]] = {}
-        self.ids = {b.name: 1 + n % 255 for n, b in enumerate(program.buffers)}
+        self._marks = {
+            b.name: int.from_bytes(bytes([1 + n % 255]) * b.dtype.bytes, "little")
+            for n, b in enumerate(program.buffers)
+        }
         self._poisoned: list[tuple[Array, int]] = []
         for b in program.buffers:
             if b.kind != "local":
@@ -84,6 +88,10 @@ class Storage:
         self._poisoned.append((array, value))
         return array
 
+    def mark(self, name: str) -> int:
+        """What ``owners`` hold where this buffer wrote last: one byte, repeated over the element."""
+        return self._marks[name]
+
     def forget(self) -> None:
         """Poison every local buffer: a core begins an iteration knowing nothing."""
         for array, value in self._poisoned:
@@ -95,8 +103,8 @@ def _carve(arena: Array, start: int, b: Buffer, dtype: np.dtype[Any]) -> Array:
 
 
 class Reference:
-    """An access prepared for repeated evaluation: one view axis per name of ``dims``, stride 0 where
-    the index does not use it.
+    """An access to one list of slots, prepared for repeated evaluation: one view axis per name of
+    ``dims``, stride 0 where the index does not use it.
     """
 
     def __init__(self, access: Access, dims: Sequence[tuple[str, int]], extents: Mapping[str, int]) -> None:
@@ -109,42 +117,59 @@ class Reference:
             self.bases.append(base)
             self.reach.append(local.interval(extents))
         self.steps = [[form.coefficient(name) for form in access.index] for name, _ in dims]
+        self.strides: tuple[int, ...] = ()
+        self.views: dict[tuple[int, ...], Array] = {}
 
-    def start(self, env: Mapping[str, int]) -> list[int]:
+    def start(self, env: Mapping[str, int]) -> tuple[int, ...]:
         """The index of the dims' origin."""
-        return [base.evaluate(env) for base in self.bases]
+        return tuple(base.evaluate(env) if base.terms else base.const for base in self.bases)
 
-    def inside(self, start: list[int], shape: tuple[int, ...]) -> bool:
+    def inside(self, start: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         """Whether the whole access stays in a buffer of that shape."""
         for s, (low, high), extent in zip(start, self.reach, shape, strict=True):
             if s + low < 0 or s + high >= extent:
                 return False
         return True
 
-    def pick(self, slots: list[Array], env: Mapping[str, int]) -> Array:
-        """The array of the slot in use."""
-        return slots[self.access.slot.evaluate(env) % len(slots)] if len(slots) > 1 else slots[0]
+    def slot(self, slots: list[Array], env: Mapping[str, int]) -> int:
+        """The number of the slot in use."""
+        return self.access.slot.evaluate(env) % len(slots) if len(slots) > 1 else 0
 
-    def view(self, array: Array, env: Mapping[str, int]) -> Array:
+    def view(self, slots: list[Array], env: Mapping[str, int]) -> Array:
         """A writable view of the accessed elements. Raises IRError (E0555) outside the buffer."""
+        slot, start = self.slot(slots, env), self.start(env)
+        view = self.views.get((slot, *start))
+        if view is None:
+            array = slots[slot]
+            if not self.inside(start, array.shape):
+                message = f"'{self.access.buffer}' of shape {list(array.shape)} is left at {start}"
+                raise fail(IRError, "E0555", message)
+            if len(self.views) >= _CACHED_VIEWS:
+                self.views.clear()
+            view = self.views[(slot, *start)] = self._strided(array, start)
+        return view
+
+    def _strided(self, array: Array, start: tuple[int, ...]) -> Array:
+        import numpy as np
         from numpy.lib.stride_tricks import as_strided
 
-        start = self.start(env)
-        if not self.inside(start, array.shape):
-            message = f"'{self.access.buffer}' of shape {list(array.shape)} is left at {start}"
-            raise fail(IRError, "E0555", message)
+        if not self.strides:
+            axes = array.strides
+            self.strides = tuple(sum(c * s for c, s in zip(steps, axes, strict=True)) for steps in self.steps)
+        if array.flags.c_contiguous:
+            offset = sum(n * s for n, s in zip(start, array.strides, strict=True))
+            flat = array.reshape(-1).view(np.uint8)
+            return np.ndarray(self.shape, array.dtype, flat, offset, self.strides)
         # The ellipsis keeps a view of a scalar a view.
-        origin = array[(*(slice(s, None) for s in start), ...)]
-        strides = tuple(sum(c * s for c, s in zip(steps, array.strides, strict=True)) for steps in self.steps)
-        return as_strided(origin, self.shape, strides)
+        return as_strided(array[(*(slice(n, None) for n in start), ...)], self.shape, self.strides)
 
-    def elements(self, array: Array, env: Mapping[str, int], fill: float | int | None) -> Array:
+    def elements(self, slots: list[Array], env: Mapping[str, int], fill: float | int | None) -> Array:
         """The accessed elements, with ``fill`` (unless None) where the index leaves the buffer."""
         import numpy as np
 
-        start = self.start(env)
+        array, start = slots[self.slot(slots, env)], self.start(env)
         if fill is None or self.inside(start, array.shape):
-            return self.view(array, env)
+            return self.view(slots, env)
         rank = len(self.shape)
         index, valid = [], np.ones(self.shape, bool)
         for axis, (s, extent) in enumerate(zip(start, array.shape, strict=True)):
