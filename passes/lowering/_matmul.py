@@ -88,6 +88,7 @@ class ContractionNest:
             form = next(f for f in c.a.index if f.coefficient(d.name))
             extra = sum(abs(form.coefficient(k.name)) * (extents[k.name] - 1) for k in c.k)
             reach[d.name] = (abs(form.coefficient(d.name)), extra)
+        self.channels = tuple(k for k in c.k if k.name not in mixed)
         operand = self.tensors[c.a.tensor].dtype
         rows = {d.name for d in m}
         tile_reads = {
@@ -98,7 +99,7 @@ class ContractionNest:
         }
         return Shape(
             c.batch, m, c.n, contraction_order(c, mixed), operand, self.machine.accumulators[operand], reach,
-            prod(k.extent for k in c.k if k.name not in mixed), 2 + len(tile_reads),
+            prod(k.extent for k in self.channels), 2 + len(tile_reads),
         )  # fmt: skip
 
     def _internal(self, read: Read) -> bool:
@@ -182,10 +183,10 @@ class ContractionNest:
         frame = self._frame(tiles)
         if self.through_stage:
             fits = staged_bytes(a, self.tensors[a.tensor], frame) <= self.machine.role("stage").capacity // 4
-            slab = self._stage(a, frame, self.shape.k) if fits else None
+            slab = self._stage(a, frame, self.channels) if fits else None
             self._tile(tiles, tiles, slab, columns)
             return
-        slab = self._stage(a, frame, self.shape.k) if a.fill is not None else None
+        slab = self._stage(a, frame, self.channels) if a.fill is not None else None
         self._inner([*self.shape.n, *self.shape.m], tiles, {}, slab)
 
     def _inner(self, dims: list[Dim], tiles: Tiles, inside: Tiles, slab: Access | None) -> None:
@@ -282,7 +283,7 @@ class ContractionNest:
             return _at(staged, blocks)
         if not self.through_stage:
             return self._direct(read, frame)
-        return self._stage(read, frame, self.shape.k if read == self.contraction.a else self.shape.n)
+        return self._stage(read, frame, self.channels if read == self.contraction.a else self.shape.n)
 
     def _direct(self, read: Read, frame: Frame) -> Access:
         return memory_access(self.tensors[read.tensor], [frame.global_form(f) for f in read.index])
