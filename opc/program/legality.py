@@ -22,7 +22,7 @@ from opc.dtypes import DType
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
-from opc.program.liveness import live_ranges, live_together
+from opc.program.liveness import Lives, live_ranges, live_together
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
 from opc.program.text import print_stmt
 
@@ -79,18 +79,18 @@ def _offsets(program: Program, machine: Machine) -> Iterator[str]:
 
 
 def _shared(program: Program, spans: list[tuple[Buffer, int, int]]) -> Iterator[str]:
-    if not spans:
-        return
-    ranges = live_ranges(program)
+    ranges: dict[str, Lives] = {}
     for index, (a, low, high) in enumerate(spans):
         for b, low2, high2 in spans[index + 1 :]:
             same = (a.kind, a.space) == (b.kind, b.space)
             if not same or high <= low2 or high2 <= low:
                 continue
+            # Most programs share nothing, and need no live ranges.
+            ranges = ranges or live_ranges(program)
+            where = f"{max(low, low2)} to {min(high, high2)}"
             if a.name == b.name:
                 yield f"slots of '{a.name}' overlap"
             elif a.kind == "packed" or live_together(ranges[a.name], ranges[b.name]):
-                where = f"{max(low, low2)} to {min(high, high2)}"
                 yield f"'{a.name}' and '{b.name}' share bytes {where} while both live"
 
 
