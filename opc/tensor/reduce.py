@@ -275,8 +275,9 @@ def reduce_moments(term: Value, terms: Terms) -> tuple[Value, Value]:
     shift = largest + relative * (size.max(axis=terms.axes, keepdims=True) + largest) + tiny
     square_error = 2.83 * shift * np.sqrt(n * squares) + 2 * n * shift * shift + 2 * relative * squares + tiny
     square_error = np.where(n > 1, square_error, 0.0)
-    nan = np.isnan(wide).any(axis=terms.axes, keepdims=True)
-    return _moment(mean, mean_error, nan, terms.dtype), _moment(squares, square_error, np.False_, terms.dtype)
+    nan: Array = np.asarray(np.isnan(wide).any(axis=terms.axes, keepdims=True))
+    never: Array = np.zeros(nan.shape, dtype=bool)
+    return _moment(mean, mean_error, nan, terms.dtype), _moment(squares, square_error, never, terms.dtype)
 
 
 def _moment(data: Array, error: Array, certain: Array, dtype: DType) -> Value:

@@ -249,6 +249,8 @@ def _sure(fn: str, args: Sequence[Value]) -> Array:
     if fn in ("log", "sqrt", "rsqrt"):
         # Outside their domain for certain, or exactly at its edge.
         special = special | (data[0] + errors[0] < 0) | (errors[0] == 0)
+    if fn == "exp":
+        special = special | (data[0] - errors[0] > 710)  # past float64, so past every type
     if fn in ("mul", "div"):
         # The sign of a finite partner, and whether it is zero, must be certain.
         nan = np.isnan(data[0]) | np.isnan(data[1])
