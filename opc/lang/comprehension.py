@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from opc.affine import Affine
 from opc.dtypes import DType
-from opc.errors import LanguageError, Span
-from opc.lang import coverage
+from opc.errors import Span
 from opc.lang import syntax as ast
 from opc.lang.expressions import Lowering, Typed, combine
+from opc.lang.pieces import Part, check_pieces
 from opc.lang.scope import Scope
-from opc.lang.sizes import brief, walk
+from opc.lang.sizes import walk
 from opc.tensor import ir
 from opc.tensor.ir import Const, Dim, Op, Piece, Read, Tensor
 
@@ -20,16 +19,6 @@ _INDEX_MONOIDS = ("argmax", "argmin")
 _ACCUMULATING = ("sum", "moments")
 # An extent, the bare index that tells it, and the tensor's name.
 _Extent = tuple[int, Span, str]
-
-
-class _Part(NamedTuple):
-    """A clause with its dimensions settled; ``reduction`` is its value if that is one reduction."""
-
-    clause: ast.Assign
-    extents: dict[str, int]
-    forms: tuple[Affine, ...]
-    value: ast.Expr
-    reduction: ast.Reduction | None
 
 
 def lower_clauses(scope: Scope, clauses: Sequence[ast.Assign], declared: Sequence[Tensor | None]) -> None:
@@ -65,7 +54,7 @@ class Clauses:
             dtype = combine(dtype, value.dtype, "max")
         element = dtype or self._settled(*(value for _, value in lowered))
         outputs = self._outputs(reduced_type(self.monoid, element) if self.monoid else element)
-        self._check_pieces(outputs[0])
+        check_pieces(self.scope, self.parts, outputs[0])
         accumulate = element.compute if self.monoid else None
         pieces = tuple(piece for piece, _ in lowered)
         self.scope.builder.add(Op(outputs, pieces, self.monoid, accumulate=accumulate, line=self.line))
@@ -74,7 +63,7 @@ class Clauses:
 
     # Dimensions and their extents.
 
-    def _part(self, clause: ast.Assign) -> _Part:
+    def _part(self, clause: ast.Assign) -> Part:
         target = clause.targets[0]
         assert target.indices is not None
         explicit = {d.name: d for d in clause.domain}
@@ -89,7 +78,7 @@ class Clauses:
                 extents[name] = self._infer(name, span, clause.value, self._from_output(target, name))
         index = tuple(self.scope.affine(e, extents) for e in target.indices)
         reduction = clause.value if isinstance(clause.value, ast.Reduction) else None
-        return _Part(clause, extents, index, clause.value, reduction)
+        return Part(clause, extents, index, clause.value, reduction)
 
     def _from_output(self, target: ast.Target, name: str) -> list[_Extent]:
         tensor = self.declared[0]
@@ -142,7 +131,7 @@ class Clauses:
 
     # Pieces.
 
-    def _piece(self, part: _Part) -> tuple[Piece, Typed]:
+    def _piece(self, part: Part) -> tuple[Piece, Typed]:
         dims = _dims(part.extents)
         if self.monoid is None or part.reduction is None:
             value = self.lowering.value(part.value, part.extents)
@@ -155,7 +144,7 @@ class Clauses:
         self._checked(part, Typed(body.expr, reduced_type(self.monoid, self._settled(body))))
         return piece, body
 
-    def _checked(self, part: _Part, value: Typed) -> Typed:
+    def _checked(self, part: Part, value: Typed) -> Typed:
         """Raises E0227 where a floating-point value would be stored as an integer."""
         for target, tensor in zip(part.clause.targets, self.declared, strict=True):
             if tensor is None or tensor.dtype.is_float:
@@ -215,67 +204,6 @@ class Clauses:
     def _hull(self) -> tuple[int, ...]:
         highest = [[form.interval(p.extents)[1] for form in p.forms] for p in self.parts]
         return tuple(max(1, max(axis) + 1) for axis in zip(*highest, strict=True))
-
-    def _check_pieces(self, output: Tensor) -> None:
-        """Raises E0310 to E0313 and E0322 unless the pieces write every element once."""
-        boxes = [self._box(part, output) for part in self.parts]
-        try:
-            pair = coverage.overlap(boxes)
-        except coverage.TooComplexError:
-            raise self._too_complex(self.parts[-1]) from None
-        if pair is not None:
-            first, second = (self.parts[i].clause.targets[0] for i in pair)
-            message = f"two clauses write the same elements of {second.name}"
-            label = ((first.span, "also written here"),)
-            help = "bound their dimensions with `for` so that they do not meet"
-            raise self.scope.error("E0310", message, second.span, help=help, secondary=label)
-        missing = coverage.missing(boxes, output.shape)
-        if missing:
-            raise self._not_covered(output, boxes, missing)
-
-    def _box(self, part: _Part, output: Tensor) -> coverage.Box:
-        target = part.clause.targets[0]
-        assert target.indices is not None
-        seen: dict[str, int] = {}
-        sets = []
-        for axis, (form, extent) in enumerate(zip(part.forms, output.shape, strict=True)):
-            low, high = form.interval(part.extents)
-            place = target.indices[axis].span
-            if low < 0 or high >= extent:
-                bounds = f"this index runs from {low} to {high}"
-                message = f"axis {axis} of {target.name} has extent {extent}, but {bounds}"
-                raise self.scope.error(
-                    "E0313", message, place, notes=self.scope.values_note(target.indices[axis])
-                )
-            for name in sorted(form.names):
-                if seen.setdefault(name, axis) != axis and part.extents[name] > 1:
-                    message = f"dimension {name} stands in two axes of {target.name}"
-                    help = "use one dimension per axis and `select` the diagonal"
-                    raise self.scope.error("E0312", message, place, help=help)
-            try:
-                sets.append(coverage.axis_set(form, part.extents))
-            except coverage.NotInjectiveError:
-                message = f"`{brief(target.indices[axis])}` takes the same value twice"
-                help = "make the factor of each dimension the product of the extents below it"
-                notes = self.scope.values_note(target.indices[axis])
-                raise self.scope.error("E0312", message, place, help=help, notes=notes) from None
-            except coverage.TooComplexError:
-                raise self._too_complex(part) from None
-        return tuple(sets)
-
-    def _too_complex(self, part: _Part) -> LanguageError:
-        message = "cannot prove that these pieces write each element once"
-        help = f"on axes longer than {coverage.MAX_MASK:,} use indices like `i` or `i*4 + j` with `for j < 4`"
-        return self.scope.error("E0322", message, part.clause.targets[0].span, help=help)
-
-    def _not_covered(self, output: Tensor, boxes: list[coverage.Box], missing: int) -> LanguageError:
-        target = self.targets[0]
-        verb = "is" if missing == 1 else "are"
-        message = f"{missing:,} of {output.size:,} elements of {target.name} {verb} never written"
-        point = coverage.witness(boxes, output.shape)
-        notes = (f"for example {target.name}[{', '.join(map(str, point))}]",) if point else ()
-        help = "add a clause that writes the rest"
-        return self.scope.error("E0311", message, target.span, help=help, notes=notes)
 
 
 def index_dims(index: Sequence[ast.Expr], sizes: dict[str, int | float]) -> Iterator[tuple[str, Span]]:
