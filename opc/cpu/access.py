@@ -59,7 +59,9 @@ def store(f: Function, v: View, dim: str, value: Vec, live: int, raw: bool = Fal
 
 
 def _store_register(f: Function, v: View, pointer: str, bits: Vec, live: int) -> None:
-    """Whole vectors only, so that the buffer stays in registers: padding may be overwritten, neighbours not."""
+    """Whole vectors only, so that the buffer stays in registers: padding may be overwritten, neighbours
+    not.
+    """
     room = _room(f, v)
     if room < bits.lanes:
         values.store_pieces(f, v.dtype, pointer, bits, live)
@@ -67,6 +69,8 @@ def _store_register(f: Function, v: View, pointer: str, bits: Vec, live: int) ->
     if room - (v.row - v.used) > live:
         old = values.load_raw(f, v.dtype, pointer, bits.lanes, bits.lanes)
         order = ", ".join(f"i32 {i if i < live else i + bits.lanes}" for i in range(bits.lanes))
-        mixed = f.op(f"shufflevector {bits.type} {bits.ref}, {bits.type} {old.ref}, <{bits.lanes} x i32> <{order}>")
+        mixed = f.op(
+            f"shufflevector {bits.type} {bits.ref}, {bits.type} {old.ref}, <{bits.lanes} x i32> <{order}>"
+        )
         bits = Vec(bits.kind, bits.lanes, mixed)
     values.store_raw(f, v.dtype, pointer, bits, bits.lanes)

@@ -3,8 +3,9 @@
     size_t opc_K_packed_size(void);      int opc_K_prepare(params…, packed);
     size_t opc_K_workspace_size(void);   int opc_K_run(inputs…, packed, outputs…, workspace);
 
-The two functions return 0, or 1 if the processor lacks what the code needs. ``run`` uses OpenMP threads where the
-program is linked with a runtime (the symbols are weak), at most as many as the workspace has room for.
+The two functions return 0, or 1 if the processor lacks what the code needs. ``run`` uses OpenMP threads
+where the program is linked with a runtime (the symbols are weak), at most as many as the workspace has
+room for.
 """
 
 from __future__ import annotations
@@ -37,17 +38,21 @@ _C_TYPES = {
     DType.I32: "int32_t",
     DType.I8: "int8_t",
 }
-_C_KEYWORDS = frozenset(
-    "auto break case char class const continue default delete do double else enum extern float for friend goto if inline int "
-    "long namespace new operator private protected public register restrict return short signed sizeof static struct "
-    "switch template this throw try typedef union unsigned using virtual void volatile while".split()
-)
+_C_KEYWORDS = frozenset((
+    "auto", "break", "case", "char", "class", "const", "continue", "default", "delete", "do", "double",
+    "else", "enum", "extern", "float", "for", "friend", "goto", "if", "inline", "int", "long",
+    "namespace", "new", "operator", "private", "protected", "public", "register", "restrict", "return",
+    "short", "signed", "sizeof", "static", "struct", "switch", "template", "this", "throw", "try",
+    "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while",
+))  # fmt: skip
 _WEAK = """\
 declare extern_weak void @GOMP_parallel(ptr, ptr, i32, i32)
 declare extern_weak i32 @omp_get_thread_num()
 declare extern_weak i32 @omp_get_num_threads()
 declare extern_weak i32 @omp_get_max_threads()
-@opc.runtime = private constant [3 x ptr] [ptr @GOMP_parallel, ptr @omp_get_thread_num, ptr @omp_get_num_threads]
+@opc.runtime = private constant [3 x ptr] [
+  ptr @GOMP_parallel, ptr @omp_get_thread_num, ptr @omp_get_num_threads
+]
 declare ptr @malloc(i64)
 declare void @free(ptr)
 """
@@ -67,7 +72,9 @@ def llvm_text(unit: Unit) -> str:
     """The unit with the C interface around it, before optimisation."""
     text = unit.text.replace(f"define void @{unit.run.symbol}(", f"define internal void @{unit.run.symbol}(")
     if unit.prepare:
-        text = text.replace(f"define void @{unit.prepare.symbol}(", f"define internal void @{unit.prepare.symbol}(")
+        text = text.replace(
+            f"define void @{unit.prepare.symbol}(", f"define internal void @{unit.prepare.symbol}("
+        )
     prefix = f"opc_{unit.name}"
     parts = [
         text,
@@ -109,7 +116,9 @@ def _prepare(unit: Unit, prefix: str) -> str:
     body = _pass_arguments(entry)
     body.append(f"  %own = call ptr @malloc(i64 {shared + entry.layout.scratch + 1})")
     body.append(f"  %scratch = getelementptr i8, ptr %own, i64 {shared}")
-    body.append(f"  call void @{entry.symbol}(ptr %array, ptr %p.{_PACKED}, ptr %own, ptr %scratch, i32 1, ptr null)")
+    body.append(
+        f"  call void @{entry.symbol}(ptr %array, ptr %p.{_PACKED}, ptr %own, ptr %scratch, i32 1, ptr null)"
+    )
     body.append("  call void @free(ptr %own)")
     return _function(f"{prefix}_prepare", [*(b.name for b in entry.arguments), _PACKED], body)
 
@@ -167,13 +176,21 @@ def emit_header(unit: Unit, memory_order: dict[str, str] | None = None) -> str:
     prepare = unit.prepare.arguments if unit.prepare else ()
     described = {b.name: b for b in (*prepare, *unit.run.arguments)}
     lines = [f"#ifndef {guard}", f"#define {guard}", "", "#include <stddef.h>", "#include <stdint.h>", ""]
-    lines += ["#ifdef __cplusplus", 'extern "C" {', "#endif", "", "/*", f" * Kernel {name}. Arrays are contiguous:"]
+    lines += [
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+        "",
+        "/*",
+        f" * Kernel {name}. Arrays are contiguous:",
+    ]
     for b in described.values():
         remark = (memory_order or {}).get(b.name, "")
-        lines.append(f" *   {b.name}: {b.dtype} [{','.join(map(str, b.shape))}] {b.kind}{', ' + remark if remark else ''}")
+        shape = ",".join(map(str, b.shape))
+        lines.append(f" *   {b.name}: {b.dtype} [{shape}] {b.kind}{', ' + remark if remark else ''}")
     lines += [
-        " * packed and workspace are the caller's, of the sizes below, and may be reused; concurrent calls need",
-        " * a workspace each. Functions return 0, or 1 if the processor lacks the instructions the kernel needs.",
+        " * packed and workspace are the caller's, of the sizes below, and may be reused; concurrent calls",
+        " * need a workspace each. Functions return 0, or 1 if the processor lacks instructions they use.",
         " */",
         f"size_t opc_{name}_packed_size(void);",
         f"size_t opc_{name}_workspace_size(void);",

@@ -1,4 +1,6 @@
-"""The check that emitted objects make before they run: has this processor the features, and may they be used?"""
+"""The check that emitted objects make before they run: has this processor the features, and may they be
+used?
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def check(triple: str, features: frozenset[str]) -> str:
     for leaf, register, bit in wanted.values():
         masks[leaf, register] = masks.get((leaf, register), 0) | 1 << bit
     for leaf in sorted({leaf for leaf, _ in masks}):
-        # The result of cpuid is in four registers; rbx may be reserved, so it is saved around the instruction.
+        # The result of cpuid is in four registers; rbx may be reserved, so it is saved around the
+        # instruction.
         lines.append(
             f"  %l{leaf} = call {{ i32, i64, i32, i32 }} asm sideeffect "
             f'"xchgq %rbx, $1\\0Acpuid\\0Axchgq %rbx, $1", '
@@ -65,7 +68,8 @@ def _saved_state(features: frozenset[str]) -> list[str]:
     if any(name.startswith("amx") for name in features):
         mask |= _TILES
     return [
-        '  %x = call { i32, i32 } asm sideeffect "xgetbv", "={ax},={dx},{cx},~{dirflag},~{fpsr},~{flags}"(i32 0)',
+        '  %x = call { i32, i32 } asm sideeffect "xgetbv", '
+        '"={ax},={dx},{cx},~{dirflag},~{fpsr},~{flags}"(i32 0)',
         "  %xcr = extractvalue { i32, i32 } %x, 0",
         f"  %xm = and i32 %xcr, {mask}",
         f"  %ok = icmp eq i32 %xm, {mask}",

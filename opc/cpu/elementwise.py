@@ -103,7 +103,9 @@ def _emit(f: Function, e: Element) -> None:
 def _with_forms(e: Element, forms: list[Affine]) -> Element:
     left = iter(forms)
     dst = replace(e.dst, form=next(left))
-    return replace(e, dst=dst, src=tuple(replace(s, form=next(left)) if isinstance(s, View) else s for s in e.src))
+    return replace(
+        e, dst=dst, src=tuple(replace(s, form=next(left)) if isinstance(s, View) else s for s in e.src)
+    )
 
 
 def _block_move(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
@@ -126,6 +128,7 @@ def _block_move(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
 
 
 def copy_bytes(f: Function, to: str, source: str, length: str) -> None:
+    """Emit a memcpy."""
     f.call("llvm.memcpy.p0.p0.i64", "void", [to, source, length, "false"], ["ptr", "ptr", "i64", "i1"])
 
 
@@ -136,7 +139,11 @@ def _vector_dim(e: Element, dims: list[nest.Dim]) -> nest.Dim:
 
     def merit(d: nest.Dim) -> tuple[int, int, int]:
         strides = [v.stride(d.name) for v in e.views]
-        return (strides[0] == 1) * 2 + sum(s == 1 for s in strides[1:]), sum(s == 0 for s in strides), d.extent
+        return (
+            (strides[0] == 1) * 2 + sum(s == 1 for s in strides[1:]),
+            sum(s == 0 for s in strides),
+            d.extent,
+        )
 
     return max(dims, key=merit)
 
@@ -205,5 +212,3 @@ def iota(f: Function, form: Affine, dim: str, lanes: int) -> Vec:
 def store_result(f: Function, e: Element, dim: str, value: Vec, live: int) -> None:
     """Store into the destination, whose bits ``value`` already holds if the instruction only moves."""
     access.store(f, e.dst, dim, value, live, raw=e.move)
-
-

@@ -1,7 +1,8 @@
 """Program IR to LLVM text: one function per phase, one entry that runs them in order.
 
-A parallel loop is a phase: phases are separated by the join of a parallel region. Threads take contiguous shares of a
-parallel loop's iterations; iterations are independent, so results do not depend on the number of threads.
+A parallel loop is a phase: phases are separated by the join of a parallel region. Threads take contiguous
+shares of a parallel loop's iterations; iterations are independent, so results do not depend on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ RUNTIME = ("ptr", "ptr", "ptr")  # GOMP_parallel, omp_get_thread_num, omp_get_nu
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The emitted entry of one program: ``symbol(arguments, packed, workspace, scratch, threads, runtime)``."""
+    """The emitted entry of one program: ``symbol(arguments, packed, workspace, scratch, threads,
+    runtime)``.
+    """
 
     symbol: str
     arguments: tuple[Buffer, ...]
@@ -54,7 +57,9 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
 
 
 def _phases(body: tuple[Stmt, ...]) -> list[list[Stmt]]:
-    """Top-level statements; neighbours that are not parallel run together, because they share local buffers."""
+    """Top-level statements; neighbours that are not parallel run together, because they share local
+    buffers.
+    """
     found: list[list[Stmt]] = []
     alone = False
     for stmt in body:
@@ -141,7 +146,8 @@ class _Phase:
 
     def _gather(self, i: Instr, dst: View, src: View | float | int) -> None:
         source = i.src[0]
-        assert isinstance(source, Access) and isinstance(src, View)
+        assert isinstance(source, Access)
+        assert isinstance(src, View)
         checks = gather.checks_of(i, source, self.buffers[source.buffer], self.extents)
         if checks:
             gather.emit(self.f, gather.Gather(i, dst, src, checks))
@@ -195,7 +201,11 @@ def _slot(f: Function, index: int) -> str:
 
 def _entry(module: Module, entry: Entry, phases: list[tuple[str, int]]) -> None:
     """``symbol``: copy the context, then run each phase alone or as a team of at most ``threads``."""
-    f = Function(module, entry.symbol, "ptr %arguments, ptr %packed, ptr %workspace, ptr %scratch, i32 %threads, ptr %runtime")
+    f = Function(
+        module,
+        entry.symbol,
+        "ptr %arguments, ptr %packed, ptr %workspace, ptr %scratch, i32 %threads, ptr %runtime",
+    )
     context = f.alloca("ptr", len(entry.arguments) + len(CONTEXT) + len(RUNTIME), 8)
     count = len(entry.arguments)
     pointers = []
@@ -234,4 +244,3 @@ def _phase_call(f: Function, name: str, extent: int, context: str, passed: str, 
         alone()
         return
     f.branch(many, team, alone)
-

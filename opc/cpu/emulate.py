@@ -10,7 +10,9 @@ _ROW = 64
 
 # Rows are copied byte by byte; speed does not matter here.
 _MOVE = """\
-define internal void @opc.tile.move(ptr %to, i64 %to_stride, ptr %from, i64 %from_stride, i64 %rows, i64 %bytes) {
+define internal void @opc.tile.move(
+  ptr %to, i64 %to_stride, ptr %from, i64 %from_stride, i64 %rows, i64 %bytes
+) {
 entry:
   br label %row
 row:
@@ -109,29 +111,35 @@ def _tile(f: Function, storage: str, number: int) -> str:
 
 
 def zero(f: Function, storage: str, number: int) -> None:
-    """tilezero"""
-    f.call("llvm.memset.p0.i64", "void", [_tile(f, storage, number), "0", str(_TILE), "false"], ["ptr", "i8", "i64", "i1"])
+    """As tilezero."""
+    f.call(
+        "llvm.memset.p0.i64",
+        "void",
+        [_tile(f, storage, number), "0", str(_TILE), "false"],
+        ["ptr", "i8", "i64", "i1"],
+    )
 
 
 def load(f: Function, storage: str, number: int, pointer: str, stride: str, shape: tuple[int, int]) -> None:
-    """tileloadd"""
+    """As tileloadd."""
     _move(f, _tile(f, storage, number), str(_ROW), pointer, stride, shape)
 
 
 def store(f: Function, storage: str, number: int, pointer: str, stride: str, shape: tuple[int, int]) -> None:
-    """tilestored"""
+    """As tilestored."""
     _move(f, pointer, stride, _tile(f, storage, number), str(_ROW), shape)
 
 
 def _move(f: Function, to: str, to_stride: str, source: str, stride: str, shape: tuple[int, int]) -> None:
-    f.do(
-        f"call void @opc.tile.move(ptr {to}, i64 {to_stride}, ptr {source}, i64 {stride}, i64 {shape[0]}, i64 {shape[1]})"
-    )
+    ends = f"ptr {to}, i64 {to_stride}, ptr {source}, i64 {stride}"
+    f.do(f"call void @opc.tile.move({ends}, i64 {shape[0]}, i64 {shape[1]})")
 
 
 def multiply(f: Function, storage: str, tiles: list[int], shape: tuple[int, int, int], dtype: DType) -> None:
     """tdpbf16ps or tdpbssd: ``shape`` is (rows, columns, groups)."""
-    text = _MULTIPLY.format(name=dtype, group=4 // dtype.bytes, size=dtype.bytes, row=_ROW, product=_PRODUCTS[dtype])
+    text = _MULTIPLY.format(
+        name=dtype, group=4 // dtype.bytes, size=dtype.bytes, row=_ROW, product=_PRODUCTS[dtype]
+    )
     f.module.define(f"opc.tile.multiply.{dtype}", text)
     c, a, b = (_tile(f, storage, n) for n in tiles)
     extents = ", ".join(f"i64 {e}" for e in shape)

@@ -11,9 +11,19 @@ from opc.machine.model import Machine
 
 _CPUINFO = Path("/proc/cpuinfo")
 # The kernel's names where they differ from LLVM's.
-_NAMES = {"pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx512_bf16": "avx512bf16", "amx_tile": "amx-tile",
-          "amx_bf16": "amx-bf16", "amx_int8": "amx-int8", "abm": "lzcnt", "avx512_vnni": "avx512vnni", "asimd": "neon",
-          "fphp": "fullfp16", "asimdhp": "fullfp16"}  # fmt: skip
+_NAMES = {
+    "pni": "sse3",
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "abm": "lzcnt",
+    "avx512_bf16": "avx512bf16",
+    "avx512_vnni": "avx512vnni",
+    "amx_tile": "amx-tile",
+    "amx_bf16": "amx-bf16",
+    "amx_int8": "amx-int8",
+    "asimd": "neon",
+    "asimdhp": "fullfp16",
+}
 _PREFERRED = ("amx", "avx512", "avx2", "portable")
 _ARCH_PRCTL = 158
 _REQUEST_PERMISSION = 0x1023
@@ -40,7 +50,12 @@ def amx_permitted() -> bool:
     if "amx-tile" not in host_features() or platform.machine() != "x86_64":
         return False
     syscall = ctypes.CDLL(None, use_errno=True).syscall
-    return int(syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_REQUEST_PERMISSION), ctypes.c_long(_TILE_DATA))) == 0
+    return (
+        int(
+            syscall(ctypes.c_long(_ARCH_PRCTL), ctypes.c_long(_REQUEST_PERMISSION), ctypes.c_long(_TILE_DATA))
+        )
+        == 0
+    )
 
 
 def missing(machine: Machine) -> list[str]:

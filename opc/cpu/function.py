@@ -27,7 +27,9 @@ class _Scope:
 class Module:
     """Declarations and finished functions of one LLVM module."""
 
-    def __init__(self, triple: str = "", vector_bytes: int = 32, features: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, triple: str = "", vector_bytes: int = 32, features: frozenset[str] = frozenset()
+    ) -> None:
         self.triple = triple
         self.vector_bytes = vector_bytes
         self.features = features
@@ -40,7 +42,12 @@ class Module:
     @property
     def fused(self) -> bool:
         """True if multiply-add is one instruction."""
-        return "fma" in self.features or not self.triple.startswith(("x86_64", "i686"))
+        return not self.x86 or "fma" in self.features
+
+    @property
+    def x86(self) -> bool:
+        """True for 64-bit x86."""
+        return self.triple.startswith("x86_64")
 
     def declare(self, name: str, text: str) -> str:
         """Declare ``name`` once; the text is what follows ``declare``."""
@@ -52,15 +59,19 @@ class Module:
         self.helpers.setdefault(name, text)
 
     def text(self) -> str:
+        """The whole module."""
         head = [f'target triple = "{self.triple}"'] if self.triple else []
-        return "\n".join([*head, *self.functions, *self.helpers.values(), *(self.declarations[k] for k in sorted(self.declarations)),
-                          f"attributes #0 = {{ {self.attributes} }}", ""])  # fmt: skip
+        declarations = [self.declarations[name] for name in sorted(self.declarations)]
+        attributes = f"attributes #0 = {{ {self.attributes} }}"
+        return "\n".join([*head, *self.functions, *self.helpers.values(), *declarations, attributes, ""])
 
 
 class Function:
     """Emits one function; ``env`` maps variables to constants or i64 values."""
 
-    def __init__(self, module: Module, name: str, parameters: str, result: str = "void", linkage: str = "") -> None:
+    def __init__(
+        self, module: Module, name: str, parameters: str, result: str = "void", linkage: str = ""
+    ) -> None:
         self.module = module
         self._header = f"define {linkage} {result} @{name}({parameters})".replace("  ", " ")
         self._entry: list[str] = []
@@ -72,7 +83,15 @@ class Function:
     def finish(self, result: str = "void") -> None:
         """Close the function and hand its text to the module."""
         scope = self._scopes[0]
-        lines = [f"{self._header} #0 {{", "entry:", *self._entry, *scope.head, *scope.body, f"  ret {result}", "}"]
+        lines = [
+            f"{self._header} #0 {{",
+            "entry:",
+            *self._entry,
+            *scope.head,
+            *scope.body,
+            f"  ret {result}",
+            "}",
+        ]
         self.module.functions.append("\n".join(lines))
 
     # Values
@@ -100,7 +119,9 @@ class Function:
     def call(self, name: str, result: str, arguments: Sequence[str], types: Sequence[str]) -> str:
         """Call a declared function; returns "" for a void result."""
         self.module.declare(name, f"{result} @{name}({', '.join(types)})")
-        text = f"call {result} @{name}({', '.join(f'{t} {a}' for t, a in zip(types, arguments, strict=True))})"
+        text = (
+            f"call {result} @{name}({', '.join(f'{t} {a}' for t, a in zip(types, arguments, strict=True))})"
+        )
         if result == "void":
             self.do(text)
             return ""
@@ -138,8 +159,10 @@ class Function:
         total: str | None = None
         for depth, value, c in terms:
             scaled = value if c == 1 else self._place(("mul", value, c), depth, f"mul nsw i64 {value}, {c}")
-            total = scaled if total is None else self._place(
-                ("add", total, scaled), depth, f"add nsw i64 {total}, {scaled}"
+            total = (
+                scaled
+                if total is None
+                else self._place(("add", total, scaled), depth, f"add nsw i64 {total}, {scaled}")
             )
         if total is None:
             return const
@@ -153,9 +176,13 @@ class Function:
         for at, value, c in terms:
             depth = max(depth, at)
             scaled = value if c == 1 else self._place(("mul", value, c), at, f"mul nsw i64 {value}, {c}")
-            pointer = self._place(("gep", pointer, scaled), depth, f"getelementptr i8, ptr {pointer}, i64 {scaled}")
+            pointer = self._place(
+                ("gep", pointer, scaled), depth, f"getelementptr i8, ptr {pointer}, i64 {scaled}"
+            )
         if const:
-            pointer = self._place(("gep", pointer, const), depth, f"getelementptr i8, ptr {pointer}, i64 {const}")
+            pointer = self._place(
+                ("gep", pointer, const), depth, f"getelementptr i8, ptr {pointer}, i64 {const}"
+            )
         return pointer
 
     def note_depth(self, value: str) -> None:
@@ -245,7 +272,9 @@ class Function:
             parent.append(f"  {name} = phi {type_} [ {first}, %{label}p ], [ {last}, %{label}e ]")
         return out
 
-    def branch(self, condition: str, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
+    def branch(
+        self, condition: str, then: Callable[[], None], otherwise: Callable[[], None] | None = None
+    ) -> None:
         """``if condition: then() else: otherwise()``."""
         label = self.label()
         other = f"{label}f" if otherwise else f"{label}x"
@@ -273,7 +302,7 @@ class Function:
     def derived(self, key: str, form: Affine, texts: Callable[[str], list[str]]) -> Affine:
         """A variable computed from ``form`` by several instructions, placed as far out as the form allows.
 
-        ``texts`` receives the form's value and returns right-hand sides in which ``@N`` names the N-th result.
+        ``texts`` receives the form's value and returns right-hand sides in which ``@N@`` is the N-th result.
         """
         value = self.index(form)
         assert isinstance(value, str)

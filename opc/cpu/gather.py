@@ -1,7 +1,8 @@
 """Copies with a fill value: the iteration box is split at run time into an interior and a border.
 
-Each bounds check belongs to the innermost dimension its index reads, so inside the loops of the other dimensions it
-is a range of that one dimension: rows stay contiguous and the interior is copied without tests.
+Each bounds check belongs to the innermost dimension its index reads, so inside the loops of the other
+dimensions it is a range of that one dimension: rows stay contiguous and the interior is copied without
+tests.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def emit(f: Function, g: Gather) -> None:
 def _attach(dims: list[nest.Dim], checks: Sequence[Check]) -> tuple[list[_Dim], list[Check]]:
     """Checks by the innermost dimension they read, and those that read none."""
     by_dim: dict[str, list[Check]] = {d.name: [] for d in dims}
-    constant = []
+    constant: list[Check] = []
     for c in checks:
         inner = [d.name for d in dims if c.form.coefficient(d.name)]
         (by_dim[inner[-1]] if inner else constant).append(c)
@@ -90,7 +91,9 @@ def _attach(dims: list[nest.Dim], checks: Sequence[Check]) -> tuple[list[_Dim], 
 
 
 def _absorb(dims: list[_Dim], g: Gather) -> tuple[list[_Dim], Gather]:
-    """Merge an unchecked innermost dimension into a checked one that it continues: rows of pixels x channels."""
+    """Merge an unchecked innermost dimension into a checked one that it continues: rows of pixels x
+    channels.
+    """
     while len(dims) >= 2:
         outer, inner = dims[-2], dims[-1]
         read_elsewhere = any(c.form.coefficient(inner.name) for d in dims for c in d.checks)
@@ -98,8 +101,13 @@ def _absorb(dims: list[_Dim], g: Gather) -> tuple[list[_Dim], Gather]:
         steps = [(v.form.coefficient(outer.name), v.form.coefficient(inner.name)) for v in (g.dst, g.src)]
         if inner.checks or read_elsewhere or inner_read or any(o != inner.extent * i for o, i in steps):
             break
-        dims = [*dims[:-2], _Dim(outer.name, outer.extent * inner.extent, outer.checks, outer.scale * inner.extent)]
-        moved = [v.form + Affine.var(outer.name, i - o) for v, (o, i) in zip((g.dst, g.src), steps, strict=True)]
+        dims = [
+            *dims[:-2],
+            _Dim(outer.name, outer.extent * inner.extent, outer.checks, outer.scale * inner.extent),
+        ]
+        moved = [
+            v.form + Affine.var(outer.name, i - o) for v, (o, i) in zip((g.dst, g.src), steps, strict=True)
+        ]
         moved = [x.substitute({inner.name: 0}) for x in moved]
         g = replace(g, dst=replace(g.dst, form=moved[0]), src=replace(g.src, form=moved[1]))
     return dims, g
@@ -295,7 +303,9 @@ def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
         ahead = {inner.name: Affine.var(inner.name) + i}
         conditions = [_holds(f, Check(c.form.substitute(ahead), c.size)) for c in g.checks]
         inside = _all(f, conditions)
-        at = f.op(f"select i1 {inside}, ptr {f.pointer(g.src.base, g.src.form.substitute(ahead))}, ptr {g.src.base}")
+        at = f.op(
+            f"select i1 {inside}, ptr {f.pointer(g.src.base, g.src.form.substitute(ahead))}, ptr {g.src.base}"
+        )
         raw = values.load_raw(f, g.src.dtype, at, 1, 1)
         return values.select(f, Vec("i1", 1, inside), values.widen(f, g.src.dtype, raw), fill)
 

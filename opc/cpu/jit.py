@@ -30,10 +30,16 @@ class Target:
         try:
             target = llvm.Target.from_triple(self.triple)
         except RuntimeError as problem:
-            raise fail(RuntimeCallError, "E0950", f"LLVM has no back end for '{self.triple}': {problem}") from None
+            raise fail(
+                RuntimeCallError, "E0950", f"LLVM has no back end for '{self.triple}': {problem}"
+            ) from None
         features = ",".join(f"+{name}" for name in sorted(self.features))
         return target.create_target_machine(
-            cpu="", features=features, opt=2, reloc="pic" if pic else "default", codemodel="default" if pic else "jitdefault"
+            cpu="",
+            features=features,
+            opt=2,
+            reloc="pic" if pic else "default",
+            codemodel="default" if pic else "jitdefault",
         )
 
 

@@ -40,19 +40,28 @@ class Unit:
 
 
 def lower(
-    prepare: Program | None, run: Program, machine: Machine, *, host_features: bool = False, emulate: bool = False
+    prepare: Program | None,
+    run: Program,
+    machine: Machine,
+    *,
+    host_features: bool = False,
+    emulate: bool = False,
+    triple: str = "",
 ) -> Unit:
     """LLVM text for a pair of programs.
 
-    ``host_features`` keeps the machine's vector width but uses only what this host has, so that code for wider
-    machines can be executed here. ``emulate`` replaces tile instructions by functions that compute the same.
+    ``host_features`` keeps the machine's vector width but uses only what this host has, so that code for
+    wider machines can be executed here. ``emulate`` replaces tile instructions by functions that compute
+    the same. ``triple`` names another processor to emit for.
     """
     if machine.kind != "cpu":
-        raise fail(MachineError, "E0951", f"machine '{machine.name}' is not a CPU", help="emit its listing instead")
+        raise fail(
+            MachineError, "E0951", f"machine '{machine.name}' is not a CPU", help="emit its listing instead"
+        )
     wanted = frozenset(machine.features)
     if host_features:
         wanted &= features.host_features()
-    module = Module(host_triple(), machine.vector_bytes, wanted)
+    module = Module(triple or host_triple(), machine.vector_bytes, wanted)
     module.emulate = emulate
     first = None
     if prepare is not None and prepare.body:
@@ -66,8 +75,9 @@ def lower(
 class CpuKernel:
     """Executable form of a Unit in this process.
 
-    Pointers are addresses of C-contiguous arrays; the caller owns ``packed`` and ``workspace`` and keeps every array
-    alive during the call. Calls release the GIL, and any number may run at once on different workspaces.
+    Pointers are addresses of C-contiguous arrays; the caller owns ``packed`` and ``workspace`` and keeps
+    every array alive during the call. Calls release the GIL, and any number may run at once on different
+    workspaces.
     """
 
     def __init__(self, unit: Unit) -> None:
@@ -104,15 +114,21 @@ class CpuKernel:
         """Compute the outputs; ``pointers`` are the addresses of ``run_arguments``."""
         self._call(self._run, self.unit.run, pointers, packed, workspace, nthreads)
 
-    def _call(self, function: object, entry: Entry, pointers: Sequence[int], packed: int, workspace: int, n: int) -> None:
+    def _call(
+        self, function: object, entry: Entry, pointers: Sequence[int], packed: int, workspace: int, n: int
+    ) -> None:
         if len(pointers) != len(entry.arguments):
-            raise fail(RuntimeCallError, "E0906", f"{len(pointers)} arrays for {len(entry.arguments)} arguments")
+            raise fail(
+                RuntimeCallError, "E0906", f"{len(pointers)} arrays for {len(entry.arguments)} arguments"
+            )
         n = min(n, entry.width)
         runtime = threads.runtime() if n > 1 else None
         if runtime is None:
             n = 1
         array = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
-        shared = max(self.unit.run.layout.workspace, self.unit.prepare.layout.workspace if self.unit.prepare else 0)
+        shared = max(
+            self.unit.run.layout.workspace, self.unit.prepare.layout.workspace if self.unit.prepare else 0
+        )
         assert callable(function)
         function(array, packed, workspace, workspace + shared, n, runtime.address if runtime else None)
 
@@ -128,9 +144,16 @@ class CpuKernel:
 
 
 def compile_kernel(
-    prepare: Program | None, run: Program, machine: Machine, *, host_features: bool = False, emulate: bool = False
+    prepare: Program | None,
+    run: Program,
+    machine: Machine,
+    *,
+    host_features: bool = False,
+    emulate: bool = False,
 ) -> CpuKernel:
-    """Compile a pair of programs for this process. Raises RuntimeCallError (E0952) if this host lacks a feature."""
+    """Compile a pair of programs for this process. Raises RuntimeCallError (E0952) if this host lacks a
+    feature.
+    """
     if not host_features and not emulate:
         lacking = features.missing(machine)
         if lacking:

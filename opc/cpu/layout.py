@@ -47,6 +47,7 @@ class Layout:
 
 
 def round_up(value: int, unit: int) -> int:
+    """The least multiple of ``unit`` that is at least ``value``."""
     return -(-value // unit) * unit
 
 

@@ -1,7 +1,7 @@
 """cube.mma on vector registers: an outer-product block whose accumulators live in SSA values.
 
-Columns (the destination's contiguous dimension) are lanes, rows are broadcasts; every reduced dimension is a rolled
-loop that carries the accumulators, the innermost unrolled a few times.
+Columns (the destination's contiguous dimension) are lanes, rows are broadcasts; every reduced dimension
+is a rolled loop that carries the accumulators, the innermost unrolled a few times.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def emit(f: Function, m: Mma) -> None:
     """Emit the whole instruction."""
     dims = nest.significant(f, m.instr.dims)
     dims, forms = nest.merge(dims, [m.dst.form, m.a.form, m.b.form])
-    m = replace(m, **{n: replace(getattr(m, n), form=x) for n, x in zip(("dst", "a", "b"), forms, strict=True)})
+    m = replace(
+        m, **{n: replace(getattr(m, n), form=x) for n, x in zip(("dst", "a", "b"), forms, strict=True)}
+    )
     plan = _plan(f, m, dims)
     nest.walk(f, plan.outer, lambda: _wide(f, m, plan), unroll=m.dst.register)
 
@@ -64,7 +66,9 @@ def _wide(f: Function, m: Mma, plan: _Plan) -> None:
     def part(i: Index, _: list[str]) -> list[str]:
         f.bind({"part.": i})
         ahead = {name: Affine.var(name) + Affine.var("part.")}
-        moved = {n: replace(getattr(m, n), form=getattr(m, n).form.substitute(ahead)) for n in ("dst", "a", "b")}
+        moved = {
+            n: replace(getattr(m, n), form=getattr(m, n).form.substitute(ahead)) for n in ("dst", "a", "b")
+        }
         _block(f, replace(m, **moved), replace(plan, column=nest.Dim(name, min(width, extent - at))))
         return []
 
@@ -84,11 +88,15 @@ def _plan(f: Function, m: Mma, dims: list[nest.Dim]) -> _Plan:
 
     def merit(d: nest.Dim) -> tuple[int, int]:
         strides = [m.b.stride(d.name), m.a.stride(d.name)]
-        return (m.dst.stride(d.name) == 1) * 3 + sum(s == 1 for s in strides) * 2 + sum(s == 0 for s in strides), d.extent
+        return (m.dst.stride(d.name) == 1) * 3 + sum(s == 1 for s in strides) * 2 + sum(
+            s == 0 for s in strides
+        ), d.extent
 
     column = max(kept, key=merit)
-    lanes = 1 if column.extent == 1 else min(
-        lanes_of(m.dst.dtype, f.module.vector_bytes), 1 << (column.extent - 1).bit_length()
+    lanes = (
+        1
+        if column.extent == 1
+        else min(lanes_of(m.dst.dtype, f.module.vector_bytes), 1 << (column.extent - 1).bit_length())
     )
     rest = nest.by_stride([d for d in kept if d is not column], m.dst)
     count = -(-column.extent // lanes)
@@ -173,7 +181,9 @@ def _advance(m: Mma, dim: str, by: int) -> Mma:
     if not by:
         return m
     ahead = {dim: Affine.var(dim) + by}
-    return replace(m, a=replace(m.a, form=m.a.form.substitute(ahead)), b=replace(m.b, form=m.b.form.substitute(ahead)))
+    return replace(
+        m, a=replace(m.a, form=m.a.form.substitute(ahead)), b=replace(m.b, form=m.b.form.substitute(ahead))
+    )
 
 
 def _unroll(extent: int, cells: int) -> int:
@@ -184,7 +194,12 @@ def _unroll(extent: int, cells: int) -> int:
 
 
 def _step(
-    f: Function, m: Mma, plan: _Plan, cells: list[dict[str, int]], live: dict[int, int], accumulators: list[str]
+    f: Function,
+    m: Mma,
+    plan: _Plan,
+    cells: list[dict[str, int]],
+    live: dict[int, int],
+    accumulators: list[str],
 ) -> list[str]:
     """One multiply-add into every accumulator."""
     loaded: dict[tuple[str, Affine], Vec] = {}
@@ -208,4 +223,3 @@ def _multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
     if c.kind == "i32":
         return values.binary(f, "add", c, values.binary(f, "mul", a, b))
     return values.multiply_add(f, a, b, c)
-

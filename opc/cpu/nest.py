@@ -24,7 +24,9 @@ def significant(f: Function, dims: Sequence[tuple[str, int]]) -> list[Dim]:
     return [Dim(name, extent) for name, extent in dims if extent > 1]
 
 
-def merge(dims: list[Dim], forms: list[Affine], fixed: frozenset[str] = frozenset()) -> tuple[list[Dim], list[Affine]]:
+def merge(
+    dims: list[Dim], forms: list[Affine], fixed: frozenset[str] = frozenset()
+) -> tuple[list[Dim], list[Affine]]:
     """Fuse pairs of dimensions that every form walks as one; ``fixed`` ones stay as they are.
 
     The fused dimension keeps the inner one's name, so forms only lose the outer term.

@@ -74,7 +74,9 @@ def _typed(f: Function, v: Value, kind: str, lanes: int, wanted: str = "") -> Ve
 
 
 def _divide(f: Function, a: Vec, b: Vec) -> Vec:
-    """The quotient; of integers in f64, which is exact enough to round like the true quotient and never traps."""
+    """The quotient; of integers in f64, which is exact enough to round like the true quotient and never
+    traps.
+    """
     if a.kind == "i32":
         a, b = to_kind(f, a, "f64"), to_kind(f, b, "f64")
     return binary(f, "fdiv", a, b)
@@ -96,6 +98,6 @@ def _extreme(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: 
 
 
 def extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
-    """max (``ogt``) or min (``olt``) of floats where a NaN on either side wins."""
+    """The max (``ogt``) or min (``olt``) of floats where a NaN on either side wins."""
     larger = select(f, compare(f, f"fcmp {test}", x, y), x, y)
     return select(f, compare(f, "fcmp uno", x, x), x, larger)

@@ -1,7 +1,8 @@
 """Reductions: vector.reduce_sum, max, min, argmax, argmin and moments.
 
-Lanes run along a kept dimension where the source is contiguous there (pooling over channels); otherwise along a
-reduced one, with several partial results merged as a tree, so the order of additions is fixed by the shape alone.
+Lanes run along a kept dimension where the source is contiguous there (pooling over channels); otherwise
+along a reduced one, with several partial results merged as a tree, so the order of additions is fixed by
+the shape alone.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def _plan(f: Function, r: Reduction, dims: list[nest.Dim]) -> _Plan:
 
     best = max(kept, key=merit, default=None)
     if best is not None and (merit(best)[0] or not any(merit(d)[0] for d in reduced)):
-        return _Plan(best, lanes(best), False, nest.by_stride([d for d in kept if d is not best], r.dst[0]), reduced)
+        return _Plan(
+            best, lanes(best), False, nest.by_stride([d for d in kept if d is not best], r.dst[0]), reduced
+        )
     if not reduced:
         f.bind({"one.": 0})
         return _Plan(nest.Dim("one.", 1), 1, True, nest.by_stride(kept, r.dst[0]), [])
@@ -205,7 +208,11 @@ def _partial(f: Function, r: Reduction, plan: _Plan, full: int, change: Change, 
 
 
 def _nested(
-    f: Function, dims: Sequence[nest.Dim], states: list[State], inner: Callable[[list[State]], list[State]], unroll: bool
+    f: Function,
+    dims: Sequence[nest.Dim],
+    states: list[State],
+    inner: Callable[[list[State]], list[State]],
+    unroll: bool,
 ) -> list[State]:
     """``inner`` inside loops over ``dims`` that carry the states."""
     if not dims:
@@ -254,7 +261,9 @@ def _identity(f: Function, r: Reduction, lanes: int) -> State:
 
 def _masked(f: Function, r: Reduction, state: State, lanes: int, live: int) -> State:
     """Dead lanes become the identity."""
-    mask = Vec("i1", lanes, "<" + ", ".join(f"i1 {'true' if i < live else 'false'}" for i in range(lanes)) + ">")
+    mask = Vec(
+        "i1", lanes, "<" + ", ".join(f"i1 {'true' if i < live else 'false'}" for i in range(lanes)) + ">"
+    )
     return [values.select(f, mask, v, e) for v, e in zip(state, _identity(f, r, lanes), strict=True)]
 
 
@@ -312,7 +321,9 @@ def _store(f: Function, r: Reduction, dim: str, live: int, fresh: State, merged:
         access.store(f, v, dim, s, live)
 
 
-def _finish_moments(f: Function, r: Reduction, dim: str, lanes: int, live: int, state: State, count: int) -> None:
+def _finish_moments(
+    f: Function, r: Reduction, dim: str, lanes: int, live: int, state: State, count: int
+) -> None:
     """Chan's rule with the ``form`` elements that the destination holds."""
     earlier: Index = f.index(r.instr.form) if r.instr.form is not None else 0
     if earlier == 0 or _first(f, r) == 0:
@@ -333,7 +344,9 @@ def _finish_moments(f: Function, r: Reduction, dim: str, lanes: int, live: int, 
     share = values.to_kind(f, share, kind)
     delta = values.binary(f, "fsub", state[0], mean)
     moved = values.binary(f, "fadd", mean, values.binary(f, "fmul", delta, values.broadcast(f, share, lanes)))
-    square = values.binary(f, "fmul", values.binary(f, "fmul", delta, delta), values.broadcast(f, weight, lanes))
+    square = values.binary(
+        f, "fmul", values.binary(f, "fmul", delta, delta), values.broadcast(f, weight, lanes)
+    )
     merged = [moved, values.binary(f, "fadd", values.binary(f, "fadd", m2, state[1]), square)]
     if not isinstance(earlier, int):
         none = values.broadcast(f, Vec("i1", 1, f.op(f"icmp eq i64 {earlier}, 0")), lanes)

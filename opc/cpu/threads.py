@@ -1,4 +1,6 @@
-"""An OpenMP runtime to run parallel phases on: the one already in this process, so that pools are not doubled."""
+"""An OpenMP runtime to run parallel phases on: the one already in this process, so that pools are not
+doubled.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,12 @@ def count(threads: int | None = None) -> int:
         if not text:
             return available()
         if not text.isascii() or not text.isdigit():
-            raise fail(RuntimeCallError, "E0913", f"{_VARIABLE} is '{text}'", help="set it to a whole number, 1 or more")
+            raise fail(
+                RuntimeCallError,
+                "E0913",
+                f"{_VARIABLE} is '{text}'",
+                help="set it to a whole number, 1 or more",
+            )
         threads = int(text)
     if threads < 1:
         raise fail(RuntimeCallError, "E0913", f"{threads} threads were asked for", help="ask for 1 or more")

@@ -19,7 +19,9 @@ def group_operands(program: Program, space: str) -> Program:
         for i, _ in instructions(program.body)
         if i.opcode == "cube.mma" and table[i.sources[1].buffer].space == space
     }
-    chosen = {name: GROUP_BYTES // table[name].dtype.bytes for name in sorted(names) if len(table[name].shape) == 2}
+    chosen = {
+        name: GROUP_BYTES // table[name].dtype.bytes for name in sorted(names) if len(table[name].shape) == 2
+    }
     if not chosen:
         return program
     buffers = tuple(_grouped(b, chosen[b.name]) if b.name in chosen else b for b in program.buffers)
@@ -47,7 +49,9 @@ def _statement(stmt: Stmt, chosen: dict[str, int]) -> Stmt:
     for access in (*stmt.dst, *stmt.sources):
         if access.buffer in chosen:
             stmt = _split(stmt, access.index[0], access.buffer, chosen[access.buffer])
-    move = {a: _regrouped(a, stmt, chosen[a.buffer]) for a in (*stmt.dst, *stmt.sources) if a.buffer in chosen}
+    move = {
+        a: _regrouped(a, stmt, chosen[a.buffer]) for a in (*stmt.dst, *stmt.sources) if a.buffer in chosen
+    }
     return replace(
         stmt,
         dst=tuple(move.get(a, a) for a in stmt.dst),

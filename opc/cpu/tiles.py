@@ -1,8 +1,9 @@
-"""Tile registers: AMX intrinsics with fixed tile numbers, or functions that compute the same for hosts without AMX.
+"""Tile registers: AMX intrinsics with fixed tile numbers, or functions that compute the same for hosts
+without AMX.
 
-A buffer of the tile space is a grid of tiles of at most 16 rows x 64 bytes, numbered row by row from the buffer's
-offset. The second operand of a multiplication is stored in groups of the values that fit four bytes,
-``b[k / g, n, g]``, as the processor wants it; ``tile_groups`` brings ``b[k, n]`` into that form.
+A buffer of the tile space is a grid of tiles of at most 16 rows x 64 bytes, numbered row by row from the
+buffer's offset. The second operand of a multiplication is stored in groups of the values that fit four
+bytes, ``b[k / g, n, g]``, as the processor wants it; ``tile_groups`` brings ``b[k, n]`` into that form.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def assign(program: Program, space: str) -> dict[str, Tile]:
                 MachineError,
                 "E0954",
                 f"buffer '{b.name}' does not fit tile registers {tile.number} to {following - 1}",
-                help=f"there are {TILES} tiles of {ROWS} rows of {ROW_BYTES} bytes; buffers need two axes and one slot",
+                help=f"there are {TILES} tiles of {ROWS} rows of {ROW_BYTES} bytes; buffers need two axes",
             )
         found[b.name] = tile
     return found
@@ -131,8 +132,8 @@ class TileUnit:
                     raise fail(
                         MachineError,
                         "E0954",
-                        f"tile register {block.number} is {shapes[block.number]} and, for '{tile.buffer.name}', "
-                        f"{shape} rows × bytes in one phase",
+                        f"tile register {block.number} is {shapes[block.number]} and, "
+                        f"for '{tile.buffer.name}', {shape} rows × bytes in one phase",
                         help="give buffers of different shapes different tiles",
                     )
         return shapes
@@ -159,7 +160,8 @@ class TileUnit:
             self.f.call("llvm.x86.tilerelease", "void", [], [])
 
     def emit(self, i: Instr, view: Callable[[Access], View], plain: Plain) -> None:
-        """Emit one instruction. ``view`` linearises an access; ``plain`` emits an instruction whose destination or
+        """Emit one instruction. ``view`` linearises an access; ``plain`` emits an instruction whose
+        destination or
         sources (by position) are replaced by views of memory.
         """
         if i.opcode == "cube.mma":
@@ -209,7 +211,9 @@ class TileUnit:
         return True
 
     def _strided(self, i: Instr, tile_access: Access, other: View) -> tuple[View, int] | None:
-        """(view of the first element, distance of rows in bytes) if ``other`` walks whole tile rows contiguously."""
+        """(view of the first element, distance of rows in bytes) if ``other`` walks whole tile rows
+        contiguously.
+        """
         tile = self.tiles[tile_access.buffer]
         if other.dtype is not tile.buffer.dtype or prod(e for _, e in i.dims) != tile.buffer.elements:
             return None
@@ -259,7 +263,7 @@ class TileUnit:
                 MachineError,
                 "E0954",
                 f"cube.mma on '{c.buffer}' is not a multiplication of whole tiles",
-                help="write c[m, n] += a[m, k*g + i] · b[k, n, i] with g values of a 4-byte group, bf16 or i8",
+                help="write c[m, n] += a[m, k] · b[k, n] over whole buffers, bf16 or i8",
             )
         tiles = [self.tiles[x.buffer] for x in (c, a, b)]
         if i.init is not None:
@@ -267,12 +271,16 @@ class TileUnit:
         for m in range(-(-tiles[0].rows // ROWS)):
             for n in range(tiles[0].columns):
                 for k in range(tiles[1].columns):
-                    self._multiply_blocks(tiles[0].block(m, n), tiles[1].block(m, k), tiles[2].block(k, n), dtype)
+                    self._multiply_blocks(
+                        tiles[0].block(m, n), tiles[1].block(m, k), tiles[2].block(k, n), dtype
+                    )
 
     def _multiply_blocks(self, c: Block, a: Block, b: Block, dtype: DType) -> None:
         numbers = [c.number, a.number, b.number]
         if self.emulated:
-            emulate.multiply(self.f, self.storage, numbers, (c.rows, c.row_bytes // GROUP_BYTES, b.rows), dtype)
+            emulate.multiply(
+                self.f, self.storage, numbers, (c.rows, c.row_bytes // GROUP_BYTES, b.rows), dtype
+            )
         else:
             self.f.call(f"llvm.x86.{_MULTIPLY[dtype]}", "void", [str(n) for n in numbers], ["i8 immarg"] * 3)
 
@@ -294,7 +302,9 @@ class TileUnit:
         for block in tile.blocks():
             at = self._block_pointer(block, pointer, stride)
             if self.emulated:
-                emulate.load(self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes))
+                emulate.load(
+                    self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes)
+                )
             else:
                 self._move("llvm.x86.tileloadd64", block.number, at, stride)
 
@@ -302,7 +312,9 @@ class TileUnit:
         for block in tile.blocks():
             at = self._block_pointer(block, pointer, stride)
             if self.emulated:
-                emulate.store(self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes))
+                emulate.store(
+                    self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes)
+                )
             else:
                 self._move("llvm.x86.tilestored64", block.number, at, stride)
 
@@ -324,4 +336,6 @@ def _is_product(i: Instr, size: int) -> bool:
     if None in names or a.index[0].as_var() != names[0] or b.index[1].as_var() != names[1]:
         return False
     k, j = str(names[2]), str(names[3])
-    return a.index[1] == Affine.of({k: group, j: 1}) and extents.get(j) == group and set(extents) == set(names)
+    return (
+        a.index[1] == Affine.of({k: group, j: 1}) and extents.get(j) == group and set(extents) == set(names)
+    )

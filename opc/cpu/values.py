@@ -1,6 +1,7 @@
 """Vectors in flight: their LLVM types, loads and stores with conversion, and the storage formats.
 
-A ``Vec`` holds compute values (f64, f32, i32), conditions (i1) or raw storage bits; f16 and bf16 exist only in memory.
+A ``Vec`` holds compute values (f64, f32, i32), conditions (i1) or raw storage bits; f16 and bf16 exist
+only in memory.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ def broadcast(f: Function, value: Vec, lanes: int) -> Vec:
     if value.lanes == lanes:
         return value
     one = f.op(f"insertelement {llvm_type(value.kind, lanes)} poison, {value.type} {value.ref}, i64 0")
-    spread = f.op(f"shufflevector {llvm_type(value.kind, lanes)} {one}, {llvm_type(value.kind, lanes)} poison, "
-                  f"<{lanes} x i32> zeroinitializer")  # fmt: skip
+    type_ = llvm_type(value.kind, lanes)
+    spread = f.op(f"shufflevector {type_} {one}, {type_} poison, <{lanes} x i32> zeroinitializer")
     return Vec(value.kind, lanes, spread)
 
 
 def unary(f: Function, op: str, v: Vec) -> Vec:
+    """An LLVM instruction with one operand."""
     return Vec(v.kind, v.lanes, f.op(f"{op} {v.type} {v.ref}"))
 
 
@@ -88,6 +90,7 @@ def compare(f: Function, op: str, a: Vec, b: Vec) -> Vec:
 
 
 def select(f: Function, c: Vec, a: Vec, b: Vec) -> Vec:
+    """``a`` where ``c`` holds, else ``b``."""
     return Vec(a.kind, a.lanes, f.op(f"select {c.type} {c.ref}, {a.type} {a.ref}, {b.type} {b.ref}"))
 
 
@@ -178,7 +181,7 @@ def _to_bf16(f: Function, v: Vec) -> Vec:
 
 def _has_f16(f: Function) -> bool:
     # Without F16C the conversions would be library calls, which a JIT cannot always resolve.
-    return bool(f.module.features & {"f16c", "avx512f", "fullfp16"})
+    return not f.module.x86 or bool(f.module.features & {"f16c", "avx512f"})
 
 
 def _to_half(f: Function, v: Vec) -> Vec:
@@ -224,7 +227,9 @@ def _float_to_half(f: Function, v: Vec) -> Vec:
     magnitude = binary(f, "and", bits, number(0x7FFFFFFF))
     sign = binary(f, "lshr", binary(f, "and", bits, number(-0x80000000)), number(16))
     odd = binary(f, "and", binary(f, "lshr", magnitude, number(13)), number(1))
-    normal = binary(f, "lshr", binary(f, "add", binary(f, "add", magnitude, number(-0x37FFF001)), odd), number(13))
+    normal = binary(
+        f, "lshr", binary(f, "add", binary(f, "add", magnitude, number(-0x37FFF001)), odd), number(13)
+    )
     # Adding 0.5 aligns a subnormal half's last place with the sum's, so the adder rounds it to nearest even.
     aligned = binary(f, "fadd", convert_bits(f, "bitcast", magnitude, "f32"), splat("f32", n, 0.5))
     small = binary(f, "sub", convert_bits(f, "bitcast", aligned, "i32"), number(0x3F000000))
@@ -244,7 +249,9 @@ def raw_kind(dtype: DType) -> str:
 
 
 def load_raw(f: Function, dtype: DType, pointer: str, lanes: int, live: int) -> Vec:
-    """``live`` of ``lanes`` consecutive elements; the other lanes are undefined and their memory is not touched."""
+    """``live`` of ``lanes`` consecutive elements; the other lanes are undefined and their memory is not
+    touched.
+    """
     kind = raw_kind(dtype)
     align = dtype.bytes
     if live == lanes:
@@ -282,9 +289,15 @@ def load_pieces(f: Function, dtype: DType, pointer: str, lanes: int, live: int) 
             ref = f.op(f"insertelement {total.type} {total.ref}, {part.type} {part.ref}, i64 {start}")
         else:
             spread = ", ".join(f"i32 {i}" if i < width else "i32 poison" for i in range(lanes))
-            wide = f.op(f"shufflevector {part.type} {part.ref}, {part.type} poison, <{lanes} x i32> <{spread}>")
-            order = ", ".join(f"i32 {i - start + lanes if start <= i < start + width else i}" for i in range(lanes))
-            ref = f.op(f"shufflevector {total.type} {total.ref}, {total.type} {wide}, <{lanes} x i32> <{order}>")
+            wide = f.op(
+                f"shufflevector {part.type} {part.ref}, {part.type} poison, <{lanes} x i32> <{spread}>"
+            )
+            order = ", ".join(
+                f"i32 {i - start + lanes if start <= i < start + width else i}" for i in range(lanes)
+            )
+            ref = f.op(
+                f"shufflevector {total.type} {total.ref}, {total.type} {wide}, <{lanes} x i32> <{order}>"
+            )
         total = Vec(kind, lanes, ref)
     return total
 
@@ -319,8 +332,13 @@ def extract(f: Function, v: Vec, start: int, width: int) -> Vec:
     if width == 1:
         return Vec(v.kind, 1, f.op(f"extractelement {v.type} {v.ref}, i64 {start}"))
     order = ", ".join(f"i32 {start + i}" for i in range(width))
-    return Vec(v.kind, width, f.op(f"shufflevector {v.type} {v.ref}, {v.type} poison, <{width} x i32> <{order}>"))
+    return Vec(
+        v.kind, width, f.op(f"shufflevector {v.type} {v.ref}, {v.type} poison, <{width} x i32> <{order}>")
+    )
 
 
 def insert(f: Function, v: Vec, lane: int, scalar: Vec) -> Vec:
-    return Vec(v.kind, v.lanes, f.op(f"insertelement {v.type} {v.ref}, {scalar.type} {scalar.ref}, i64 {lane}"))
+    """Replace one lane."""
+    return Vec(
+        v.kind, v.lanes, f.op(f"insertelement {v.type} {v.ref}, {scalar.type} {scalar.ref}, i64 {lane}")
+    )

@@ -1,8 +1,8 @@
 """Vectorised elementary functions as LLVM IR, for f32 and f64.
 
-Branch-free, so every lane costs the same. Arguments are reduced with a two-part constant, polynomials come from the
-functions' own series (the tail of erf from a Chebyshev fit), and each function meets the ulp that ``opc.scalar`` states.
-NaN and infinities go through; results that underflow are rounded once.
+Branch-free, so every lane costs the same. Arguments are reduced with a two-part constant, polynomials
+come from the functions' own series (the tail of erf from a Chebyshev fit), and each function meets the
+ulp that ``opc.scalar`` states. NaN and infinities go through; results that underflow are rounded once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,31 @@ from opc.cpu.function import Function
 from opc.cpu.values import Vec, binary, compare, convert_bits, intrinsic, multiply_add, select, splat, unary
 
 _TAIL_F32 = (
-    0.25539567631050575, 0.1423953299228289, 0.026850911280617798, 0.0029247520788123972,
-    4.607866369061166e-05, -2.802938325549644e-05, -1.1494861984942571e-06,
+    0.25539567631050575,
+    0.1423953299228289,
+    0.026850911280617798,
+    0.0029247520788123972,
+    4.607866369061166e-05,
+    -2.802938325549644e-05,
+    -1.1494861984942571e-06,
 )
 _TAIL_F64 = (
-    0.20798329133342885, 0.15436117429436919, 0.0496984454033948, 0.012713147695691995,
-    0.0024793146970724187, 0.00033160296057845436, 1.956358330834969e-05, -2.4255574811020284e-06,
-    -5.541277438329464e-07, 4.526722197970927e-09, 1.1340261055840323e-08, 2.6378817019432074e-10,
-    -2.5809703293704675e-10, -6.030100178315267e-12, 6.716060821011204e-12, -4.468786282795809e-15,
+    0.20798329133342885,
+    0.15436117429436919,
+    0.0496984454033948,
+    0.012713147695691995,
+    0.0024793146970724187,
+    0.00033160296057845436,
+    1.956358330834969e-05,
+    -2.4255574811020284e-06,
+    -5.541277438329464e-07,
+    4.526722197970927e-09,
+    1.1340261055840323e-08,
+    2.6378817019432074e-10,
+    -2.5809703293704675e-10,
+    -6.030100178315267e-12,
+    6.716060821011204e-12,
+    -4.468786282795809e-15,
     -1.6799777159311457e-13,
 )
 
@@ -48,7 +65,10 @@ class _Format:
 
 _FORMATS = {
     "f32": _Format("i32", 23, 127, 0.693145751953125, 8, 5, 11, 89.0, -105.0, 10.0, 4.0, 2.0, _TAIL_F32),
-    "f64": _Format("i64", 52, 1023, float.fromhex("0x1.62e42fee00000p-1"), 14, 11, 19, 710.0, -746.0, 20.0, 6.0, 3.0, _TAIL_F64),
+    "f64": _Format(
+        "i64", 52, 1023, float.fromhex("0x1.62e42fee00000p-1"), 14, 11, 19, 710.0, -746.0, 20.0, 6.0, 3.0,
+        _TAIL_F64,
+    ),
 }  # fmt: skip
 _LN2 = "0.693147180559945309417232121458176568"
 
@@ -89,11 +109,14 @@ def _clamp(f: Function, x: Vec, low: float, high: float) -> Vec:
 def _reduced(f: Function, x: Vec) -> tuple[Vec, Vec, Vec]:
     """(exponent n as integers, r, exp(r) - 1) with x = n ln 2 + r and |r| <= ln 2 / 2."""
     fmt = _FORMATS[x.kind]
-    # Adding this leaves the rounded quotient in the low bits, without a conversion that NaN would make undefined.
+    # Adding this leaves the rounded quotient in the low bits, without a conversion that NaN would make
+    # undefined.
     magic = _number(x, 1.5 * 2.0**fmt.fraction)
     shifted = multiply_add(f, x, _number(x, 1 / math.log(2)), magic)
     n = binary(f, "fsub", shifted, magic)
-    exponent = binary(f, "sub", convert_bits(f, "bitcast", shifted, fmt.bits), convert_bits(f, "bitcast", magic, fmt.bits))
+    exponent = binary(
+        f, "sub", convert_bits(f, "bitcast", shifted, fmt.bits), convert_bits(f, "bitcast", magic, fmt.bits)
+    )
     r = multiply_add(f, n, _number(x, -fmt.log2_high), x)
     r = multiply_add(f, n, _number(x, -_log2_low(fmt)), r)
     series = _polynomial(f, r, [1 / math.factorial(k) for k in range(2, fmt.exp_terms + 1)])
@@ -165,7 +188,7 @@ def _rsqrt(f: Function, x: Vec) -> Vec:
 
 
 def _tanh(f: Function, x: Vec) -> Vec:
-    """t / (t + 2) with t = exp(2 |x|) - 1, which is accurate near 0."""
+    """As t / (t + 2) with t = exp(2 |x|) - 1, which is accurate near 0."""
     fmt = _FORMATS[x.kind]
     magnitude = _clamp(f, intrinsic(f, "fabs", x), 0.0, fmt.saturated)
     exponent, _, less_one = _reduced(f, binary(f, "fadd", magnitude, magnitude))
@@ -195,7 +218,9 @@ def _erf(f: Function, x: Vec) -> Vec:
     series = [factor * (-1) ** k / (math.factorial(k) * (2 * k + 1)) for k in range(fmt.erf_terms)]
     near = multiply_add(f, magnitude, _polynomial(f, square, [factor - 1, *series[1:]]), magnitude)
     first, last = 1 / (1 + fmt.tail_shift), 1 / (fmt.tail_end + fmt.tail_shift)
-    t = binary(f, "fdiv", _number(x, 2 / (first - last)), binary(f, "fadd", magnitude, _number(x, fmt.tail_shift)))
+    t = binary(
+        f, "fdiv", _number(x, 2 / (first - last)), binary(f, "fadd", magnitude, _number(x, fmt.tail_shift))
+    )
     u = binary(f, "fsub", t, _number(x, (first + last) / (first - last)))
     tail = binary(f, "fmul", _polynomial(f, u, fmt.tail), _exp(f, unary(f, "fneg", square)))
     far = binary(f, "fsub", _number(x, 1), tail)
