@@ -73,18 +73,16 @@ def conv_bn_add_relu(
     beta: object,
     mean: object,
     var: object,
-    z: object,
+    residual: object,
     *,
     stride: int = 1,
     pad: int = 1,
     eps: float = 1e-5,
     out: object = None,
 ) -> Array:
-    """As ``conv_bn_relu``, adding the residual ``z[N,K,P,Q]`` before ReLU."""
-    named = {"x": x, "w": w, "gamma": gamma, "beta": beta, "mean": mean, "var": var}
-    info = _info("conv_bn_add_relu")
-    arrays = tuple(named.get(p.name, z) for p in info.params)
-    return _call("conv_bn_add_relu", arrays, (("stride", stride), ("pad", pad), ("eps", eps)), out)
+    """As ``conv_bn_relu``, adding ``residual[N,K,P,Q]`` before ReLU."""
+    attributes = (("stride", stride), ("pad", pad), ("eps", eps))
+    return _call("conv_bn_add_relu", (x, w, gamma, beta, mean, var, residual), attributes, out)
 
 
 def batch_norm(
@@ -116,9 +114,9 @@ def matmul(a: object, b: object, *, out: object = None) -> Array:
     return _call("matmul", (a, b), (), out)
 
 
-def linear(x: object, w: object, b: object, *, out: object = None) -> Array:
-    """``x[M,C] @ w[K,C].T + b[K]``; returns ``[M,K]``."""
-    return _call("linear", (x, w, b), (), out)
+def linear(x: object, w: object, bias: object, *, out: object = None) -> Array:
+    """``x[M,K] @ w[N,K].T + bias[N]``; returns ``[M,N]``."""
+    return _call("linear", (x, w, bias), (), out)
 
 
 def max_pool2d(x: object, *, size: int = 3, stride: int = 2, pad: int = 1, out: object = None) -> Array:
@@ -126,9 +124,12 @@ def max_pool2d(x: object, *, size: int = 3, stride: int = 2, pad: int = 1, out: 
     return _call("max_pool2d", (x,), (("size", size), ("stride", stride), ("pad", pad)), out)
 
 
-def avg_pool2d(x: object, *, size: int = 3, stride: int = 2, pad: int = 1, out: object = None) -> Array:
-    """Mean of every ``size × size`` window of ``x[N,C,H,W]``; padding counts as zeros."""
-    return _call("avg_pool2d", (x,), (("size", size), ("stride", stride), ("pad", pad)), out)
+def avg_pool2d(
+    x: object, *, size: int = 2, stride: int | None = None, pad: int = 0, out: object = None
+) -> Array:
+    """Mean of every ``size × size`` window of ``x[N,C,H,W]``; padding counts as zeros. ``stride``: ``size``."""
+    step = size if stride is None else stride
+    return _call("avg_pool2d", (x,), (("size", size), ("stride", step), ("pad", pad)), out)
 
 
 def softmax(x: object, *, out: object = None) -> Array:
@@ -151,14 +152,14 @@ def _call(
 
 
 def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
-    """Call a kernel of one dimension on arrays of any rank that lie in memory without gaps, in one order."""
+    """Call an elementwise kernel on arrays of any rank, seen as one row each in the first array's memory order."""
     arrays = tuple(view(v, name) for v in values)
     first = arrays[0]
     order = tuple(sorted(range(first.ndim), key=lambda axis: -first.strides[axis]))
     if any(a.shape != first.shape for a in arrays):
         shapes = " and ".join(str(a.shape) for a in arrays)
         raise fail(RuntimeCallError, "E0902", f"'{name}' takes arrays of one shape, not {shapes}")
-    flat = tuple(np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in arrays)
+    flat = tuple(np.ascontiguousarray(a.transpose(order)).reshape(1, 1, 1, -1) for a in arrays)
     back = tuple(order.index(axis) for axis in range(first.ndim))
     if out is None:
         result = _call(name, flat, (), None)
@@ -173,7 +174,7 @@ def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
             f"out= of '{name}' must have the shape and the memory order of its first argument, without gaps"
         )
         raise fail(RuntimeCallError, "E0904", message, help="use numpy.empty_like(x)")
-    _call(name, flat, (), target.transpose(order).reshape(-1))
+    _call(name, flat, (), target.transpose(order).reshape(1, 1, 1, -1))
     return target
 
 

@@ -92,7 +92,12 @@ class Signature:
         for name, value in named.items():
             slot = self.slot(name)
             if name in found or slot not in wanted:
-                raise fail(RuntimeCallError, "E0908", f"argument '{name}' of '{self.kernel}' is given twice")
+                raise fail(
+                    RuntimeCallError,
+                    "E0908",
+                    f"argument '{name}' of '{self.kernel}' is given twice",
+                    help="give it once",
+                )
             found[name] = slot.accept(value)
         if len(found) != len(wanted):
             self._missing([s.name for s in wanted if s.name not in found])
