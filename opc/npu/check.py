@@ -87,6 +87,9 @@ def _depends_locally(i: Instruction, var: str) -> bool:
     return any(f.coefficient(var) for f in forms)
 
 
+Taken = tuple[Region, Memory, list[list[int]]]  # an operand and the regions it touches, by execution
+
+
 class _Core:
     """The proof of one core's program in one phase."""
 
@@ -123,11 +126,15 @@ class _Core:
         i = s.instruction
         found: dict[int, Access] = {}
         merges = reads_destination(s) if i.dst else []
+        taken: list[Taken] = []
         for region, source in (*((r, True) for r in i.sources), *((r, False) for r in i.dst)):
             memory = self._memory(region)
             if memory is None:
                 continue
             regions = self._regions(s, region, source, memory)
+            for other in taken if not source else ():
+                self._overwrites(s, other, (region, memory, regions))
+            taken.append((region, memory, regions))
             reads = regions if source else [r if m else [] for r, m in zip(regions, merges, strict=True)]
             writes: list[list[int]] = [[]] * s.count if source else regions
             old = found.get(id(memory))
@@ -136,6 +143,22 @@ class _Core:
                 writes = [[*a, *b] for a, b in zip(old.writes, writes, strict=True)]
             found[id(memory)] = Access(memory, reads, writes)
         return list(found.values())
+
+    def _overwrites(self, s: Static, one: Taken, two: Taken) -> None:
+        """Report a result that lands on bytes of another operand, unless both are the same elements."""
+        memory = one[1]
+        if memory is not two[1]:
+            return
+        extents = s.instruction.extents
+        strides = [[n for n, e in zip(r.strides, extents, strict=True) if e > 1] for r in (one[0], two[0])]
+        same = strides[0] == strides[1] and one[0].dtype.bytes == two[0].dtype.bytes
+        pairs = {(a[0], b[0]): k for k, (a, b) in enumerate(zip(one[2], two[2], strict=True)) if a and b}
+        for (a, b), k in pairs.items():
+            in_place = same and memory.regions[a].address == memory.regions[b].address
+            if b in memory.adjacent[a] and not in_place:
+                where = memory.shared(a, b)
+                self.found.append(explain.overwritten(s, k, memory, where, self.listing))
+                return
 
     def _regions(self, s: Static, region: Region, source: bool, memory: Memory) -> list[list[int]]:
         offset = self.listing.tensor(region.tensor).offset if region.tensor else 0

@@ -128,3 +128,13 @@ def uninitialised(s: Static, k: int, memory: Memory, where: tuple[int, int], lis
         f"{_short(s.instruction)} reads {_bytes(memory.name, *where, listing)}, which nothing has written"
     )
     return Diagnostic("E0815", message, span(listing, s.instruction), notes=(_at(s, k),))
+
+
+def overwritten(s: Static, k: int, memory: Memory, where: tuple[int, int], listing: Listing) -> Diagnostic:
+    """An instruction whose result overlaps its own operand."""
+    message = (
+        f"{_short(s.instruction)} writes {_bytes(memory.name, *where, listing)} while it still reads them "
+        "as other elements"
+    )
+    help = "an instruction may work in place only where both sides have the same address and strides"
+    return Diagnostic("E0820", message, span(listing, s.instruction), notes=(_at(s, k),), help=help)
