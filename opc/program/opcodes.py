@@ -25,53 +25,23 @@ class Opcode:
 
 
 _MOVES = (
-    Opcode(
-        "copy_in.copy", 1, 1, False, "dst[i] = src[A·i+b], or fill where the source index leaves its buffer"
-    ),
-    Opcode(
-        "copy_out.copy", 1, 1, False, "dst[i] = src[i] towards memory, converted to the destination's type"
-    ),
+    Opcode("copy_in.copy", 1, 1, False, "dst = src, or `fill` where the index leaves its buffer"),
+    Opcode("copy_out.copy", 1, 1, False, "dst = src towards memory, converted to the type of dst"),
 )
-_CUBE = (
-    Opcode("cube.mma", 1, 2, True, "dst[m,n] (+)= sum over the other dims of a·b, in the destination's type"),
-)
+_CUBE = (Opcode("cube.mma", 1, 2, True, "dst[m,n] (+)= sum over the other dims of a·b, in the type of dst"),)
 _SCALE = (
     Opcode("scale.drain", 1, 1, False, "dst = forms(src): accumulator to vector space; forms are in `scale`"),
 )
 _VECTOR = (
-    Opcode(
-        "vector.copy",
-        1,
-        1,
-        False,
-        "dst = src, converted to the destination's type; src may be broadcast or a literal",
-    ),
+    Opcode("vector.copy", 1, 1, False, "dst = src, possibly a literal, converted to the type of dst"),
     Opcode("vector.fma", 1, 3, False, "dst = src0 * src1 + src2 with one rounding"),
     Opcode("vector.iota", 1, 0, False, "dst = form, an i32 value of loop variables and dims"),
     Opcode("vector.reduce_sum", 1, 1, True, "dst (+)= sum of src over the dims absent from dst"),
     Opcode("vector.reduce_max", 1, 1, True, "dst = max(dst, src over the absent dims); NaN wins"),
     Opcode("vector.reduce_min", 1, 1, True, "dst = min(dst, src over the absent dims); NaN wins"),
-    Opcode(
-        "vector.reduce_argmax",
-        2,
-        2,
-        True,
-        "(dst value, dst index) from (value, index); lowest index wins, NaN wins",
-    ),
-    Opcode(
-        "vector.reduce_argmin",
-        2,
-        2,
-        True,
-        "(dst value, dst index) from (value, index); lowest index wins, NaN wins",
-    ),
-    Opcode(
-        "vector.reduce_moments",
-        2,
-        1,
-        True,
-        "(mean, m2) merged by Chan's rule; `form` elements are already in dst",
-    ),
+    Opcode("vector.reduce_argmax", 2, 2, True, "largest (value, index); lowest index wins, NaN wins"),
+    Opcode("vector.reduce_argmin", 2, 2, True, "smallest (value, index); lowest index wins, NaN wins"),
+    Opcode("vector.reduce_moments", 2, 1, True, "(mean, m2) by Chan's rule; dst holds `form` elements"),
     *(Opcode(f"vector.{f.name}", 1, f.arity, False, f.doc) for f in FUNCTIONS.values() if f.kind != "cast"),
 )
 # A flag's id is a form of loop variables, taken modulo the machine's event ids: `2*i + 1` of 4 ids
