@@ -44,7 +44,9 @@ class Terms:
         """Relative error of a sum: its chain in the accumulation type, and the oracle's own."""
         if self.count <= 1:
             return 0.0
-        return self.chain * self.dtype.roundoff + self.count * OWN
+        first = self.chain * self.dtype.roundoff + self.count * OWN
+        # The full n·u/(1 - n·u): first order alone is not enough for a million terms.
+        return first / (1 - first) if first < 1 else np.inf
 
     def spread(self, data: Array, absent: float) -> Array:
         """Terms on their full extents with ``absent`` where there is none."""
