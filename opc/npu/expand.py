@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from opc.affine import Affine
+from opc.errors import ListingError, fail
 from opc.npu.listing import Instruction, Phase, Region, Statement, instructions
 
+LIMIT = 20_000_000  # instructions of one core in one phase
 Ranges = tuple[tuple[str, range], ...]
 
 
@@ -70,7 +72,11 @@ class Trace:
 
 
 def expand(phase: Phase, iterations: range) -> Trace:
-    """The trace of one core that runs ``iterations`` of a phase."""
+    """The trace of one core that runs ``iterations`` of a phase; ListingError E0821 if it is too long."""
+    length = _length(phase.body) * len(iterations)
+    if length > LIMIT:
+        message = f"core '{phase.var} < {phase.extent}' executes {length} instructions, more than {LIMIT}"
+        raise fail(ListingError, "E0821", message, help="use larger tiles or fewer iterations")
     order, _ = _order(phase.body, 0)
     return Trace(statics(phase, iterations), order * len(iterations))
 
@@ -82,6 +88,10 @@ def statics(phase: Phase, iterations: range) -> tuple[Static, ...]:
         Static(n, i, (outer, *((loop.var, range(loop.extent)) for loop in loops)))
         for n, (i, loops) in enumerate(instructions(phase.body))
     )
+
+
+def _length(body: tuple[Statement, ...]) -> int:
+    return sum(1 if isinstance(s, Instruction) else s.extent * _length(s.body) for s in body)
 
 
 def _order(body: tuple[Statement, ...], first: int) -> tuple[list[int], int]:

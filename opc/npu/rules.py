@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.npu.explain import span
 from opc.npu.listing import ALL, Instruction, Listing, Phase, Region, instructions
 from opc.npu.shapes import class_of
+
+ELEMENTS = 1 << 26  # of one instruction: far more than a local memory holds
 
 
 def placement_problems(listing: Listing, machine: Machine) -> list[Diagnostic]:
@@ -68,6 +72,8 @@ def _sync_problem(i: Instruction, extents: dict[str, int], machine: Machine) -> 
 
 def _problem(i: Instruction, tensors: set[str], machine: Machine) -> str | None:
     memory = machine.roles["memory"]
+    if prod(i.extents) > ELEMENTS:
+        return f"'{i.mnemonic}' of line {i.line} has {prod(i.extents)} elements, more than {ELEMENTS}"
     for r in (*i.dst, *i.sources):
         if r.space not in machine.spaces:
             return f"'{i.mnemonic}' of line {i.line}: {machine.name} has no space '{r.space}'"

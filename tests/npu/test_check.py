@@ -190,6 +190,12 @@ def test_rules(body: str, message: str) -> None:
     assert message in fault(body)
 
 
+def test_hostile_sizes_end_at_once() -> None:
+    assert "E0821" in fault("loop i < 4611686018427387904 {\n" + SCALE + "}\n")
+    assert "has 4611686018427387904 elements" in fault(SCALE.replace("j<64", "j<4611686018427387904"))
+    assert "E0816" in fault(SCALE.replace("ub[0", "ub[4611686018427387904"))
+
+
 def test_cores_share_written_bytes() -> None:
     write = "V vdup f16@ub[0 | j:2] = 1.0 for j<32\n" + flag("V", "MTE3")
     store = "MTE3 copy_ub_to_gm f16@gm:y[c*{0} | j:2] = f16@ub[0 | j:2] for j<32 {{line=5}}\n" + ALL
