@@ -14,6 +14,7 @@ from opc.cpu import access, nest, values
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import View, lanes_of
 from opc.cpu.values import Vec
+from opc.dtypes import DType
 from opc.program.ir import Instr
 
 BLOCK = 32  # accumulators carried at once; more are done block after block
@@ -119,61 +120,105 @@ def _block(f: Function, m: Mma, plan: _Plan) -> None:
     columns = range(0, plan.column.extent, plan.lanes)
     cells = [{**row, plan.column.name: j} for row in _points(plan.rows) for j in columns]
     live = {j: min(plan.lanes, plan.column.extent - j) for j in columns}
-    start = [_initial(f, m, plan, cell, live[cell[plan.column.name]]) for cell in cells]
-    type_ = start[0].type
-    final = _reduce(f, m, plan, cells, live, plan.reduced, [v.ref for v in start], type_)
-    for cell, ref in zip(cells, final, strict=True):
+    _Block(f, m, plan, cells, live).emit()
+
+
+class _Block:
+    """Accumulators ``cells`` (points of the destination's box) carried through the reduction loops."""
+
+    def __init__(
+        self, f: Function, m: Mma, plan: _Plan, cells: list[dict[str, int]], live: dict[int, int]
+    ) -> None:
+        self.f, self.m, self.plan, self.cells, self.live = f, m, plan, cells, live
+        self.column = plan.column.name
+        self.type = values.llvm_type(m.kind, plan.lanes)
+
+    def emit(self) -> None:
+        start = [self._initial(cell) for cell in self.cells]
+        final = self._reduce(self.m, self.plan.reduced, start)
+        for cell, ref in zip(self.cells, final, strict=True):
+            self.f.bind(cell)
+            value = Vec(self.m.kind, self.plan.lanes, ref)
+            access.store(self.f, self.m.dst, self.column, value, self.live[cell[self.column]])
+
+    def _initial(self, cell: dict[str, int]) -> str:
+        f, m = self.f, self.m
+        zero = values.splat(m.kind, self.plan.lanes, 0)
+        first: Index = 1 if m.instr.init is None else f.index(m.instr.init)
+        if first == 0:
+            return zero.ref
         f.bind(cell)
-        value = Vec(m.kind, plan.lanes, ref)
-        access.store(f, m.dst, plan.column.name, value, live[cell[plan.column.name]])
+        old = access.load(f, m.dst, self.column, self.plan.lanes, self.live[cell[self.column]])
+        if isinstance(first, int):
+            return old.ref
+        fresh = Vec("i1", 1, f.op(f"icmp eq i64 {first}, 0"))
+        return values.select(f, fresh, zero, old).ref
 
+    def _reduce(self, m: Mma, dims: list[nest.Dim], accumulators: list[str]) -> list[str]:
+        """Loops over the reduced dimensions, innermost last."""
+        if not dims:
+            return self._step(m, accumulators, {}, "")
+        first, rest = dims[0], dims[1:]
+        unroll = 1 if rest else _unroll(first.extent, len(self.cells))
 
-def _initial(f: Function, m: Mma, plan: _Plan, cell: dict[str, int], live: int) -> Vec:
-    zero = values.splat(m.kind, plan.lanes, 0)
-    init = m.instr.init
-    first: Index = 1 if init is None else f.index(init)
-    if first == 0:
-        return zero
-    f.bind(cell)
-    old = access.load(f, m.dst, plan.column.name, plan.lanes, live)
-    if isinstance(first, int):
-        return old
-    fresh = Vec("i1", 1, f.op(f"icmp eq i64 {first}, 0"))
-    return values.select(f, fresh, zero, old)
+        def body(i: Index, carried: list[str]) -> list[str]:
+            self.f.bind({first.name: i})
+            if rest:
+                return self._reduce(m, rest, carried)
+            return self._steps(m, first.name, unroll, carried)
 
+        full = first.extent // unroll * unroll
+        carried = [(self.type, v) for v in accumulators]
+        accumulators = self.f.loop(full, body, carried, step=unroll)
+        if full < first.extent:
+            self.f.bind({first.name: full})
+            accumulators = self._steps(m, first.name, first.extent - full, accumulators)
+        return accumulators
 
-def _reduce(
-    f: Function,
-    m: Mma,
-    plan: _Plan,
-    cells: list[dict[str, int]],
-    live: dict[int, int],
-    dims: list[nest.Dim],
-    accumulators: list[str],
-    type_: str,
-) -> list[str]:
-    """Loops over the reduced dimensions, innermost last."""
-    if not dims:
-        return _step(f, m, plan, cells, live, accumulators)
-    first, rest = dims[0], dims[1:]
-    unroll = _unroll(first.extent, len(cells)) if not rest else 1
+    def _steps(self, m: Mma, dim: str, count: int, accumulators: list[str]) -> list[str]:
+        """Unrolled steps along ``dim``; neighbouring bf16 broadcasts share one load."""
+        loaded: dict[tuple[str, Affine], Vec] = {}
+        for u in range(count):
+            pair = dim if u + 1 < count else ""
+            accumulators = self._step(_advance(m, dim, u), accumulators, loaded, pair)
+        return accumulators
 
-    def body(i: Index, carried: list[str]) -> list[str]:
-        for u in range(unroll):
-            if isinstance(i, int):
-                f.bind({first.name: i + u})
-                carried = _reduce(f, m, plan, cells, live, rest, carried, type_)
+    def _step(
+        self, m: Mma, accumulators: list[str], loaded: dict[tuple[str, Affine], Vec], pair: str
+    ) -> list[str]:
+        """One multiply-add into every accumulator."""
+        result = []
+        for cell, accumulator in zip(self.cells, accumulators, strict=True):
+            b, a = self._operand(m.b, cell, loaded, pair), self._operand(m.a, cell, loaded, pair)
+            sum_ = Vec(m.kind, self.plan.lanes, accumulator)
+            result.append(_multiply_add(self.f, a, b, sum_).ref)
+        return result
+
+    def _operand(
+        self, v: View, cell: dict[str, int], loaded: dict[tuple[str, Affine], Vec], pair: str
+    ) -> Vec:
+        key = (v.base, v.form.substitute(cell))
+        if key not in loaded:
+            self.f.bind(cell)
+            single = v.stride(self.column) == 0 and self.plan.lanes > 1 and not v.register
+            if pair and single and v.dtype is DType.BF16 and v.stride(pair) == 1:
+                following = key[1] + v.dtype.bytes
+                loaded[key], loaded[v.base, following] = self._pair(v)
             else:
-                f.bind({first.name: i})
-                carried = _reduce(f, _advance(m, first.name, u), plan, cells, live, rest, carried, type_)
-        return carried
+                width = self.live[cell[self.column]]
+                value = access.load(self.f, v, self.column, self.plan.lanes, width)
+                loaded[key] = values.to_kind(self.f, value, self.m.kind)
+        return loaded[key]
 
-    full = first.extent // unroll * unroll
-    accumulators = f.loop(full, body, [(type_, v) for v in accumulators], step=unroll)
-    for k in range(full, first.extent):
-        f.bind({first.name: k})
-        accumulators = _reduce(f, m, plan, cells, live, rest, accumulators, type_)
-    return accumulators
+    def _pair(self, v: View) -> tuple[Vec, Vec]:
+        """Two neighbouring bf16 values broadcast with one load: widening is a shift or a mask of the lanes."""
+        f, lanes = self.f, self.plan.lanes
+        word = Vec("i32", 1, f.op(f"load i32, ptr {f.pointer(v.base, v.form)}, align 2"))
+        both = values.broadcast(f, word, lanes)
+        low = values.binary(f, "shl", both, values.splat("i32", lanes, 16))
+        high = values.binary(f, "and", both, values.splat("i32", lanes, -65536))
+        first, second = (values.convert_bits(f, "bitcast", x, "f32") for x in (low, high))
+        return values.to_kind(f, first, self.m.kind), values.to_kind(f, second, self.m.kind)
 
 
 def _advance(m: Mma, dim: str, by: int) -> Mma:
@@ -187,36 +232,12 @@ def _advance(m: Mma, dim: str, by: int) -> Mma:
 
 
 def _unroll(extent: int, cells: int) -> int:
+    """Steps in a loop body: a divisor of the extent if one is near the limit, else the limit and a remainder."""
     if extent * cells <= STEPS:
         return extent
     most = max(1, STEPS // cells)
-    return max(u for u in range(1, most + 1) if extent % u == 0 or u == 1)
-
-
-def _step(
-    f: Function,
-    m: Mma,
-    plan: _Plan,
-    cells: list[dict[str, int]],
-    live: dict[int, int],
-    accumulators: list[str],
-) -> list[str]:
-    """One multiply-add into every accumulator."""
-    loaded: dict[tuple[str, Affine], Vec] = {}
-
-    def operand(v: View, cell: dict[str, int]) -> Vec:
-        key = (v.base, v.form.substitute(cell))
-        if key not in loaded:
-            f.bind(cell)
-            width = live[cell[plan.column.name]]
-            loaded[key] = values.to_kind(f, access.load(f, v, plan.column.name, plan.lanes, width), m.kind)
-        return loaded[key]
-
-    result = []
-    for cell, accumulator in zip(cells, accumulators, strict=True):
-        b, a = operand(m.b, cell), operand(m.a, cell)
-        result.append(_multiply_add(f, a, b, Vec(m.kind, plan.lanes, accumulator)).ref)
-    return result
+    divisor = max(u for u in range(1, most + 1) if extent % u == 0)
+    return divisor if 2 * divisor > most else most
 
 
 def _multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
