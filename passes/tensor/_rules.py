@@ -25,6 +25,15 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 def simplify_node(node: Expr, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
     """``node`` (its children are simple already) or an expression that always has its value."""
+    while True:
+        result = _step(node, tensors, extents)
+        if result == node:
+            return node
+        # One rule may make the pattern of the next; each removes a call or a division.
+        node = result
+
+
+def _step(node: Expr, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
     if isinstance(node, Read):
         return _read(node, tensors, extents)
     if isinstance(node, DimValue) and node.form.is_const:
@@ -135,7 +144,7 @@ def _sub(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
     if _value(b) == 0 and not _is_zero(b, negative=True) and _same_type(a, node, tensors):
         return a
     if isinstance(b, Call) and b.fn == "neg":
-        return _add(Call("add", (a, b.args[0])), tensors, extents)
+        return Call("add", (a, b.args[0]))
     return node
 
 
@@ -145,7 +154,7 @@ def _mul(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
         if _value(other) == 1 and _same_type(kept, node, tensors):
             return kept
         if _value(other) == -1 and _same_type(kept, node, tensors):
-            return _neg(Call("neg", (kept,)), tensors, extents)
+            return Call("neg", (kept,))
     signs = [isinstance(x, Call) and x.fn == "neg" for x in (a, b)]
     if all(signs):
         return Call("mul", tuple(_operand(x) for x in (a, b)))
