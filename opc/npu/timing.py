@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from opc.machine import Machine, load
-from opc.npu.engine import WORK, Engine, Plan, Run, plan
+from opc.npu.engine import WAIT, WORK, Engine, Plan, Run, plan
 from opc.npu.expand import expand
-from opc.npu.listing import Instruction, Listing
+from opc.npu.listing import Listing
 from opc.npu.text import print_instruction
 
 
@@ -27,7 +27,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A flag: set on ``source`` at ``set_time``, cleared on ``target`` at ``wait_time``."""
+    """A flag, drawn from the end of the last instruction before the set (``set_time``) to the start of the
+    first one after the wait (``wait_time``).
+    """
 
     source: str
     set_time: float
@@ -79,30 +81,56 @@ class Timeline:
 
     def events(self) -> Iterator[Event]:
         """Every instruction but the synchronisation, in program order."""
+        yield from (e for kind, e in self._slices() if kind == WORK)
+
+    def stalls(self) -> Iterator[Event]:
+        """Every wait_flag that held its pipe up for longer than it takes by itself."""
+        for kind, e in self._slices():
+            if kind == WAIT and e.end - e.start > self.machine.sync_cycles:
+                yield e
+
+    def _slices(self) -> Iterator[tuple[int, Event]]:
         for phase in self.phases:
             p, run, at = phase.plan, phase.run, phase.offset
             texts: dict[int, str] = {}
             for n, j in enumerate(p.trace.order):
-                if p.kinds[j] != WORK:
+                kind = p.kinds[j]
+                if kind not in (WORK, WAIT):
                     continue
                 i = p.trace.statics[j].instruction
                 text = texts.setdefault(j, print_instruction(i))
-                start = at + run.start[n]
-                yield Event(
-                    start, start + p.occupancy[j], at + run.complete[n], i.pipe, i.mnemonic, i.line, text
-                )
+                start, complete = at + run.start[n], at + run.complete[n]
+                end = start + p.occupancy[j] if kind == WORK else complete
+                yield kind, Event(start, end, complete, i.pipe, i.mnemonic, i.line, text)
 
     def signals(self) -> Iterator[Signal]:
-        """Every flag set and waited for."""
+        """Every flag that is set after one instruction and waited for before another."""
         for phase in self.phases:
             p, run, at = phase.plan, phase.run, phase.offset
+            before = _neighbours(p, range(len(p.trace.order)))
+            after = _neighbours(p, range(len(p.trace.order) - 1, -1, -1))
             for set_at, wait_at in run.signals:
-                i: Instruction = p.trace.statics[p.trace.order[set_at]].instruction
+                source, target = before.get(set_at), after.get(wait_at)
+                if source is None or target is None:
+                    continue
+                i = p.trace.statics[p.trace.order[set_at]].instruction
                 assert i.flag is not None
+                end = run.start[source] + p.occupancy[p.trace.order[source]]
                 name = f"{i.flag[0]}->{i.flag[1]} {i.flag[2]}"
-                yield Signal(
-                    i.flag[0], at + run.complete[set_at], i.flag[1], at + run.complete[wait_at], name
-                )
+                yield Signal(i.flag[0], at + end, i.flag[1], at + run.start[target], name)
+
+
+def _neighbours(p: Plan, positions: Iterable[int]) -> dict[int, int]:
+    """For each set and wait, the instruction met last on its pipe when walking ``positions``."""
+    last: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for n in positions:
+        j = p.trace.order[n]
+        if p.kinds[j] == WORK:
+            last[p.pipe[j]] = n
+        elif p.pipe[j] in last:
+            found[n] = last[p.pipe[j]]
+    return found
 
 
 def time(listing: Listing, machine: Machine | None = None) -> Timeline:

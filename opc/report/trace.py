@@ -1,7 +1,8 @@
 """Chrome trace events of a timeline: opens in Perfetto, chrome://tracing and MindStudio Insight.
 
 One process per core, one row per pipe, one slice per instruction, a flow arrow from each set of a flag to
-the wait it releases. Times are microseconds of the machine's clock.
+the instruction it releases, and a slice for each wait that stalls its pipe. Times are microseconds of the
+machine's clock.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class TimelineLike(Protocol):
     @property
     def clock_mhz(self) -> float: ...
     def events(self) -> Iterable[Slice]: ...
+    def stalls(self) -> Iterable[Slice]: ...
     def signals(self) -> Iterable[Arrow]: ...
 
 
@@ -77,7 +79,8 @@ def chrome_trace(timeline: TimelineLike, cores: int = 1) -> str:
         items.append(_name("process_name", core, 0, f"{timeline.name} core {core}"))
         items += [_name("thread_name", core, n, row(pipe)) for pipe, n in rows.items()]
         items += [_sort(core, n) for n in rows.values()]
-        items += [_slice(e, core, rows[e.pipe], clock) for e in timeline.events()]
+        items += [_slice(e, core, rows[e.pipe], clock, row(e.pipe)) for e in timeline.events()]
+        items += [_slice(e, core, rows[e.pipe], clock, "stall") for e in timeline.stalls()]
         for number, signal in enumerate(timeline.signals()):
             items += _flow(signal, number * cores + core, core, rows, clock)
     body = ",\n".join(json.dumps(item, separators=(",", ":")) for item in items)
@@ -102,11 +105,11 @@ def _sort(core: int, thread: int) -> dict[str, Any]:
     }
 
 
-def _slice(e: Slice, core: int, thread: int, clock_mhz: float) -> dict[str, Any]:
+def _slice(e: Slice, core: int, thread: int, clock_mhz: float, category: str) -> dict[str, Any]:
     return {
         "ph": "X",
         "name": e.name,
-        "cat": row(e.pipe),
+        "cat": category,
         "pid": core,
         "tid": thread,
         "ts": _time(e.start, clock_mhz),
@@ -123,7 +126,9 @@ def _slice(e: Slice, core: int, thread: int, clock_mhz: float) -> dict[str, Any]
 
 def _flow(s: Arrow, number: int, core: int, rows: dict[str, int], clock_mhz: float) -> list[dict[str, Any]]:
     shared = {"name": s.event, "cat": "flag", "id": number, "pid": core}
+    # A viewer ties an arrow to the slice around its end, so it leaves just before the slice's edge.
+    leaves = s.set_time - min(0.5, s.set_time / 2)
     return [
-        {"ph": "s", **shared, "tid": rows[s.source], "ts": _time(s.set_time, clock_mhz)},
+        {"ph": "s", **shared, "tid": rows[s.source], "ts": _time(leaves, clock_mhz)},
         {"ph": "f", "bp": "e", **shared, "tid": rows[s.target], "ts": _time(s.wait_time, clock_mhz)},
     ]

@@ -125,7 +125,8 @@ def test_busy_share_counts_occupancy() -> None:
     for pipe, cycles in timeline.busy.items():
         assert cycles == pytest.approx(sum(e.end - e.start for e in events if e.pipe == pipe))
     assert all(0 <= share <= 1 for share in timeline.busy_share.values())
-    assert len(list(timeline.signals())) == 36
+    # 36 flags, of which 4 are primed before any instruction and 4 drained after the last.
+    assert len(list(timeline.signals())) == 28
 
 
 def test_simulation_speed() -> None:
@@ -146,14 +147,16 @@ def test_chrome_trace() -> None:
     items = json.loads(text)["traceEvents"]
     names = [i["args"]["name"] for i in items if i["name"] == "thread_name"]
     assert names == ["SCALAR", "VECTOR", "CUBE", "MTE1", "MTE2", "MTE3"]
-    slices = [i for i in items if i["ph"] == "X"]
+    slices = [i for i in items if i["ph"] == "X" and i["cat"] != "stall"]
+    stalls = [i for i in items if i["ph"] == "X" and i["cat"] == "stall"]
+    assert {s["name"] for s in stalls} == {"wait_flag"}
     assert len(slices) == 32
     assert {s["args"]["line"] for s in slices} == {1, 2, 3, 4}
     starts, ends = ({i["id"]: i for i in items if i["ph"] == p} for p in "sf")
-    assert len(starts) == 36
+    assert len(starts) == 28
     assert starts.keys() == ends.keys()
     assert all(starts[n]["ts"] <= ends[n]["ts"] for n in starts)
     by_row: dict[int, float] = {}
-    for s in slices:
+    for s in sorted(slices + stalls, key=lambda s: s["ts"]):
         assert s["ts"] >= by_row.get(s["tid"], 0) - 1e-6
         by_row[s["tid"]] = s["ts"] + s["dur"]
