@@ -32,7 +32,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, verify, run the passes with verification after each, print."""
     machine = driver.target_machine("", options.machine)
-    ir = parse_ir(read_text(options.file), "<stdin>" if options.file == "-" else options.file)
+    # A filetest may be given as it is: its expectation follows this line.
+    text = read_text(options.file).partition("\n# ====\n")[0]
+    ir = parse_ir(text, "<stdin>" if options.file == "-" else options.file)
     verify(ir, machine)
     passes = parse_passes(options.passes, driver.pass_table())
 
