@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 from opc.affine import Affine
 
@@ -66,16 +66,17 @@ def overlaps_when_shifted(index: Sequence[Affine], name: str, extents: Mapping[s
     step = abs(form.coefficient(name))
     if _is_radix(sorted((abs(c), n) for n, c in form.terms if extents[n] > 1), extents):
         return False
-    rest = [(abs(c), extents[n]) for n, c in form.terms if n != name]
+    # A name shared with another axis ties both iterations together there, so it cancels here.
     others = {n for f in index if f is not form for n in f.names}
-    # A name shared with another axis ties both iterations together there.
-    if any(n in others for n, _ in form.terms):
-        rest = [(abs(c), extents[n]) for n, c in form.terms if n != name and n not in others]
+    rest = [(abs(c), extents[n]) for n, c in form.terms if n != name and n not in others]
     size = 1
     for _, extent in rest:
         size *= extent
     if size > _ENUMERABLE:
         return False
-    points = product(*(range(e) for _, e in rest))
-    values = {sum(c * v for (c, _), v in zip(rest, p, strict=True)) for p in points}
-    return any(v + step * d in values for d in range(1, extents[name]) for v in values)
+    sums = (
+        sum(c * v for (c, _), v in zip(rest, p, strict=True)) for p in product(*(range(e) for _, e in rest))
+    )
+    # Neighbours among the values that are equal modulo the step are the closest meetings.
+    ordered = sorted({(v % step, v) for v in sums})
+    return any(x[0] == y[0] and (y[1] - x[1]) // step < extents[name] for x, y in pairwise(ordered))

@@ -24,6 +24,7 @@ from opc.program.ir import BUFFER_KINDS, Access, Buffer, Imm, Instr, Loop, Modul
 from opc.program.opcodes import OPCODES
 
 VERSION = "v1"
+MAX_DEPTH = 64  # loops inside loops; everything that walks a program recurses
 
 
 def print_program(program: Program) -> str:
@@ -110,8 +111,12 @@ def _operand(o: Operand) -> str:
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_.]*"
 _HEADER = re.compile(rf"program (\S+) ({_NAME}) machine (\S+) \{{$")
-_BUFFER = re.compile(rf"buffer ({_NAME}): (\w+)\[([\d,]*)\]@(\w+) (\w+)(?: slots (\d+))?(?: at ([\d, ]+))?$")
-_LOOP = re.compile(rf"(loop|parallel) ({_NAME}) < (\d+) \{{$")
+_INT = r"\d{1,19}"
+_BUFFER = re.compile(
+    rf"buffer ({_NAME}): (\w+)\[((?:{_INT},)*(?:{_INT})?)\]@(\w+) (\w+)"
+    rf"(?: slots ({_INT}))?(?: at ({_INT}(?:, {_INT})*))?$"
+)
+_LOOP = re.compile(rf"(loop|parallel) ({_NAME}) < ({_INT}) \{{$")
 _FLAG = re.compile(r" (\w+) -> (\w+) id ([^{]+?)(?= \{|$)")
 _BARRIER = re.compile(r" (\w+)")
 _ACCESS = re.compile(rf"({_NAME})(?:\{{([^}}]*)\}})?\[([^\]]*)\]")
@@ -126,7 +131,8 @@ class _Reader:
 
     def error(self, message: str, help: str = "") -> OpcError:
         span = Span(self.file, self.at, 1, max(1, len(self.lines[self.at - 1]) if self.at else 1))
-        error = fail(IRError, "E0401", message, help=help, span=span)
+        shown = message if len(message) <= 200 else message[:197] + "…"
+        error = fail(IRError, "E0401", shown, help=help, span=span)
         return IRError(error.diagnostics, self.text)
 
     def next(self) -> str | None:
@@ -190,6 +196,8 @@ def _read_program(reader: _Reader) -> Program:
         elif line.startswith("buffer "):
             buffers.append(_read_buffer(reader, line))
         elif (match := _LOOP.match(line)) is not None:
+            if len(stack) > MAX_DEPTH:
+                raise reader.error(f"loops are nested more than {MAX_DEPTH} deep")
             stack.append(((match[2], int(match[3]), match[1] == "parallel"), []))
         else:
             stack[-1][1].append(_read_instr(reader, line))

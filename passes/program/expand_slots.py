@@ -8,10 +8,13 @@ from math import gcd, lcm
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.errors import MachineError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Access, Buffer, Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from opc.program.rewrite import map_accesses, map_instrs, substitute
+
+LIMIT = 1 << 16  # instructions that unrolling one loop may make
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class ExpandSlots:
     Registers and tiles have no addresses, so an instruction must name them. A loop whose variable moves
     a slot is unrolled by the number of iterations after which the slots repeat; one whose variable moves
     an index into such a space is unrolled completely. The iterations left over follow the loop.
-    Parallel loops stay. ``addressable`` also expands slots in addressable spaces.
+    Parallel loops stay; more than LIMIT instructions raise MachineError E0651. ``addressable`` also expands
+    slots in addressable spaces.
 
     Before:
         program v1 rotate machine avx2 {
@@ -107,6 +111,13 @@ def _unroll(loop: Loop, factor: int) -> list[Stmt]:
     if factor == 1:
         return [loop]
     trips = loop.extent // factor if factor else 0
+    copied = (factor + loop.extent % factor) if trips >= 2 else loop.extent
+    size = sum(1 for _ in instructions(loop.body))
+    if copied * size > LIMIT:
+        message = f"loop '{loop.var}' would have to be unrolled into {copied * size} instructions"
+        raise fail(
+            MachineError, "E0651", message, help="give its buffers an address, or choose smaller tiles"
+        )
 
     def copies(values: list[Affine]) -> list[Stmt]:
         return [substitute(s, {loop.var: v}) for v in values for s in loop.body]
