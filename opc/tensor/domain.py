@@ -108,10 +108,34 @@ def count(piece: Piece, bounds: Box | None) -> int | None:
     """How many output elements a piece writes; None if that cannot be told quickly."""
     if bounds is None:
         return 0
-    if all(interval(g, bounds)[0] >= 0 for g in parallel_guards(piece)):
-        return prod(high - low + 1 for low, high in bounds.values())
-    points = _points(piece, bounds)
-    return None if points is None else len(points)
+    guards = [g for g in parallel_guards(piece) if interval(g, bounds)[0] < 0]
+    cut = {name for g in guards for name in g.names}
+    free = prod(high - low + 1 for name, (low, high) in bounds.items() if name not in cut)
+    within = _count_cut({name: bounds[name] for name in bounds if name in cut}, guards)
+    return None if within is None else free * within
+
+
+def _count_cut(bounds: Box, guards: Sequence[Affine]) -> int | None:
+    """Points of a box where all guards hold: one dimension in closed form, the others enumerated."""
+    if not guards:
+        return 1
+    closed = max(bounds, key=lambda name: bounds[name][1] - bounds[name][0])
+    others = {name: b for name, b in bounds.items() if name != closed}
+    if prod(high - low + 1 for low, high in others.values()) > ENUMERATE:
+        return None
+    total = 0
+    for point in _assignments(others):
+        low, high = bounds[closed]
+        for g in guards:
+            c, rest = g.coefficient(closed), g.evaluate({**point, closed: 0})
+            if c > 0:
+                low = max(low, -(rest // c))
+            elif c < 0:
+                high = min(high, rest // -c)
+            elif rest < 0:
+                low = high + 1
+        total += max(0, high - low + 1)
+    return total
 
 
 def disjoint(a: Piece, b: Piece, box_a: Box, box_b: Box) -> bool:

@@ -91,7 +91,9 @@ class Emitter:
             with self.loop(f"{dim}_o", full, parallel) as var:
                 yield Tile(var * size, size, var)
         if tail:
-            yield Tile(Affine((), full * size), tail, Affine((), full))
+            # A parallel remainder is a loop too: every statement at the top belongs to one.
+            with self.loop(f"{dim}_o", 1, parallel):
+                yield Tile(Affine((), full * size), tail, Affine((), full))
 
     def even_tiles(self, dim: str, extent: int, size: int) -> Iterator[Tile]:
         """Blocks of at most ``size``, of two sizes that differ by one: no thin remainder."""
