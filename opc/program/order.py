@@ -48,18 +48,19 @@ class Order:
         self, parts: Sequence[Part], pipes: Sequence[str], unordered: Collection[str], looped: bool
     ) -> None:
         self.parts, self.pipes, self.points = parts, pipes, 2 * len(parts)
-        self._next: dict[Node, list[tuple[Node, int, Hashable]]] = {}
-        self._looped = looped
+        self._looped, self._unordered = looped, unordered
+        self._numbers: dict[Node, int] = {}
+        self._next: list[list[tuple[int, int, Hashable]]] = []
+        self._labelled: dict[Hashable, list[int]] = {}
         for p in pipes:
-            self._chain(p, p in unordered)
+            self._chain(p)
         for j, part in enumerate(parts):
             self._statement(j, part)
 
-    def _chain(self, p: str, unordered: bool) -> None:
+    def _chain(self, p: str) -> None:
         for k in range(self.points):
-            self.add(("later", p, k), ("earlier", p, k))
-            if not unordered:
-                self.add(("earlier", p, k), ("later", p, k))
+            if p in self._unordered:
+                self.add(("later", p, k), ("earlier", p, k))
             for kind in ("later", "earlier"):
                 if k + 1 < self.points:
                     self.add((kind, p, k), (kind, p, k + 1))
@@ -76,38 +77,59 @@ class Order:
             source = (kind, name, _point(kind, j, 2 * j))
             self.add(source, (end, other, _point(end, j, 2 * j + 1)))
 
+    def _number(self, node: Node) -> int:
+        # On an ordered pipe all that is earlier has finished before anything later starts.
+        if node[0] == "later" and node[1] not in self._unordered:
+            node = ("earlier", node[1], node[2])
+        number = self._numbers.setdefault(node, len(self._next))
+        if number == len(self._next):
+            self._next.append([])
+        return number
+
     def add(self, source: Node, target: Node, distance: int = 0, label: Hashable = None) -> None:
         """An edge; ``label`` lets a search leave it out."""
-        self._next.setdefault(source, []).append((target, distance, label))
+        a, b = self._number(source), self._number(target)
+        if a != b or distance:
+            self._next[a].append((b, distance, label))
+            if label is not None:
+                self._labelled.setdefault(label, []).append(a)
 
     def remove(self, label: Hashable) -> None:
         """Drop the edges with this label."""
-        for edges in self._next.values():
-            edges[:] = [e for e in edges if e[2] != label]
+        for n in self._labelled.pop(label, ()):
+            self._next[n] = [e for e in self._next[n] if e[2] != label]
 
-    def reach(self, source: Node, limit: int, without: Hashable = None) -> dict[Node, int]:
-        """Least distance to every node within ``limit`` of ``source``."""
-        best = {source: 0}
+    def distance(self, source: Node, target: Node, limit: int, without: Hashable = None) -> int | None:
+        """Least distance of a path of at least one edge, None if none is within ``limit``."""
+        goal = self._number(target)
+        found = self._search(self._number(source), limit, without, goal)[goal]
+        return found if found <= limit else None
+
+    def reach(self, source: Node) -> Reached:
+        """What ``source`` precedes within its iteration."""
+        return Reached(self, self._search(self._number(source), 0, None, -1))
+
+    def _search(self, source: int, limit: int, without: Hashable, goal: int) -> list[int]:
+        """Least distance to each node (more than ``limit`` if farther), complete only for ``goal`` if given."""
+        best = [limit + 1] * len(self._next)
         queue = deque([(source, 0)])
         while queue:
             node, at = queue.popleft()
             if best[node] < at:
                 continue
-            for target, distance, label in self._next.get(node, ()):
+            if node == goal and best[goal] == at:
+                break
+            for target, distance, label in self._next[node]:
                 total = at + distance
-                if best.get(target, limit + 1) <= total or (label is not None and label == without):
+                if best[target] <= total or (label is not None and label == without):
                     continue
                 best[target] = total
-                # Distances are mostly 0: those go first, so that nodes settle in order.
+                # Distance 0 goes first, so that nodes settle in order.
                 if distance:
                     queue.append((target, total))
                 else:
                     queue.appendleft((target, total))
         return best
-
-    def distance(self, source: Node, target: Node, limit: int, without: Hashable = None) -> int | None:
-        """Least distance of a path, None if none is within ``limit``."""
-        return self.reach(source, limit, without).get(target)
 
     def summary(self, flags: Sequence[Hashable]) -> Summary:
         """This body as a loop seen from outside; ``flags`` are the primed flags of the body itself."""
@@ -121,19 +143,19 @@ class Order:
             *((("enter", f), ("enter", f, 0)) for f in names),
         ]
         for end, node in starts:
-            seen = self.reach(node, 0)
+            seen = self.reach(node)
             for q, js in work.items():
                 if js and all(("work", q, j) in seen for j in js):
                     edges.append((end, ("work", q)))
             edges += [(end, other) for other in self._ends(seen, names)]
         for p, js in work.items():
             if js:
-                common = [set(self._ends(self.reach(("work", p, j), 0), names)) for j in js]
+                common = [set(self._ends(self.reach(("work", p, j)), names)) for j in js]
                 edges += [(("work", p), e) for e in sorted(set.intersection(*common), key=repr)]
         kept = [(a, b) for a, b in edges if not (a[0] == b[0] and a[1] == b[1])]
         return Summary(tuple(kept), tuple(names))
 
-    def _ends(self, seen: dict[Node, int], names: Sequence[Hashable]) -> Iterator[End]:
+    def _ends(self, seen: Reached, names: Sequence[Hashable]) -> Iterator[End]:
         for q in self.pipes:
             for kind in ("later", "earlier"):
                 if (kind, q, self.points - 1) in seen:
@@ -147,3 +169,14 @@ def _point(kind: str, j: int, point: int) -> int:
     if kind == "work":
         return j
     return point if kind in ("later", "earlier") else 0
+
+
+class Reached:
+    """The nodes that a node precedes."""
+
+    def __init__(self, order: Order, distances: list[int]) -> None:
+        self._order, self._distances = order, distances
+
+    def __contains__(self, node: Node) -> bool:
+        number = self._order._number(node)
+        return number < len(self._distances) and self._distances[number] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from opc.program.order import Node
+from opc.program.order import Node, Reached
 from passes.program._flags import Body, Flag, Pair, Path, Tweak
 
 Key = tuple[Path, Flag]
@@ -32,7 +32,7 @@ def allocate(root: Body, count: int, early: bool) -> Events:
     """
     events = Events(count)
     users: dict[Pair, dict[int, list[Node | None]]] = {}
-    reached: dict[Node, dict[Node, int]] = {}
+    reached: dict[Node, Reached] = {}
     for key, start, end in _lives(root, early):
         _, flag = key
         taken = users.setdefault(flag.pair, {n: [] for n in range(count)})
@@ -50,11 +50,11 @@ def allocate(root: Body, count: int, early: bool) -> Events:
     return events
 
 
-def _free(root: Body, last: Node | None, start: Node, reached: dict[Node, dict[Node, int]]) -> bool:
+def _free(root: Body, last: Node | None, start: Node, reached: dict[Node, Reached]) -> bool:
     if last is None:
         return False
     if last not in reached:
-        reached[last] = root.order.reach(last, 0)
+        reached[last] = root.order.reach(last)
     return start in reached[last]
 
 

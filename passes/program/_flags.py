@@ -129,7 +129,7 @@ class Solver:
             order.remove(f)
         flags = _merge(flags, tweak.merge)
         if path:
-            flags = _bound(order, flags, tweak.single, self.machine.event_ids)
+            flags = _bound(order, flags, tweak.single, self.machine.event_ids, body.iterations)
         _place(order, flags)
         body.flags = flags
         return body
@@ -235,8 +235,7 @@ def _edge(need: Flag) -> Flag:
 def _holds(order: Order, need: Flag, without: Flag | None = None) -> bool:
     start: Node = ("work", need.first, need.source)
     end: Node = ("work", need.then, need.target)
-    seen = order.reach(start, need.distance, without)
-    return (need.wait_point if start == end else end) in seen
+    return order.distance(start, end, need.distance, without) is not None
 
 
 def _merge(flags: list[Flag], pairs: frozenset[Pair]) -> list[Flag]:
@@ -261,11 +260,14 @@ def _merge(flags: list[Flag], pairs: frozenset[Pair]) -> list[Flag]:
     return done
 
 
-def _bound(order: Order, flags: list[Flag], single: frozenset[Pair], limit: int) -> list[Flag]:
+def _bound(
+    order: Order, flags: list[Flag], single: frozenset[Pair], limit: int, iterations: int
+) -> list[Flag]:
     """Flags with the number of ids each needs.
 
     A binary flag must be waited for before it is set again. Where nothing holds back the pipe that
-    sets, a flag in the other direction is added that lets it run at most two iterations ahead.
+    sets, and there are not ids enough for all iterations, a flag in the other direction is added that
+    lets it run at most two iterations ahead.
     """
 
     def capped(f: Flag) -> Flag:
@@ -279,6 +281,8 @@ def _bound(order: Order, flags: list[Flag], single: frozenset[Pair], limit: int)
         for f in flags:
             most = 1 if f.pair in single else limit
             ahead = order.distance(f.wait_point, f.set_point, most - f.distance)
+            if ahead is None and iterations <= most:
+                ahead = iterations - f.distance
             if ahead is None:
                 run = f.room if f.pair in single or f.distance else min(2, most)
                 back = Flag(f.target, f.then, f.source, f.first, run)

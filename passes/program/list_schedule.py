@@ -13,6 +13,7 @@ from opc.program.dependence import Dep
 from opc.program.estimate import Estimator, Unit
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 
+
 @dataclass(frozen=True)
 class ListSchedule:
     """List scheduling by critical path over the dependences of region overlap, loop-carried ones included.

@@ -47,7 +47,9 @@ class Instance:
         return bool(self.writes & (other.reads | other.writes) or self.reads & other.writes)
 
 
-def elements(access: Access, instr: Instr, env: dict[str, int], program: Program, m: Machine) -> set[tuple[str, int]]:
+def elements(
+    access: Access, instr: Instr, env: dict[str, int], program: Program, m: Machine
+) -> set[tuple[str, int]]:
     """Bytes that an access touches; memory outside the buffer is nothing."""
     b = program.buffer(access.buffer)
     found = set()
@@ -59,10 +61,14 @@ def elements(access: Access, instr: Instr, env: dict[str, int], program: Program
             for i, e in zip(index, b.shape, strict=True):
                 linear = linear * e + i
             slot = access.slot.evaluate(env) % b.slots
-            place, base = (b.space, b.offsets[slot]) if b.offsets and b.kind == "local" else (f"{b.name}{slot}", 0)
+            place, base = (
+                (b.space, b.offsets[slot]) if b.offsets and b.kind == "local" else (f"{b.name}{slot}", 0)
+            )
             if b.offsets and b.kind == "local":
                 # Whole slots share bytes: the buffers' element types may differ.
-                found |= {(place, base + byte) for byte in range(slot_size(m, b)) if byte // b.dtype.bytes == linear}
+                found |= {
+                    (place, base + byte) for byte in range(slot_size(m, b)) if byte // b.dtype.bytes == linear
+                }
             else:
                 found.add((place, linear))
     return found
@@ -80,7 +86,11 @@ def instance(instr: Instr, env: dict[str, int], program: Program, m: Machine) ->
         if OPCODES[instr.opcode].reduces and not overwrite:
             reads |= touched
     return Instance(
-        instr, pipe_of(instr, program.table(), m), tuple(sorted(env.items())), frozenset(reads), frozenset(writes)
+        instr,
+        pipe_of(instr, program.table(), m),
+        tuple(sorted(env.items())),
+        frozenset(reads),
+        frozenset(writes),
     )
 
 
@@ -131,7 +141,15 @@ def resolve(i: Instr, env: dict[str, int], program: Program) -> tuple[object, ..
     init = i.init.evaluate(env) == 0 if i.init is not None else None
     form = i.form.substitute(env) if i.form is not None else None
     return (
-        i.opcode, i.dims, tuple(map(access, i.dst)), tuple(map(access, i.src)), init, i.fill, form, i.scale, i.line
+        i.opcode,
+        i.dims,
+        tuple(map(access, i.dst)),
+        tuple(map(access, i.src)),
+        init,
+        i.fill,
+        form,
+        i.scale,
+        i.line,
     )
 
 
@@ -147,7 +165,14 @@ def programs(draw: st.DrawFn, planned: bool | None = None, parallel: int = 1) ->
 
 
 def _buffers(draw: st.DrawFn) -> list[Buffer]:
-    types = {"gm": DType.F32, "ub": DType.F32, "l1": DType.F16, "l0a": DType.F16, "l0b": DType.F16, "l0c": DType.F32}
+    types = {
+        "gm": DType.F32,
+        "ub": DType.F32,
+        "l1": DType.F16,
+        "l0a": DType.F16,
+        "l0b": DType.F16,
+        "l0c": DType.F32,
+    }
     found = []
     for space, dtype in types.items():
         for n in range(draw(st.integers(1, 2))):
@@ -192,12 +217,15 @@ def _instr(draw: st.DrawFn, buffers: list[Buffer], loops: dict[str, int], line: 
         dims, forms, init = (("i", 2), ("j", draw(st.integers(1, 2)))), (("i", "j"),) * 3, None
     extents = dict(dims)
     dst, *src = (
-        _access(draw, pick(space), names, extents, loops) for space, names in zip((target, *sources), forms, strict=False)
+        _access(draw, pick(space), names, extents, loops)
+        for space, names in zip((target, *sources), forms, strict=False)
     )
     return Instr(opcode, dims, (dst,), tuple(src), init, line=line)
 
 
-def _access(draw: st.DrawFn, b: Buffer, names: tuple[str, str], extents: dict[str, int], loops: dict[str, int]) -> Access:
+def _access(
+    draw: st.DrawFn, b: Buffer, names: tuple[str, str], extents: dict[str, int], loops: dict[str, int]
+) -> Access:
     ranges = {**loops, **extents}
     index = []
     for name, extent in zip(names, b.shape, strict=True):
@@ -237,3 +265,49 @@ def assert_order_only(before: Program, after: Program, m: Machine = ASCEND) -> N
         for other, y in old[n + 1 :]:
             if place[other] < place[name]:
                 assert not x.conflicts(y), f"swapped: {x.instr} {x.env} and {y.instr} {y.env}"
+
+
+@st.composite
+def tile_loops(draw: st.DrawFn) -> Program:
+    """A loop that copies in, computes and copies out, with more slots than ``programs`` draws."""
+    extent = draw(st.integers(2, 9))
+    gm = [Buffer(f"gm{n}", DType.F32, (16, 4), "gm", "inout") for n in range(3)]
+    types = {"ub": DType.F32, "l1": DType.F16, "l0a": DType.F16, "l0b": DType.F16, "l0c": DType.F32}
+    local = [
+        Buffer(f"{space}{n}", dtype, (16, 4), space, "local", draw(st.integers(1, 4)))
+        for space, dtype in types.items()
+        for n in range(4 if space == "ub" else 1)
+    ]
+    shift = draw(st.integers(0, 2))
+
+    def use(space: str) -> Access:
+        b = draw(st.sampled_from([b for b in (*gm, *local) if b.space == space]))
+        row = Affine.var("i") + draw(st.integers(0, 3)) if space == "gm" else Affine()
+        slot = Affine.var("i") + (shift if space == "l1" else 0) if b.slots > 1 else Affine()
+        return Access(b.name, (row, Affine.var("j")), slot)
+
+    def matrix() -> Stmt:
+        a, b, c = use("l0a"), use("l0b"), use("l0c")
+        load = Instr("copy_in.copy", (("j", 2),), (a,), (use("l1"),), line=90)
+        c = replace(c, index=(Affine.var("m"), Affine.var("n")))
+        a = replace(a, index=(Affine.var("m"), Affine.var("k")))
+        b = replace(b, index=(Affine.var("k"), Affine.var("n")))
+        mma = Instr("cube.mma", (("m", 2), ("n", 2), ("k", 2)), (c,), (a, b), Affine.var("r"), line=91)
+        return Loop("r", draw(st.integers(1, 3)), (load, mma))
+
+    body: list[Stmt] = [
+        Instr("copy_in.copy", (("j", 2),), (use(draw(st.sampled_from(("ub", "l1")))),), (use("gm"),))
+    ]
+    for line in range(draw(st.integers(1, 7))):
+        if draw(st.integers(0, 5)) == 0:
+            body.append(matrix())
+            continue
+        opcode, target, sources = draw(st.sampled_from([m for m in MOVES if m[0] != "cube.mma"]))
+        src = tuple(use(s) for s in sources)
+        body.append(Instr(opcode, (("j", 2),), (use(target),), src, line=line + 1))
+    body.append(Instr("vector.copy", (("j", 2),), (use("ub"),), (use("ub"),), line=98))
+    body.append(Instr("copy_out.copy", (("j", 2),), (use("gm"),), (use("ub"),), line=99))
+    loop: Stmt = Loop("i", extent, tuple(body))
+    if draw(st.booleans()):
+        loop = Loop("o", 2, (loop,))
+    return Program("tiles", "ascend910", (*gm, *local), (Loop("core", 1, (loop,), True),))

@@ -21,7 +21,9 @@ def bodies(body: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> Bodies:
     return found
 
 
-def instances(program: Program, body: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> list[tuple[int, int, Instance]]:
+def instances(
+    program: Program, body: tuple[Stmt, ...], loops: tuple[Loop, ...]
+) -> list[tuple[int, int, Instance]]:
     """(flattened iteration, statement index, instance) in execution order, for parallel iteration 0."""
     points: list[dict[str, int]] = [{loops[0].var: 0}]
     for loop in loops[1:]:
@@ -59,7 +61,10 @@ def deps(text: str, inner: bool = True) -> set[tuple[int, int, str, int]]:
     while len(body) == 1 and isinstance(body[0], Loop):
         loops.append(body[0])
         body = body[0].body
-    return {(d.source, d.target, d.kind, d.distance) for d in dependences(body, loops, program, ASCEND, len(loops) - 1)}
+    return {
+        (d.source, d.target, d.kind, d.distance)
+        for d in dependences(body, loops, program, ASCEND, len(loops) - 1)
+    }
 
 
 PING_PONG = """program v1 p machine ascend910 {
@@ -96,9 +101,11 @@ def test_far_distances_are_cut() -> None:
 
 def test_shared_bytes_are_a_dependence() -> None:
     text = PING_PONG.replace("slots SLOTS", "at 0").replace("loop i", "buffer", 0)
-    planned = text.replace(
-        "  parallel", "  buffer u: f32[8]@ub local at 16\n  parallel"
-    ).replace("    loop i < 8 {\n", "    loop i < 8 {\n      vector.copy u[j] = u[j] for j<8\n").replace("{i}", "")
+    planned = (
+        text.replace("  parallel", "  buffer u: f32[8]@ub local at 16\n  parallel")
+        .replace("    loop i < 8 {\n", "    loop i < 8 {\n      vector.copy u[j] = u[j] for j<8\n")
+        .replace("{i}", "")
+    )
     found = deps(planned)
     assert (0, 1, "WAW", 0) in found
     assert (2, 0, "WAR", 1) in found

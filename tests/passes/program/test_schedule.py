@@ -13,7 +13,7 @@ from opc.program.text import parse_program
 from passes.program.insert_sync import InsertSync
 from passes.program.list_schedule import ListSchedule
 from passes.program.pipeline import Pipeline
-from tests.passes.program.programs import ASCEND, assert_order_only, programs, trace
+from tests.passes.program.programs import ASCEND, assert_order_only, programs, tile_loops, trace
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 FORCE = -1e9  # take the new order whatever the model says
@@ -60,10 +60,11 @@ def test_list_schedule_keeps_dependent_instances_in_order(program: Program) -> N
 
 
 @settings(max_examples=60, deadline=None)
-@given(programs())
+@given(tile_loops())
 def test_pipeline_keeps_dependent_instances_in_order(program: Program) -> None:
-    if len(trace(program, ASCEND, 0, 1)) <= 300:
-        assert_order_only(program, run(Pipeline(gain=FORCE), program))
+    result = run(Pipeline(gain=FORCE), program)
+    assert_order_only(program, result)
+    assert_order_only(program, run(ListSchedule(gain=FORCE), result))
 
 
 @settings(max_examples=40, deadline=None)
