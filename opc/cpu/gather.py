@@ -288,7 +288,7 @@ def _all(f: Function, conditions: Sequence[str]) -> str:
 
 
 def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
-    """Lane by lane from an address that is always valid: registers have no addresses to split at."""
+    """Without a split: registers have no addresses to split at, so each vector is loaded under its checks."""
     if not dims:
         f.bind({"one.": 0})
         dims = [nest.Dim("one.", 1)]
@@ -297,25 +297,81 @@ def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
     outer = [d for d in dims if d is not inner]
     width = max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
     lanes = min(f.module.vector_bytes // width, 1 << (inner.extent - 1).bit_length())
-    fill = values.splat(str(g.src.dtype.compute), 1, g.instr.fill or 0)
-
-    def lane(i: int) -> Vec:
-        ahead = {inner.name: Affine.var(inner.name) + i}
-        conditions = [_holds(f, Check(c.form.substitute(ahead), c.size)) for c in g.checks]
-        inside = _all(f, conditions)
-        at = f.op(
-            f"select i1 {inside}, ptr {f.pointer(g.src.base, g.src.form.substitute(ahead))}, ptr {g.src.base}"
-        )
-        raw = values.load_raw(f, g.src.dtype, at, 1, 1)
-        return values.select(f, Vec("i1", 1, inside), values.widen(f, g.src.dtype, raw), fill)
+    varying = any(c.form.coefficient(inner.name) for c in g.checks)
+    contiguous = g.src.stride(inner.name) == 1 and lanes > 1
 
     def row(live: int) -> None:
-        if lanes == 1:
-            value = lane(0)
+        if contiguous and not varying:
+            value = _whole(f, g, inner.name, lanes, live)
+        elif contiguous and g.src.dtype.bytes >= 4:
+            value = _masked(f, g, inner.name, lanes, live)
         else:
-            value = values.splat(fill.kind, lanes, g.instr.fill or 0)
-            for i in range(live):
-                value = values.insert(f, value, i, lane(i))
+            value = _by_lanes(f, g, inner.name, lanes, live)
         access.store(f, g.dst, inner.name, value, live)
 
     nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll=True), unroll=True)
+
+
+def _whole(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
+    """All lanes are inside or none is: one load, from the buffer's start if they are not."""
+    inside = _all(f, [_holds(f, c) for c in g.checks])
+    along = g.src.form.coefficient(dim)
+    start = f.pointer(g.src.base, g.src.form.substitute({dim: 0}))
+    # The unchecked dimension lies in the buffer wherever it begins, so it fits at the buffer's first element.
+    at = f.op(f"select i1 {inside}, ptr {start}, ptr {g.src.base}")
+    pointer = f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
+    raw = values.load_raw(f, g.src.dtype, pointer, lanes, live)
+    loaded = values.widen(f, g.src.dtype, raw)
+    fill = values.splat(loaded.kind, lanes, g.instr.fill or 0)
+    return values.select(f, values.broadcast(f, Vec("i1", 1, inside), lanes), loaded, fill)
+
+
+def _masked(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
+    """A masked load; lanes outside keep the fill value and touch no memory."""
+    mask = Vec(
+        "i1", lanes, "<" + ", ".join(f"i1 {'true' if i < live else 'false'}" for i in range(lanes)) + ">"
+    )
+    for c in g.checks:
+        mask = values.binary(f, "and", mask, _lanes_inside(f, c, dim, lanes))
+    kind = str(g.src.dtype)
+    fill = values.splat(kind, lanes, g.instr.fill or 0)
+    pointer = f.pointer(g.src.base, g.src.form)
+    name = f"llvm.masked.load.{values.mangled(kind, lanes)}.p0"
+    types = ["ptr", "i32", mask.type, fill.type]
+    ref = f.call(name, fill.type, [pointer, str(g.src.dtype.bytes), mask.ref, fill.ref], types)
+    return Vec(kind, lanes, ref)
+
+
+def _lanes_inside(f: Function, c: Check, dim: str, lanes: int) -> Vec:
+    """The check for each of ``lanes`` values of ``dim``."""
+    step = c.form.coefficient(dim)
+    if not step:
+        return values.broadcast(f, Vec("i1", 1, _holds(f, c)), lanes)
+    start = f.index(c.form)
+    steps = Vec("i32", lanes, "<" + ", ".join(f"i32 {i * step}" for i in range(lanes)) + ">")
+    if isinstance(start, int):
+        base = values.splat("i32", lanes, start)
+    else:
+        base = values.broadcast(f, Vec("i32", 1, f.op(f"trunc i64 {start} to i32")), lanes)
+    index = values.binary(f, "add", base, steps)
+    return values.compare(f, "icmp ult", index, values.splat("i32", lanes, c.size))
+
+
+def _by_lanes(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
+    """Lane by lane from an address that is always valid."""
+    fill = values.splat(str(g.src.dtype.compute), 1, g.instr.fill or 0)
+
+    def lane(i: int) -> Vec:
+        ahead = {dim: Affine.var(dim) + i}
+        inside = _all(f, [_holds(f, Check(c.form.substitute(ahead), c.size)) for c in g.checks])
+        start = f.pointer(g.src.base, g.src.form.substitute(ahead))
+        at = f.op(f"select i1 {inside}, ptr {start}, ptr {g.src.base}")
+        raw = values.load_raw(f, g.src.dtype, at, 1, 1)
+        return values.select(f, Vec("i1", 1, inside), values.widen(f, g.src.dtype, raw), fill)
+
+    if lanes == 1:
+        return lane(0)
+    value = values.splat(fill.kind, lanes, g.instr.fill or 0)
+    for i in range(live):
+        value = values.insert(f, value, i, lane(i))
+    return value
