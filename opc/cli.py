@@ -12,35 +12,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from opc.errors import CheckError, OpcError
-
-COMMANDS = {
-    "compile": "compile kernels for CPU and NPU",
-    "run": "run kernels and compare them with the oracle",
-    "opt": "run passes on IR text",
-    "check": "check a source file, build nothing",
-    "bench": "time a kernel against its machine's limits",
-    "machine": "list or show machine descriptions",
-    "explain": "explain a diagnostic code",
-    "doctor": "report what this computer offers",
-    "completion": "print a shell completion script",
-}
+from opc.commands.parser import parser
+from opc.errors import CheckError, OpcError, RuntimeCallError, fail
 
 INTERRUPTED = 130
 INTERNAL = 70
-
-
-def parser(commands: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
-    """The argument parser; options are declared for ``commands`` only, to keep start-up short."""
-    top = argparse.ArgumentParser(prog="opc", description="An operator compiler for CPUs and an NPU.")
-    top.add_argument("-V", "--version", action="store_true", help="print the version and exit")
-    subs = top.add_subparsers(dest="command", metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        sub = subs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name in commands:
-            sub.add_argument("--json", action="store_true", help="results and diagnostics as JSON")
-            import_module(f"opc.commands.{name}").add(sub)
-    return top
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,8 +50,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     except OpcError as error:
         return report(error, as_json=options.json)
     except MemoryError:
-        _message("error[E0929]: out of memory\n  = help: use smaller sizes: --set NAME=VALUE")
-        return 1
+        help = "use smaller sizes: --set NAME=VALUE"
+        return report(fail(RuntimeCallError, "E0929", "out of memory", help=help), options.json)
     except BrokenPipeError:
         raise
     except Exception as problem:

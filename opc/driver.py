@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from opc import machine as machines
@@ -68,16 +69,25 @@ def element_type(name: str) -> DType:
 
 def pipeline(name: str) -> tuple[Pass, ...]:
     """The passes of one named pipeline, with their default options."""
-    from passes import PIPELINES, load
-
-    return tuple(load(step)() for step in PIPELINES[name])
+    table = _passes()
+    return tuple(table.load(step)() for step in table.PIPELINES[name])
 
 
 def pass_table() -> dict[str, type]:
     """The class of every pass by its name."""
-    from passes import PASSES, load
+    table = _passes()
+    return {name: table.load(name) for name in table.PASSES}
 
-    return {name: load(name) for name in PASSES}
+
+def _passes() -> ModuleType:
+    """The package beside this one. Raises RuntimeCallError E0928 if another of that name hides it."""
+    import passes
+
+    found = Path(passes.__file__ or "").parent
+    if found.parent != Path(__file__).parent.parent:
+        message = f"another package named 'passes' hides opc's: {found}"
+        raise fail(RuntimeCallError, "E0928", message, help="run from another folder, or set PYTHONSAFEPATH=1")
+    return passes
 
 
 def build(

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _words() -> dict[str, list[str]]:
-    from opc.cli import COMMANDS, parser
+    from opc.commands.parser import COMMANDS, parser
 
     found: dict[str, list[str]] = {}
     top = parser(tuple(COMMANDS))
@@ -55,7 +55,7 @@ def _words() -> dict[str, list[str]]:
 
 
 def _fish(words: dict[str, list[str]]) -> str:
-    from opc.cli import COMMANDS
+    from opc.commands.parser import COMMANDS
 
     lines = [f"complete -c opc -n __fish_use_subcommand -a {n} -d '{COMMANDS[n]}'" for n in words]
     for name, flags in words.items():

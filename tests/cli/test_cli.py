@@ -14,6 +14,7 @@ import pytest
 
 from opc import __version__, cli
 from opc.codes import explanations
+from opc.commands.parser import COMMANDS
 from opc.machine import names
 
 OPC = [sys.executable, "-m", "opc"]
@@ -53,7 +54,7 @@ def test_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert "usage" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([command, "--help"]) == 0
     assert command in capsys.readouterr().out

@@ -28,7 +28,7 @@ def test_explanations_are_texts() -> None:
     for entry in explanations().values():
         assert entry.title
         assert not entry.title.endswith(".")
-        assert len(entry.text) > 80, f"{entry.code} explains too little"
+        assert len(entry.text) > 40, f"{entry.code} explains too little"
 
 
 def test_there_are_many_distinct_diagnostics() -> None:
