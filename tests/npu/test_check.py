@@ -11,8 +11,9 @@ import pytest
 from opc import npu
 from opc.errors import ListingError
 from opc.npu.access import footprints, reads_destination
-from opc.npu.expand import expand
+from opc.npu.expand import Static, expand
 from opc.npu.intervals import Coverage, box_runs, merged, overlap
+from opc.npu.listing import Instruction
 from tests.npu.samples import PIPELINED, barriers, machine, place, sample
 
 DECLARED = "listing v1 t machine ascend910\ntensor x: f16[64] input\ntensor y: f16[64] output\n"
@@ -190,6 +191,17 @@ def test_rules(body: str, message: str) -> None:
     assert message in fault(body)
 
 
+def test_cores_with_programs_of_their_own_are_each_proved() -> None:
+    store = "MTE3 copy_ub_to_gm f16@gm:y[c*64 | j:2] = f16@ub[{0} | j:2] for j<32\n"
+    body = "V vdup f16@ub[0 | j:2] = 1.0 for j<64\n" + flag("V", "MTE3")
+    assert prove(body + store.format("c*64"), cores=2).programs == 2
+    assert prove(body + store.format("0"), cores=2).programs == 1
+    # Core 1 alone reads what nobody wrote.
+    assert "reads ub bytes 128..191, which nothing has written" in fault(
+        body + store.format("c*128"), cores=2
+    )
+
+
 def test_hostile_sizes_end_at_once() -> None:
     assert "E0821" in fault("loop i < 4611686018427387904 {\n" + SCALE + "}\n")
     assert "has 4611686018427387904 elements" in fault(SCALE.replace("j<64", "j<4611686018427387904"))
@@ -235,8 +247,7 @@ def test_sample_is_proved() -> None:
 
 # Agreement with a checker that shares no idea with the real one: reachability in the full event graph.
 
-PIPES = ("MTE2", "V", "MTE3")
-UNORDERED = set(PIPES)
+PIPES = ("MTE2", "V", "MTE3")  # all unordered
 
 
 def random_listing(random: Random) -> str:
@@ -263,66 +274,71 @@ def random_listing(random: Random) -> str:
     return text + "core c < 1 {\n" + start + "\n".join(lines) + "\n}\n"
 
 
-def naive(listing: npu.Listing) -> bool:
-    """Whether the listing is safe, by transitive closure over start and end of every instruction."""
-    body = list(listing.phases[0].body)
-    trace = expand(listing.phases[0], range(1))
-    n = len(body)
-    sets, waits = {}, {}
-    for k, i in enumerate(body):
-        if i.mnemonic in ("set_flag", "wait_flag"):
-            (sets if i.mnemonic == "set_flag" else waits).setdefault(i.flag[:2], []).append(k)
-    if any(len(sets.get(f, [])) != len(waits.get(f, [])) for f in {*sets, *waits}):
-        return False
-    edges = {(("s", k), ("e", k)) for k in range(n)}
+Node = tuple[str, int]  # start ("s") or end ("e") of an instruction
+
+
+def event_edges(body: list[Instruction]) -> set[tuple[Node, Node]]:
+    """What the pipes promise, one edge per pair that is ordered."""
+    edges: set[tuple[Node, Node]] = {(("s", k), ("e", k)) for k in range(len(body))}
     for pipe in PIPES:
-        mine = [k for k in range(n) if body[k].pipe in (pipe, "ALL")]
-        for a, b in itertools.pairwise(mine):
-            edges.add((("s", a), ("s", b)))
+        mine = [k for k, i in enumerate(body) if i.pipe in (pipe, "ALL")]
+        edges |= {(("s", a), ("s", b)) for a, b in itertools.pairwise(mine)}
         for a, b in itertools.combinations(mine, 2):
             if body[b].mnemonic in ("set_flag", "pipe_barrier"):
                 edges.add((("e", a), ("e", b)))
             if body[a].mnemonic in ("wait_flag", "pipe_barrier"):
                 edges.add((("e", a), ("s", b)))
-    for k in range(n):
-        if body[k].pipe == "ALL":
-            for other in range(n):
-                edges.add(
-                    (("e", other), ("e", k))
-                    if other < k
-                    else (("e", k), ("s", other))
-                    if other > k
-                    else (("s", k), ("e", k))
-                )
-    for f in sets:
-        edges |= {(("e", a), ("e", b)) for a, b in zip(sets[f], waits[f], strict=True)}
+    for k, i in enumerate(body):
+        if i.pipe == "ALL":
+            edges |= {(("e", other), ("e", k)) for other in range(k)}
+            edges |= {(("e", k), ("s", other)) for other in range(k + 1, len(body))}
+    return edges
+
+
+def closure(edges: set[tuple[Node, Node]], n: int) -> dict[Node, set[Node]]:
     nodes = [(side, k) for k in range(n) for side in "se"]
     reach = {node: {b for a, b in edges if a == node} for node in nodes}
     for mid in nodes:
         for node in nodes:
             if mid in reach[node]:
                 reach[node] |= reach[mid]
-    if any(node in reach[node] for node in nodes):
+    return reach
+
+
+def touched(s: Static) -> tuple[set[int], set[int]]:
+    """Bytes read and written; the input tensor does not matter."""
+    sides = []
+    for source in (True, False):
+        found = set()
+        for r in s.instruction.sources if source else s.instruction.dst:
+            for f in footprints(s, r, source) if r.tensor != "x" else ():
+                base = 10**6 if r.tensor == "y" else 0
+                found |= {base + f.address + b for low, high in f.runs for b in range(low, high)}
+        sides.append(found)
+    return sides[0], sides[1]
+
+
+def naive(listing: npu.Listing) -> bool:
+    """Whether the listing is safe, by transitive closure over start and end of every instruction."""
+    body = list(listing.phases[0].body)
+    n = len(body)
+    sets: dict[object, list[int]] = {}
+    waits: dict[object, list[int]] = {}
+    for k, i in enumerate(body):
+        if i.mnemonic in ("set_flag", "wait_flag"):
+            (sets if i.mnemonic == "set_flag" else waits).setdefault(i.flag[:2], []).append(k)
+    if any(len(sets.get(f, [])) != len(waits.get(f, [])) for f in {*sets, *waits}):
+        return False
+    edges = event_edges(body)
+    for f in sets:
+        edges |= {(("e", a), ("e", b)) for a, b in zip(sets[f], waits[f], strict=True)}
+    reach = closure(edges, n)
+    if any(node in after for node, after in reach.items()):
         return False
     for f in sets:
         if any(("e", b) not in reach[("e", a)] for a, b in zip(waits[f], sets[f][1:], strict=False)):
             return False
-
-    def touched(k: int) -> tuple[set[int], set[int]]:
-        s = trace.statics[k]
-        sides = []
-        for source in (True, False):
-            regions = s.instruction.sources if source else s.instruction.dst
-            found = set()
-            for r in regions:
-                for f in footprints(s, r, source):
-                    base = 10**6 if r.tensor == "y" else 0
-                    if r.tensor != "x":
-                        found |= {base + f.address + b for low, high in f.runs for b in range(low, high)}
-            sides.append(found)
-        return sides[0], sides[1]
-
-    bytes_of = [touched(k) for k in range(n)]
+    bytes_of = [touched(s) for s in expand(listing.phases[0], range(1)).statics]
     for a, b in itertools.combinations(range(n), 2):
         (ra, wa), (rb, wb) = bytes_of[a], bytes_of[b]
         if (wa & (rb | wb) or ra & wb) and ("s", b) not in reach[("e", a)]:
