@@ -140,31 +140,42 @@ class Lowering:
             if low < 0 or high >= extent:
                 outside = True
                 if node.fill is None:
-                    raise self._leaves(node, axis, (low, high), extent)
+                    raise self._leaves(node, axis, (low, high), extent, dims)
         fill = self._fill(node, tensor.dtype) if outside else None
         return Typed(Read(tensor.name, index, fill), tensor.dtype)
 
-    def _leaves(self, node: ast.Read, axis: int, bounds: tuple[int, int], extent: int) -> LanguageError:
+    def _leaves(
+        self, node: ast.Read, axis: int, bounds: tuple[int, int], extent: int, dims: dict[str, int]
+    ) -> LanguageError:
         span = node.indices[axis].span
         runs = f"this index runs from {bounds[0]} to {bounds[1]}"
         message = f"axis {axis} of {node.tensor} has extent {extent}, but {runs}"
         help = f"say what lies outside: `{node.tensor}[...] else 0`, or bound the dimension with `for`"
-        return self.scope.error(
-            "E0301", message, span, help=help, notes=self.scope.values_note(node.indices[axis])
+        notes = (
+            *self.scope.values_note(node.indices[axis]),
+            *self.scope.ranges_note(node.indices[axis], dims),
         )
+        return self.scope.error("E0301", message, span, help=help, notes=notes)
 
     def _fill(self, node: ast.Read, dtype: DType) -> int | float:
         assert node.fill is not None
         value = self.scope.evaluate(node.fill)
         if dtype.is_float:
             return float(value)
-        return self.integer(value, dtype, node.fill.span) if isinstance(value, float) else value
+        return self._in_range(self.integer(value, dtype, node.fill.span), dtype, node.fill.span)
+
+    def _in_range(self, value: int, dtype: DType, span: Span) -> int:
+        low, high = _INTEGER_RANGE[dtype]
+        if not low <= value <= high:
+            message = f"{value} is no value of type {dtype}, which runs from {low} to {high}"
+            raise self.scope.error("E0324", message, span)
+        return value
 
     def _call(self, node: ast.Call, args: list[Typed]) -> Typed:
         name = str(self.scope.dtype) if node.function == "T" else node.function
         function = scalar.FUNCTIONS[name]
         if function.kind == "cast":
-            return self._cast(DType(name), args[0], node.span)
+            return self._cast(DType(name), args[0])
         if function.kind == "select":
             return self._select(node, args)
         if all(isinstance(a.expr, Const) and a.dtype is None for a in args):
@@ -199,12 +210,19 @@ class Lowering:
         dtype = combine(yes.dtype, no.dtype, "select")
         return Typed(Call("select", (condition.expr, yes.expr, no.expr)), dtype)
 
-    def _cast(self, dtype: DType, value: Typed, span: Span) -> Typed:
+    def _cast(self, dtype: DType, value: Typed) -> Typed:
         if isinstance(value.expr, Const) and value.dtype is None:
             number = value.expr.value
-            exact = float(number) if dtype.is_float else self.integer(float(number), dtype, span)
-            return Typed(Const(exact, dtype), dtype)
+            return Typed(Const(float(number) if dtype.is_float else saturated(number, dtype), dtype), dtype)
         return Typed(Call(str(dtype), (value.expr,)), dtype)
+
+
+def saturated(value: float, dtype: DType) -> int:
+    """A literal converted to an integer type: i32 cuts, i8 rounds to nearest even, both saturate."""
+    low, high = _INTEGER_RANGE[dtype]
+    if not low < value < high:
+        return high if value > 0 else low
+    return round(value) if dtype is DType.I8 else int(value)
 
 
 def _flipped(dtype: DType | None) -> DType | None:

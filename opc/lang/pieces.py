@@ -68,7 +68,8 @@ def _check_inside(scope: Scope, part: Part, axis: int, extent: int) -> None:
         f"axis {axis} of {part.target.name} has extent {extent}, but this index runs from {low} to {high}"
     )
     help = f"to write a part of what is read, say `for {name} < ...`" if name is not None else ""
-    raise scope.error("E0313", message, index.span, help=help, notes=scope.values_note(index))
+    notes = (*scope.values_note(index), *scope.ranges_note(index, part.extents))
+    raise scope.error("E0313", message, index.span, help=help, notes=notes)
 
 
 def _check_dimensions(scope: Scope, part: Part) -> None:

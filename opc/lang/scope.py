@@ -114,6 +114,11 @@ class Scope:
         values = [f"{n} = {self.sizes[n]}" for n in sorted(inner) if n in self.sizes]
         return (*lines, *((f"with {', '.join(values)}",) if values else ()))
 
+    def ranges_note(self, expr: ast.Expr, dims: Mapping[str, int]) -> tuple[str, ...]:
+        """A note with the range of every dimension in an index."""
+        ranges = [f"{n} runs from 0 to {dims[n] - 1}" for n in sorted(_names(expr)) if n in dims]
+        return (", ".join(ranges),) if ranges else ()
+
     def declare(self, param: ast.Param, name: str, order: tuple[int, ...] | None = None) -> Tensor:
         """The tensor of a declaration, its shape evaluated. Raises E0303 and E0304."""
         assert param.shape is not None

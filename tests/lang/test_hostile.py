@@ -14,6 +14,7 @@ import kernels_dsl
 from opc.errors import LanguageError
 from opc.lang import check, kernel_names, lower, parse
 from opc.lang.source import MAX_LINE, MAX_NESTING
+from opc.tensor.verify import verify
 
 HEAD = "kernel f(x: T[N]) -> (y: T[N]) { example N = 4 "
 SQUARES = "".join(f"let a{i} = a{i - 1}*a{i - 1} " for i in range(1, 99))
@@ -154,4 +155,4 @@ def _try(text: str) -> None:
     with contextlib.suppress(LanguageError):
         parse(text)
         for name in kernel_names(text):
-            lower(text, kernel=name)
+            verify(lower(text, kernel=name))

@@ -99,6 +99,8 @@ def test_constants_are_folded() -> None:
 def test_conversions() -> None:
     assert body(made("y[i, j] = T(f32(x[i, j]) * 2)", dtype=DType.F16)) == "f16(mul(f32(x[i, j]), 2))"
     assert body(made("y[i, j] = x[i, j] + f16(0.5)")) == "add(x[i, j], 0.5:f16)"
+    ints = "y[i, j] = i32(x[i, j]) + i32(-2.7) + i8(2.5) + i8(300) + i8(-inf)"
+    assert body(made(ints, res="y: i32[N, M]")).endswith("-2:i32), 2:i8), 127:i8), -128:i8)")
 
 
 def test_attributes_are_constants() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opc.dtypes import DType
+from opc.errors import LanguageError
 from opc.lang import lower, parse
 from opc.lang import syntax as ast
 from opc.tensor.interpret import evaluate
@@ -165,3 +166,17 @@ def test_lowering_keeps_the_meaning(text: str, seed: int) -> None:
     clause(clauses[1], env, {"x": x}, t)
     clause(clauses[2], env, {"x": x, "t": t}, y)
     np.testing.assert_allclose(evaluate(f, {"x": x})["y"], y, rtol=1e-9, atol=1e-9)
+
+
+@given(kernels(), st.sampled_from(list(DType)))
+@settings(max_examples=150, deadline=None)
+def test_what_lowers_is_valid_for_every_type(text: str, dtype: DType) -> None:
+    """The language refuses what tensor IR would: no kernel passes the one and fails the other."""
+    try:
+        f = lower(text, dtype=dtype)
+    except LanguageError:
+        if dtype.is_float:
+            raise
+        return
+    verify(f)
+    assert parse_function(print_function(f)) == f
