@@ -205,6 +205,7 @@ class RowNest:
 
     def _accumulate(self, op: Op, ev: Evaluator, value: Value, results: list[Value], inner: Tiles) -> None:
         piece = op.pieces[0]
+        value = self._over_reduced(ev, value, inner)
         sources = [value.operand]
         fields: dict[str, object] = {"init": _order(inner)}
         if op.monoid in ("argmax", "argmin"):
@@ -224,6 +225,17 @@ class RowNest:
             sources,
             **fields,
         )
+
+    @staticmethod
+    def _over_reduced(ev: Evaluator, value: Value, inner: Tiles) -> Value:
+        """The value over every reduced axis of the tile: a term that does not vary still counts each time."""
+        wide = tuple(a for a in ev.frame.axes if a in value.axes or (a.name in inner and a.size > 1))
+        if isinstance(value.operand, Access) and len(wide) == len(value.axes):
+            return value
+        dtype = value.dtype or DType.F32
+        target = ev.at(ev.buffer(wide, dtype), wide)
+        ev.emit.emit("vector.copy", ev.frame.axis_dims(wide), [target], [value.operand])
+        return Value(target, wide, dtype, True)
 
     def _scratch(self, op: Op, tiles: Tiles) -> Kept:
         """Memory for an intermediate that is produced chunk by chunk, indexed by the op's dims."""

@@ -14,13 +14,13 @@ from opc.machine import load, names
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Module, Program
-from opc.tensor.ir import Const, Dim, Function, Op, Piece, reads
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
 from passes.lowering._emit import Emitter
 from passes.lowering._guards import without_guards
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
-from passes.tensor.choose_layouts import cube_worthy
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,13 @@ def check_dtypes(function: Function, machine: Machine) -> None:
         _need(tensor.dtype, "memory", machine, f"tensor '{tensor.name}'")
         _need(tensor.dtype.compute, "vector", machine, f"arithmetic on '{tensor.name}'")
     for op in function.ops:
+        if op.accumulate is not None:
+            _need(op.accumulate, "vector", machine, f"the sum of '{op.name}'")
+        for node in (n for p in op.pieces for n in walk(p.body)):
+            if isinstance(node, Call) and FUNCTIONS[node.fn].kind == "cast":
+                _need(DType(node.fn), "vector", machine, f"a conversion in '{op.name}'")
         c = classify_contraction(op, function)
-        if c is not None and cube_worthy(c):
+        if c is not None and c.is_cube:
             _need(function.tensors()[c.a.tensor].dtype, "cube", machine, f"the contraction '{op.name}'")
 
 
@@ -156,7 +161,7 @@ class _Lowering:
 
     def _cube(self, op: Op) -> Contraction | None:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
-        return c if c is not None and cube_worthy(c) and _packing_guards(op, c) else None
+        return c if c is not None and c.is_cube and _packing_guards(op, c) else None
 
 
 def _packing_guards(op: Op, c: Contraction) -> bool:

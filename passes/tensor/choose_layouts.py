@@ -70,7 +70,7 @@ def _pack_contraction(
     op: Op, function: Function, params: frozenset[str], taken: set[str], machine: Machine
 ) -> list[Op]:
     c = classify_contraction(op, function)
-    if c is None or not cube_worthy(c):
+    if c is None or not c.is_cube:
         return [op]
     table = function.tensors()
     tensor = table[c.b.tensor]
@@ -101,13 +101,6 @@ def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
         return None
     pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
     return _Scheme(min(c.n[-1].extent, machine.limits.get("block_columns", block)), pack)
-
-
-def cube_worthy(c: Contraction) -> bool:
-    """Whether the cube takes it: columns of its own, nothing skipped; rows may be a single one."""
-    in_a, in_b = ({v for f in read.index for v in f.names} for read in (c.a, c.b))
-    shared = any(d.name in in_a and d.name in in_b for d in c.k)
-    return bool(c.n) and shared and not c.broadcast and not c.guarded
 
 
 def _needs_pack(c: Contraction, tensor: Tensor) -> bool:
