@@ -21,6 +21,7 @@ from opc.npu.intervals import Coverage
 from opc.npu.listing import Instruction, Listing, Phase, Region, instructions
 from opc.npu.memory import Memory
 from opc.npu.rules import phase_problems, placement_problems
+from opc.npu.text import print_listing
 
 LIMIT = 20  # diagnostics in one error
 
@@ -49,7 +50,7 @@ def prove(listing: Listing, machine: Machine | None = None) -> Proof:
     for phase in listing.phases:
         problems += phase_problems(listing, phase, machine)
     if problems:
-        raise ListingError(problems[:LIMIT])
+        raise ListingError(problems[:LIMIT], print_listing(listing))
     programs = count = flags = pairs = 0
     shared = GlobalCheck(listing, machine)
     for phase in listing.phases:
@@ -62,7 +63,7 @@ def prove(listing: Listing, machine: Machine | None = None) -> Proof:
             pairs += run.verdict.checked
         problems += shared.phase(phase)
     if problems:
-        raise ListingError(problems[:LIMIT])
+        raise ListingError(problems[:LIMIT], print_listing(listing))
     return Proof(programs, count, flags, pairs)
 
 

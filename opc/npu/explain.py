@@ -8,10 +8,10 @@ from opc.npu.expand import Static
 from opc.npu.happens import Race, Verdict
 from opc.npu.listing import Instruction, Listing
 from opc.npu.memory import Memory
-from opc.npu.text import line_numbers, print_instruction
+from opc.npu.text import places, print_instruction
 
 
-def _short(i: Instruction) -> str:
+def short(i: Instruction) -> str:
     """An instruction in a sentence."""
     if i.flag is not None:
         return f"'{print_instruction(i)}'"
@@ -40,9 +40,9 @@ def _bytes(memory: str, low: int, high: int, listing: Listing) -> str:
 
 
 def span(listing: Listing, i: Instruction) -> Span | None:
-    """Where the instruction stands in the listing's text."""
-    line = line_numbers(listing).get(id(i))
-    return Span(f"{listing.name}.npu", line) if line else None
+    """Where the instruction stands in the listing's canonical text."""
+    place = places(listing).get(id(i))
+    return Span(f"{listing.name}.npu", *place) if place else None
 
 
 def _execution(plan: Plan, position: int) -> tuple[Static, int]:
@@ -56,7 +56,7 @@ def verdict(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diagnos
     for first, second in v.doubled:
         s, k = _execution(plan, second)
         earlier, at = _execution(plan, first)
-        message = f"{_short(s.instruction)} on core {core} may set a flag that is still set"
+        message = f"{short(s.instruction)} on core {core} may set a flag that is still set"
         notes = (f"set before {_at(earlier, at)}", f"set again {_at(s, k)}")
         help = "the wait for the first setting must happen before the second: order it by a flag back"
         found.append(Diagnostic("E0812", message, span(listing, s.instruction), notes=notes, help=help))
@@ -71,13 +71,13 @@ def _race(r: Race, plan: Plan, listing: Listing, core: int) -> Diagnostic:
     verbs = "writes" if r.second_writes else "reads", "write" if r.first_writes else "read"
     state = "has already run when" if r.reversed else "may run before"
     message = (
-        f"{_short(two)} on core {core} {verbs[0]} {_bytes(r.memory.name, *r.shared, listing)}; "
-        f"nothing orders it after the {verbs[1]} by {_short(one)}"
+        f"{short(two)} on core {core} {verbs[0]} {_bytes(r.memory.name, *r.shared, listing)}; "
+        f"nothing orders it after the {verbs[1]} by {short(one)}"
     )
     if r.reversed:
         message = (
-            f"{_short(two)} on core {core} {verbs[0]} {_bytes(r.memory.name, *r.shared, listing)}; "
-            f"it {state} {_short(one)}, which comes first in the listing, {verbs[1]}s them"
+            f"{short(two)} on core {core} {verbs[0]} {_bytes(r.memory.name, *r.shared, listing)}; "
+            f"it {state} {short(one)}, which comes first in the listing, {verbs[1]}s them"
         )
     help = (
         f"put pipe_barrier {one.pipe} between them"
@@ -93,7 +93,7 @@ def _unmatched(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diag
     if v.stuck:
         heads = [_execution(plan, p) for p in v.stuck]
         s, k = heads[0]
-        message = f"deadlock on core {core}: {_short(s.instruction)} waits for a flag that cannot be set"
+        message = f"deadlock on core {core}: {short(s.instruction)} waits for a flag that cannot be set"
         notes = [f"pipe {h.instruction.pipe} stands {_at(h, n)}" for h, n in heads]
         if v.position < len(plan.trace.order):
             notes.append(f"dispatch stands {_at(*_execution(plan, v.position))}")
@@ -104,7 +104,7 @@ def _unmatched(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diag
     # A set that a stuck pipe would have waited for is the deadlock's consequence, not a fault of its own.
     for position in v.left if not v.stuck else ():
         s, k = _execution(plan, position)
-        message = f"{_short(s.instruction)} on core {core} sets a flag that nothing waits for"
+        message = f"{short(s.instruction)} on core {core} sets a flag that nothing waits for"
         help = "add the wait_flag, or remove the set_flag: a flag left set breaks the next kernel"
         found.append(
             Diagnostic("E0813", message, span(listing, s.instruction), notes=(_at(s, k),), help=help)
@@ -116,7 +116,7 @@ def outside(s: Static, k: int, memory: Memory, where: tuple[int, int], listing: 
     """An access outside its memory."""
     low, high = where
     message = (
-        f"{_short(s.instruction)} accesses {memory.name} bytes {low}..{high - 1}, "
+        f"{short(s.instruction)} accesses {memory.name} bytes {low}..{high - 1}, "
         f"but {memory.name} has {memory.size} bytes"
     )
     return Diagnostic("E0816", message, span(listing, s.instruction), notes=(_at(s, k),))
@@ -125,15 +125,16 @@ def outside(s: Static, k: int, memory: Memory, where: tuple[int, int], listing: 
 def uninitialised(s: Static, k: int, memory: Memory, where: tuple[int, int], listing: Listing) -> Diagnostic:
     """A read of bytes nothing has written."""
     message = (
-        f"{_short(s.instruction)} reads {_bytes(memory.name, *where, listing)}, which nothing has written"
+        f"{short(s.instruction)} reads {_bytes(memory.name, *where, listing)}, which nothing has written"
     )
-    return Diagnostic("E0815", message, span(listing, s.instruction), notes=(_at(s, k),))
+    help = "an earlier iteration of the cores does not count: local memory holds junk when one starts"
+    return Diagnostic("E0815", message, span(listing, s.instruction), notes=(_at(s, k),), help=help)
 
 
 def overwritten(s: Static, k: int, memory: Memory, where: tuple[int, int], listing: Listing) -> Diagnostic:
     """An instruction whose result overlaps its own operand."""
     message = (
-        f"{_short(s.instruction)} writes {_bytes(memory.name, *where, listing)} while it still reads them "
+        f"{short(s.instruction)} writes {_bytes(memory.name, *where, listing)} while it still reads them "
         "as other elements"
     )
     help = "an instruction may work in place only where both sides have the same address and strides"

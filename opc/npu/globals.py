@@ -9,7 +9,7 @@ from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.npu.access import Footprint, footprints, reads_destination
 from opc.npu.expand import Static, expand, statics
-from opc.npu.explain import span
+from opc.npu.explain import short, span
 from opc.npu.intervals import Coverage, Runs, box_runs
 from opc.npu.listing import Instruction, Listing, Loop, Phase, Region, Tensor, instructions
 
@@ -75,7 +75,7 @@ class GlobalCheck:
             if f is not None and (f.low < 0 or f.high > tensor.bytes):
                 env = ", ".join(f"{v}={n}" for v, n in s.environment(k).items())
                 message = (
-                    f"'{s.instruction.pipe} {s.instruction.mnemonic}' (line {s.instruction.line}) accesses "
+                    f"{short(s.instruction)} accesses "
                     f"{tensor.name} bytes {f.low}..{f.high - 1} at {env}, but {tensor.name} has "
                     f"{tensor.bytes} bytes"
                 )
@@ -140,8 +140,8 @@ class GlobalCheck:
         verbs = ["writes" if t[3] else "reads" for t in (one, two)]
         message = (
             f"core {two[2]} {verbs[1]} {blob} bytes {low}..{high - 1} "
-            f"('{second.mnemonic}' of line {second.line}) while "
-            f"core {one[2]} {verbs[0]} them ('{first.mnemonic}' of line {first.line})"
+            f"in {short(second)} while "
+            f"core {one[2]} {verbs[0]} them in {short(first)}"
         )
         help = "cores of one phase must not share written bytes; a grid barrier separates phases"
         return Diagnostic("E0818", message, span(self.listing, second), help=help)
@@ -179,7 +179,7 @@ class GlobalCheck:
                         i = trace.statics[j].instruction
                         low, high = missing[0] - tensor.offset, missing[1] - tensor.offset
                         message = (
-                            f"'{i.pipe} {i.mnemonic}' (line {i.line}) on core {core} reads {tensor.name} "
+                            f"{short(i)} on core {core} reads {tensor.name} "
                             f"bytes {low}..{high - 1}, which nothing has written"
                         )
                         return [Diagnostic("E0815", message, span(self.listing, i))]

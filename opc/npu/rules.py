@@ -6,7 +6,7 @@ from math import prod
 
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
-from opc.npu.explain import span
+from opc.npu.explain import short, span
 from opc.npu.listing import ALL, Instruction, Listing, Phase, Region, instructions
 from opc.npu.shapes import class_of
 
@@ -73,20 +73,20 @@ def _sync_problem(i: Instruction, extents: dict[str, int], machine: Machine) -> 
 def _problem(i: Instruction, tensors: set[str], machine: Machine) -> str | None:
     memory = machine.roles["memory"]
     if prod(i.extents) > ELEMENTS:
-        return f"'{i.mnemonic}' of line {i.line} has {prod(i.extents)} elements, more than {ELEMENTS}"
+        return f"{short(i)} has {prod(i.extents)} elements, more than {ELEMENTS}"
     for r in (*i.dst, *i.sources):
         if r.space not in machine.spaces:
-            return f"'{i.mnemonic}' of line {i.line}: {machine.name} has no space '{r.space}'"
+            return f"{short(i)}: {machine.name} has no space '{r.space}'"
         if (r.space == memory) != bool(r.tensor) or (r.tensor and r.tensor not in tensors):
-            return f"'{i.mnemonic}' of line {i.line} names no declared tensor in {r.space}"
+            return f"{short(i)} names no declared tensor in {r.space}"
     source = i.sources[0].space if i.sources else i.dst[0].space
     route = machine.route(class_of(i, machine), source, i.dst[0].space)
     strange = [form for form in i.scale if form not in machine.scale_forms]
     if strange:
-        return f"'{i.mnemonic}' of line {i.line}: {machine.name} cannot apply '{strange[0]}' while draining"
+        return f"{short(i)}: {machine.name} cannot apply '{strange[0]}' while draining"
     if route is None or route.pipe != i.pipe:
         right = f"it runs on {route.pipe}" if route else f"no route from {source} to {i.dst[0].space}"
-        return f"'{i.pipe} {i.mnemonic}' of line {i.line} cannot run on {machine.name}: {right}"
+        return f"{short(i)} cannot run on {machine.name}: {right}"
     return None
 
 
@@ -95,7 +95,7 @@ def _alignment_problem(i: Instruction, extents: dict[str, int]) -> str | None:
         if _misaligned(r, i, extents):
             where = r.tensor or r.space
             what = f"{r.dtype} elements in {where} are not aligned to {r.dtype.bytes}"
-            return f"'{i.mnemonic}' of line {i.line}: {what}"
+            return f"{short(i)}: {what}"
     return None
 
 

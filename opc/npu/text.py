@@ -34,9 +34,14 @@ def print_listing(listing: Listing) -> str:
     return "".join(line + "\n" for line, _ in _lines(listing))
 
 
-def line_numbers(listing: Listing) -> dict[int, int]:
-    """1-based line of each instruction in the text, by ``id`` of the instruction."""
-    return {id(i): n for n, (_, i) in enumerate(_lines(listing), 1) if i is not None}
+def places(listing: Listing) -> dict[int, tuple[int, int, int]]:
+    """Line, column and length of each instruction in the text, by ``id`` of the instruction."""
+    found = {}
+    for row, (line, i) in enumerate(_lines(listing), 1):
+        if i is not None:
+            length = len(line.lstrip())
+            found[id(i)] = (row, len(line) - length + 1, length)
+    return found
 
 
 def _lines(listing: Listing) -> Iterator[tuple[str, Instruction | None]]:

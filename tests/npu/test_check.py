@@ -214,7 +214,7 @@ def test_cores_share_written_bytes() -> None:
     prove(write + store.format(64), cores=2)
     text = fault(write + store.format(32), cores=2)
     assert "E0818" in text
-    assert "core 1 writes y bytes 32..63 ('copy_ub_to_gm' of line 5) while core 0 writes them" in text
+    assert "core 1 writes y bytes 32..63 in 'MTE3 copy_ub_to_gm' (line 5) while core 0 writes them" in text
 
 
 def test_interleaved_cores_do_not_conflict() -> None:
