@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from opc.cpu import elementwise, gather, layout, mma, reduce, tile_groups, tiles
+from opc.cpu import elementwise, gather, launch, layout, mma, reduce, tile_groups, tiles
 from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
@@ -17,7 +17,6 @@ from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructi
 
 ARGUMENTS = ("input", "param", "inout", "output")
 CONTEXT = ("packed", "workspace", "scratch")
-RUNTIME = ("ptr", "ptr", "ptr")  # GOMP_parallel, omp_get_thread_num, omp_get_num_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +48,9 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
         width = max(width, extent)
         name = f"{symbol}.{number}"
         _Phase(module, program, machine, plan, name).emit(statements)
-        _team(module, program, name, extent, plan.scratch)
         phases.append((name, extent))
     entry = Entry(symbol, arguments(program), plan, width)
-    _entry(module, entry, phases)
+    launch.emit(module, symbol, len(entry.arguments) + len(CONTEXT), phases, plan.scratch)
     return entry
 
 
@@ -176,71 +174,3 @@ class _Phase:
 def _parameters(program: Program) -> str:
     names = [f"%a{i}" for i in range(len(arguments(program)))] + [f"%{c}" for c in CONTEXT]
     return ", ".join(f"ptr noalias {n}" for n in names)
-
-
-def _team(module: Module, program: Program, name: str, extent: int, scratch: int) -> None:
-    """``name.team(context)``: a thread's share of a phase."""
-    f = Function(module, f"{name}.team", "ptr %context", linkage="internal")
-    count = len(arguments(program)) + len(CONTEXT)
-    pointers = [_slot(f, i) for i in range(count)]
-    thread = f.op(f"call i32 {_slot(f, count + 1)}()")
-    team = f.op(f"call i32 {_slot(f, count + 2)}()")
-    t, n = f.op(f"zext i32 {thread} to i64"), f.op(f"zext i32 {team} to i64")
-    begin = f.op(f"udiv i64 {f.op(f'mul i64 {t}, {extent}')}, {n}")
-    after = f.op(f"add i64 {t}, 1")
-    end = f.op(f"udiv i64 {f.op(f'mul i64 {after}, {extent}')}, {n}")
-    pointers[-1] = f.op(f"getelementptr i8, ptr {pointers[-1]}, i64 {f.op(f'mul i64 {t}, {scratch}')}")
-    passed = ", ".join(f"ptr {p}" for p in pointers)
-    f.do(f"call void @{name}({passed}, i64 {begin}, i64 {end})")
-    f.finish()
-
-
-def _slot(f: Function, index: int) -> str:
-    return f.op(f"load ptr, ptr {f.op(f'getelementptr ptr, ptr %context, i64 {index}')}, align 8")
-
-
-def _entry(module: Module, entry: Entry, phases: list[tuple[str, int]]) -> None:
-    """``symbol``: copy the context, then run each phase alone or as a team of at most ``threads``."""
-    f = Function(
-        module,
-        entry.symbol,
-        "ptr %arguments, ptr %packed, ptr %workspace, ptr %scratch, i32 %threads, ptr %runtime",
-    )
-    context = f.alloca("ptr", len(entry.arguments) + len(CONTEXT) + len(RUNTIME), 8)
-    count = len(entry.arguments)
-    pointers = []
-    for i in range(count):
-        at = f.op(f"getelementptr ptr, ptr %arguments, i64 {i}")
-        pointers.append(f.op(f"load ptr, ptr {at}, align 8"))
-    pointers += [f"%{c}" for c in CONTEXT]
-    for i, p in enumerate(pointers):
-        f.do(f"store ptr {p}, ptr {f.op(f'getelementptr ptr, ptr {context}, i64 {i}')}, align 8")
-    many = f.op("icmp ugt i32 %threads, 1")
-
-    def runtime() -> None:
-        for i in range(len(RUNTIME)):
-            at = f.op(f"getelementptr ptr, ptr %runtime, i64 {i}")
-            to = f.op(f"getelementptr ptr, ptr {context}, i64 {count + len(CONTEXT) + i}")
-            f.do(f"store ptr {f.op(f'load ptr, ptr {at}, align 8')}, ptr {to}, align 8")
-
-    f.branch(many, runtime)
-    passed = ", ".join(f"ptr {p}" for p in pointers)
-    for name, extent in phases:
-        _phase_call(f, name, extent, context, passed, many, count + len(CONTEXT))
-    f.finish()
-
-
-def _phase_call(f: Function, name: str, extent: int, context: str, passed: str, many: str, slot: int) -> None:
-    def alone() -> None:
-        f.do(f"call void @{name}({passed}, i64 0, i64 {extent})")
-
-    def team() -> None:
-        at = f.op(f"getelementptr ptr, ptr {context}, i64 {slot}")
-        parallel = f.op(f"load ptr, ptr {at}, align 8")
-        size = f.call("llvm.umin.i32", "i32", ["%threads", str(extent)], ["i32", "i32"])
-        f.do(f"call void {parallel}(ptr @{name}.team, ptr {context}, i32 {size}, i32 0)")
-
-    if extent == 1:
-        alone()
-        return
-    f.branch(many, team, alone)

@@ -71,13 +71,19 @@ def emit(f: Function, g: Gather) -> None:
         return
     found, constant = _attach(nest.by_stride(dims, g.dst), g.checks)
     found, g = _absorb(found, g)
-    fill = values.narrow(f, g.dst.dtype, values.splat(str(g.dst.dtype.compute), 1, g.instr.fill or 0))
+    fill = values.narrow(f, g.dst.dtype, _fill(f, g, 1))
     run = _Run(f, g, fill)
     if not constant:
         run.level(found)
         return
     inside = _all(f, [_holds(f, c) for c in constant])
     f.branch(inside, lambda: run.level(found), lambda: run.fill(found))
+
+
+def _fill(f: Function, g: Gather, lanes: int) -> Vec:
+    """The fill value as the source's type holds it, in its compute type."""
+    value = values.splat(str(g.src.dtype.compute), lanes, g.instr.fill or 0)
+    return values.widen(f, g.src.dtype, values.narrow(f, g.src.dtype, value))
 
 
 def _attach(dims: list[nest.Dim], checks: Sequence[Check]) -> tuple[list[_Dim], list[Check]]:
@@ -322,7 +328,7 @@ def _whole(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
     pointer = f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
     raw = values.load_raw(f, g.src.dtype, pointer, lanes, live)
     loaded = values.widen(f, g.src.dtype, raw)
-    fill = values.splat(loaded.kind, lanes, g.instr.fill or 0)
+    fill = _fill(f, g, lanes)
     return values.select(f, values.broadcast(f, Vec("i1", 1, inside), lanes), loaded, fill)
 
 
@@ -333,8 +339,7 @@ def _masked(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
     )
     for c in g.checks:
         mask = values.binary(f, "and", mask, _lanes_inside(f, c, dim, lanes))
-    kind = str(g.src.dtype)
-    fill = values.splat(kind, lanes, g.instr.fill or 0)
+    kind, fill = str(g.src.dtype), _fill(f, g, lanes)
     pointer = f.pointer(g.src.base, g.src.form)
     name = f"llvm.masked.load.{values.mangled(kind, lanes)}.p0"
     types = ["ptr", "i32", mask.type, fill.type]
@@ -359,7 +364,7 @@ def _lanes_inside(f: Function, c: Check, dim: str, lanes: int) -> Vec:
 
 def _by_lanes(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
     """Lane by lane from an address that is always valid."""
-    fill = values.splat(str(g.src.dtype.compute), 1, g.instr.fill or 0)
+    fill = _fill(f, g, 1)
 
     def lane(i: int) -> Vec:
         ahead = {dim: Affine.var(dim) + i}
@@ -371,7 +376,7 @@ def _by_lanes(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
 
     if lanes == 1:
         return lane(0)
-    value = values.splat(fill.kind, lanes, g.instr.fill or 0)
+    value = values.broadcast(f, fill, lanes)
     for i in range(live):
         value = values.insert(f, value, i, lane(i))
     return value
