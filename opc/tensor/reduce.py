@@ -73,15 +73,22 @@ def reduce_sum(term: Value, terms: Terms) -> Value:
     size = np.abs(wide).sum(axis=terms.axes, keepdims=True)
     if carried is None and exact_sum(size, (term.data,), terms.dtype):
         return Value(data)
-    return _finish_sum(data, size, carried, terms)
+    certain: bool | Array = False
+    if not np.isfinite(size).all():
+        # An infinite term decides the sum, unless finite ones overflow on the way.
+        rest = np.where(np.isfinite(wide), np.abs(wide), 0.0).sum(axis=terms.axes, keepdims=True)
+        certain = np.isfinite(or_zero(carried)) & (rest < terms.dtype.largest)
+    return _finish_sum(data, size, carried, terms, certain)
 
 
-def _finish_sum(data: Array, size: Array, carried: Array | None, terms: Terms) -> Value:
+def _finish_sum(
+    data: Array, size: Array, carried: Array | None, terms: Terms, certain: bool | Array = False
+) -> Value:
+    """The sum with its error; ``certain`` says where a sum that is not finite must be so."""
     error = or_zero(carried) + terms.slack * (size + or_zero(carried)) + terms.count * terms.dtype.tiny
-    # An infinite sum of certain terms is certain; one that overflows on the way is not.
-    error = np.where(np.isfinite(data) & (size > terms.dtype.largest), np.inf, error)
-    error = np.where(np.isfinite(data), error, np.where(np.isfinite(or_zero(carried)), 0.0, np.inf))
-    return Value(data, error)
+    finite = np.isfinite(data)
+    error = np.where(finite & (size > terms.dtype.largest), np.inf, error)
+    return Value(data, np.where(finite, error, np.where(certain, 0.0, np.inf)))
 
 
 def exact_sum(size: Array, factors: tuple[Array, ...], dtype: DType) -> bool:
@@ -100,7 +107,8 @@ def reduce_product(a: Value, b: Value, product: DType, terms: Terms) -> Value | 
         if masked is None:
             return None
         a, b = masked
-    if not (np.isfinite(a.data.sum()) and np.isfinite(b.data.sum())):
+    special = not (np.isfinite(a.data).all() and np.isfinite(b.data).all())
+    if special and not _separable(a, b, terms):
         return None
     if not product.is_float:
         return _integer_product(a, b, terms)
@@ -120,7 +128,17 @@ def reduce_product(a: Value, b: Value, product: DType, terms: Terms) -> Value | 
         upper = size_b if b.error is None else size_b + b.error
         carried = total(carried, contract(np.broadcast_to(a.error, _join(a)), upper, terms))
     rounded = size * (product.roundoff + OWN) + terms.count * product.tiny
-    return _finish_sum(data, size, total(carried, rounded), terms)
+    return _finish_sum(data, size, total(carried, rounded), terms, certain=special)
+
+
+def _separable(a: Value, b: Value, terms: Terms) -> bool:
+    """Whether NaN and infinities among exact factors decide their sums alone: no term is masked (a zero
+    times an infinity would be no zero), and finite terms cannot overflow.
+    """
+    if a.error is not None or b.error is not None or terms.mask is not None:
+        return False
+    reach = [np.abs(np.where(np.isfinite(v.data), v.data, 0.0)).max() for v in (a, b)]
+    return bool(reach[0] * reach[1] * terms.count < terms.dtype.largest)
 
 
 def _join(value: Value) -> tuple[int, ...]:
@@ -251,33 +269,48 @@ def reduce_index(monoid: str, term: Value, terms: Terms) -> tuple[Value, Array |
 
 
 def reduce_moments(term: Value, terms: Terms) -> tuple[Value, Value]:
-    """Mean and sum of squared deviations.
+    """Mean and sum of squared deviations M2, whatever the tree of Chan's merges.
 
-    A running mean is off by at most (L + 8)·u times the mean magnitude; that shifts every deviation, so
-    the squares by 2·ε·Σ|d| (with Σ|d| <= sqrt(n·M2), and running deviations at most √2 larger) and n·ε².
+    A merge adds u·|mean| (and a few u times its deviations) to the error of the mean, which later merges
+    only average: the error is at most the average depth of a leaf, min(L, (n + 1)/2), times that. A merge
+    of n1 and n2 terms whose means are off by e changes its d²·n1·n2/(n1 + n2) by 2·d·e·n1·n2/(n1 + n2), all
+    of them by 2·√(M2·S) with S = Σ e²·n1·n2/(n1 + n2), which is at most n³/12 and L²·n·min(L, log2 n) times
+    (u·|mean|)². Errors of the terms themselves change M2 by 2·√(M2·Σδ²).
     """
+    axes = terms.axes
     wide = terms.spread(term.data, 0.0)
     there = terms.spread(np.ones((1,) * len(terms.extents)), 0.0)
-    n = np.maximum(there.sum(axis=terms.axes, keepdims=True), 1.0)
-    mean = wide.sum(axis=terms.axes, keepdims=True) / n
-    apart = np.where(there > 0, wide - mean, 0.0)
-    squares = (apart * apart).sum(axis=terms.axes, keepdims=True)
+    n = np.maximum(there.sum(axis=axes, keepdims=True), 1.0)
+    mean = wide.sum(axis=axes, keepdims=True) / n
+    apart = np.where(there > 0, np.abs(wide - mean), 0.0)
+    squares = (apart * apart).sum(axis=axes, keepdims=True)
     if not terms.mode.track:
         return Value(mean), Value(squares)
+    chain = min(terms.chain, terms.count) + 2.0
+    depth = min(chain, (terms.count + 3) / 2)
     u = terms.dtype.roundoff + OWN
-    relative = np.where(n > 1, (terms.chain + 8) * u + terms.count * OWN, 0.0)
-    size = np.abs(wide)
-    carried = largest = np.zeros(())
+    carried = largest = noise = np.zeros(())
     if term.error is not None:
         error = terms.spread(term.error, 0.0)
-        carried = error.sum(axis=terms.axes, keepdims=True) / n
-        largest = error.max(axis=terms.axes, keepdims=True)
-    tiny = np.where(n > 1, terms.count * terms.dtype.tiny, 0.0)
-    mean_error = carried + relative * (size.sum(axis=terms.axes, keepdims=True) / n + carried) + tiny
-    shift = largest + relative * (size.max(axis=terms.axes, keepdims=True) + largest) + tiny
-    square_error = 2.83 * shift * np.sqrt(n * squares) + 2 * n * shift * shift + 2 * relative * squares + tiny
-    square_error = np.where(n > 1, square_error, 0.0)
-    nan: Array = np.asarray(np.isnan(wide).any(axis=terms.axes, keepdims=True))
+        carried = error.sum(axis=axes, keepdims=True) / n
+        largest = error.max(axis=axes, keepdims=True)
+        noise = (error * error).sum(axis=axes, keepdims=True)
+
+    def averaged(size: Array) -> Array:
+        high = size.max(axis=axes, keepdims=True) + largest
+        result: Array = np.minimum(chain * (size.sum(axis=axes, keepdims=True) / n + carried), depth * high)
+        return result
+
+    tiny = terms.count * terms.dtype.tiny
+    mean_error = carried + np.where(n > 1, u * (averaged(np.abs(wide)) + 8 * averaged(apart)) + tiny, 0.0)
+    step = u * (
+        np.abs(wide).max(axis=axes, keepdims=True) + 8 * apart.max(axis=axes, keepdims=True) + 9 * largest
+    )
+    levels = np.minimum(chain, np.log2(n) + 2)
+    shift = step * np.minimum((n + 4) ** 1.5 / np.sqrt(12), chain * np.sqrt(n * levels))
+    square_error = 2 * np.sqrt(squares) * (shift + np.sqrt(noise)) + 2 * (shift * shift + noise)
+    square_error = np.where(n > 1, square_error + (2 * chain + 8) * u * squares + tiny, 0.0)
+    nan: Array = np.asarray(np.isnan(wide).any(axis=axes, keepdims=True))
     never: Array = np.zeros(nan.shape, dtype=bool)
     return _moment(mean, mean_error, nan, terms.dtype), _moment(squares, square_error, never, terms.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from opc.tensor.inputs import KINDS, random_inputs
 from opc.tensor.interpret import evaluate, exact, oracle
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function
+from tests.tensor.reference import Machine
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -186,6 +188,41 @@ def test_bounds_are_not_absurdly_loose() -> None:
     data = random_inputs(f, 1)
     worst, short = oracle(f, data)["y"], oracle(f, data, {"a": 9})["y"]
     assert 20 < worst.bound.max() / short.bound.max() < 60
+
+
+MOMENTS = """func v1 f {
+  arg x: f32[N] input
+  op mean: f32[], m2: f32[] moments {
+    piece reduce i<N at () = x[i]
+  }
+  return mean, m2
+}
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 257])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e4])
+def test_every_way_to_compute_moments_is_inside(n: int, mean: float) -> None:
+    f = function(MOMENTS, N=n)
+    x = np.sort(mean + np.random.default_rng(n).standard_normal(n)).astype(np.float32)
+    bounds = oracle(f, {"x": x})
+    one, zero = np.float32(1), np.float32(0)
+    leaves = [(one, t, zero) for t in x]
+    chain = functools.reduce(Machine.chan, leaves)
+    while len(leaves) > 1:
+        leaves = [functools.reduce(Machine.chan, leaves[i : i + 2]) for i in range(0, len(leaves), 2)]
+    average = np.add.accumulate(x)[-1] / np.float32(n)
+    passes = (n, average, np.add.accumulate((x - average) ** 2)[-1])
+    for _, first, second in (chain, leaves[0], passes):
+        assert check(np.asarray(first), bounds["mean"]).ok
+        assert check(np.asarray(second), bounds["m2"]).ok
+
+
+def test_mean_of_squares_minus_square_of_mean_is_rejected() -> None:
+    x = (1e4 + np.random.default_rng(0).standard_normal(1024)).astype(np.float32)
+    bound = oracle(function(MOMENTS, N=1024), {"x": x}, {"mean": 10})["m2"]
+    wrong = np.sum(x * x, dtype=np.float32) - np.float32(1024) * np.mean(x) ** 2
+    assert not check(np.asarray(wrong), bound).ok
 
 
 def test_chains_must_cover_the_order_of_the_sum() -> None:
