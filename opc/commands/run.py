@@ -130,11 +130,11 @@ def _print(outcomes: list[Outcome], options: argparse.Namespace) -> None:
     if options.json:
         sys.stdout.write(json.dumps([_plain(o) for o in outcomes], indent=2) + "\n")
         return
-    header = ("kernel", "machine", "result", "largest error", "its bound", "error / bound", "")
+    header = ("kernel", "machine", "result", "worst error", "its bound", "error / bound", "")
     rows = []
     for o in outcomes:
         r = o.report
-        figures = (f"{r.max_error:.3g}", f"{r.bound:.3g}", f"{r.max_ratio:.3f}")
+        figures = (f"{abs(r.actual - r.expected):.3g}", f"{r.bound:.3g}", f"{r.max_ratio:.3f}")
         rows.append((o.kernel, o.machine, o.result, *figures, "ok" if r.ok else "OUTSIDE"))
     sys.stdout.write(table(header, rows) + "\n")
 

@@ -14,7 +14,8 @@ PATH = re.compile(
     r"`((?:opc|passes|kernels_dsl|tests|docs|examples|benchmarks|\.ci)(?:/[\w.*<>-]*)+|[\w-]+\.(?:md|toml))`"
 )
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
-FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+# Fenced and indented blocks hold code, whose brackets are no links.
+FENCED = re.compile(r"^```.*?^```|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"`make ([\w-]+)`")
 CODE = re.compile(r"\bE(?:0[1-9]|10)\d\d\b")
 
