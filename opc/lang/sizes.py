@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from opc.errors import LanguageError
 from opc.lang import syntax as ast
@@ -133,8 +133,16 @@ def children(node: ast.Expr) -> list[ast.Expr]:
 
 
 def text_of(expr: ast.Expr) -> str:
-    """The expression as source text, with the parentheses it needs."""
-    return _text(expr, 0)
+    """The expression as source text, with the parentheses it needs; iterative, so deep ones are safe."""
+    parts: list[str] = []
+    stack: list[_Item] = [(expr, 0)]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            parts.append(item)
+        else:
+            stack.extend(reversed(_split(*item)))
+    return "".join(parts)
 
 
 def brief(expr: ast.Expr) -> str:
@@ -143,39 +151,54 @@ def brief(expr: ast.Expr) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+# Text, or an expression with the strength of the operator around it.
+_Item = str | tuple[ast.Expr, int]
 _STRENGTH = {"+": 2, "-": 2, "*": 3, "/": 3, "//": 3, "%": 3}
 
 
-def _text(expr: ast.Expr, strength: int) -> str:
+def _split(expr: ast.Expr, strength: int) -> list[_Item]:
+    """Text and subexpressions of one node."""
     if isinstance(expr, ast.Number):
-        return str(expr.value)
+        return [str(expr.value)]
     if isinstance(expr, ast.Name):
-        return expr.name
+        return [expr.name]
     if isinstance(expr, ast.Negate):
-        return f"-{_text(expr.operand, 4)}"
+        return ["-", (expr.operand, 4)]
     if isinstance(expr, ast.Binary):
         own = _STRENGTH.get(expr.op, 1)
-        inner = f"{_text(expr.left, own)} {expr.op} {_text(expr.right, own + 1)}"
-        return f"({inner})" if own < strength else inner
+        return _wrapped([(expr.left, own), f" {expr.op} ", (expr.right, own + 1)], own < strength)
     if isinstance(expr, ast.Read):
-        fill = f" else {_text(expr.fill, 4)}" if expr.fill is not None else ""
-        inner = f"{expr.tensor}[{', '.join(_text(i, 0) for i in expr.indices)}]{fill}"
-        return f"({inner})" if fill and strength else inner
+        fill: list[_Item] = [" else ", (expr.fill, 4)] if expr.fill is not None else []
+        return _wrapped([f"{expr.tensor}[", *_commas(expr.indices), "]", *fill], bool(fill) and strength > 0)
     if isinstance(expr, ast.Reduction):
         dims = ", ".join(dim_text(d) for d in expr.dims)
-        return f"{expr.monoid}[{dims}]({_text(expr.body, 0)})"
+        return [f"{expr.monoid}[{dims}](", (expr.body, 0), ")"]
     if isinstance(expr, ast.UnknownReduction):
-        return f"{expr.name}[...](...)"
-    return f"{expr.function}({', '.join(argument_text(a) for a in expr.args)})"
+        return [f"{expr.name}[...](...)"]
+    return [f"{expr.function}(", *_arguments(expr), ")"]
+
+
+def _wrapped(items: list[_Item], brackets: bool) -> list[_Item]:
+    return ["(", *items, ")"] if brackets else items
+
+
+def _commas(exprs: Sequence[ast.Expr]) -> list[_Item]:
+    items: list[_Item] = []
+    for expr in exprs:
+        items += [", ", (expr, 0)] if items else [(expr, 0)]
+    return items
+
+
+def _arguments(call: ast.Call) -> list[_Item]:
+    items: list[_Item] = []
+    for argument in call.args:
+        items += [", "] if items else []
+        items += [f"{argument.keyword}="] if argument.keyword is not None else []
+        value = argument.value
+        items.append(f"[{', '.join(value.names)}]" if isinstance(value, ast.NameList) else (value, 0))
+    return items
 
 
 def dim_text(dim: ast.Dim) -> str:
     """``name`` or ``name < extent``."""
     return dim.name if dim.extent is None else f"{dim.name} < {text_of(dim.extent)}"
-
-
-def argument_text(argument: ast.Argument) -> str:
-    """An argument of a call as source text."""
-    value = argument.value
-    text = f"[{', '.join(value.names)}]" if isinstance(value, ast.NameList) else text_of(value)
-    return text if argument.keyword is None else f"{argument.keyword}={text}"

@@ -11,7 +11,7 @@ from opc.lang.tables import END, Tables
 
 MAX_NESTING = 256
 MAX_LINE = 20_000
-MAX_FILE = 4_000_000
+MAX_FILE = 2_000_000
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 _CLOSE = frozenset(_OPEN.values())
 

@@ -81,6 +81,28 @@ def test_nesting_up_to_the_cap_is_fine() -> None:
     lower(HEAD + "y[i] = " + "exp(" * (depth - 1) + "x[i]" + ")" * (depth - 1) + " }")
 
 
+@pytest.mark.parametrize(
+    ("clause", "code"),
+    [
+        ("y[i] = k[i] / " + "abs(" * 250 + "k[i]" + ")" * 250, "E0225"),
+        ("y[i] = " + "exp(" * 250 + "k[i]" + ")" * 250, "E0224"),
+        ("y[i] = " + "".join(f"sum[r{n} < 2](" for n in range(120)) + "x[i]" + ")" * 120, None),
+        ("y[i] = " + "sum[r < 2](" * 120 + "x[i]" + ")" * 120, "E0235"),
+        ("y[i] = " + "select(x[i] < 1, 0, " * 250 + "x[i]" + ")" * 250, None),
+        ("let P = " + "min(1, " * 250 + "N" + ")" * 250 + " y[i] = x[i]", None),
+        ("y[i] = x[" + "(i + " * 120 + "i" + ")" * 120 + "]", "E0301"),
+        ("y[i] = x[" + "(i * " * 120 + "i" + ")" * 120 + "]", "E0309"),
+        ("y[" + "(i + " * 120 + "i" + ")" * 120 + "] = x[i]", "E0313"),
+    ],
+)
+def test_deep_expressions_reach_their_own_error(clause: str, code: str | None) -> None:
+    text = f"kernel f(x: T[N], k: i32[N]) -> (y: T[N]) {{ example N = 4 {clause} }}"
+    if code is None:
+        lower(text)
+    else:
+        assert code_of(text) == code
+
+
 def test_a_long_line_below_the_cap_is_fine() -> None:
     f = lower(HEAD + "y[i] = x[i] }" + " " * (MAX_LINE - len(HEAD) - 13))
     assert f.name == "f"
