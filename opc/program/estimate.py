@@ -1,13 +1,13 @@
 """How long a body takes on in-order pipes: the model by which the schedulers compare orders.
 
 Statements are dispatched in program order; each pipe starts its next instruction when it is free and
-what the instruction depends on has finished. Inner loops are measured first and then count as one
-statement that holds each of its pipes for a while. Flags cost nothing here.
+what the instruction depends on has finished and has been signalled. Inner loops are measured first and
+then count as one statement that holds each of its pipes for a while.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from opc.machine.model import Machine
@@ -16,7 +16,6 @@ from opc.program.dependence import Dep, Dependences, touches
 from opc.program.ir import Instr, Loop, Program, Stmt
 from opc.program.pipes import pipe_of
 
-QUEUED = 3  # queue entries of an instruction inside a loop: itself, a wait and a set
 SETTLED = 4  # simulated iterations after which a loop is taken to be steady
 
 
@@ -28,7 +27,8 @@ class Unit:
 
     pipes: tuple[tuple[str, float, float], ...]
     latency: float
-    counts: tuple[tuple[str, int], ...]  # instructions queued per pipe, inner iterations counted
+    entries: tuple[tuple[str, int], ...]  # places it takes in each pipe's queue, over all iterations
+    dispatch: float  # how long no later statement can be dispatched
 
     @property
     def names(self) -> frozenset[str]:
@@ -36,11 +36,7 @@ class Unit:
 
     @property
     def is_loop(self) -> bool:
-        return sum(n for _, n in self.counts) > 1
-
-    def busy(self, pipe: str) -> float:
-        """How long the statement holds a pipe."""
-        return next((end - begin for p, begin, end in self.pipes if p == pipe), 0.0)
+        return sum(n for _, n in self.entries) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,7 @@ class Estimator:
         self.machine = machine
         self.table = program.table()
         self.known = Dependences(program, machine)
+        self.sync = machine.sync_cycles if machine.sync == "flags" else 0.0
 
     def dependences(self, body: Sequence[Stmt], loops: Sequence[Loop]) -> list[Dep]:
         """Dependences among statements, in one iteration of all but the innermost loop."""
@@ -69,17 +66,19 @@ class Estimator:
         if isinstance(stmt, Instr):
             cost = cycles(stmt, self.table, self.machine)
             pipe = pipe_of(stmt, self.table, self.machine)
-            return Unit(((pipe, 0.0, cost.occupancy),), cost.latency, ((pipe, 1),))
+            dispatch = self.machine.dispatch_cycles
+            return Unit(((pipe, 0.0, cost.occupancy),), cost.latency, ((pipe, 1),), dispatch)
         around = (*loops, stmt)
         units = [self.unit(s, around) for s in stmt.body]
         deps = self.dependences(stmt.body, around)
         run, total = self.loop(range(len(units)), units, deps, stmt.extent)
         stretch = total - run.end
         pipes = tuple((p, begin, end + stretch) for p, (begin, end) in run.pipes.items())
-        counts: dict[str, int] = {}
-        for name, count in (c for u in units for c in u.counts):
-            counts[name] = counts.get(name, 0) + stmt.extent * count
-        return Unit(pipes, total, tuple(counts.items()))
+        # In each iteration a pipe waits for another and tells another.
+        entries = dict.fromkeys(run.pipes, 2 * stmt.extent if len(run.pipes) > 1 else 0)
+        for name, count in (e for u in units for e in u.entries):
+            entries[name] += stmt.extent * count
+        return Unit(pipes, total, tuple(entries.items()), self._dispatch(entries, total))
 
     def loop(
         self, order: Sequence[int], units: Sequence[Unit], deps: Sequence[Dep], extent: int
@@ -96,13 +95,14 @@ class Estimator:
         self, order: Sequence[int], units: Sequence[Unit], deps: Sequence[Dep], iterations: int
     ) -> Run:
         """Execute the body ``iterations`` times, statements in the given order."""
-        sources: list[list[tuple[int, int]]] = [[] for _ in units]
+        sources: list[list[tuple[int, int, float]]] = [[] for _ in units]
         for d in deps:
-            if not self.covered(units, d):
-                sources[d.target].append((d.source, d.distance))
+            wait = self.wait(units, d)
+            if wait:
+                sources[d.target].append((d.source, d.distance, wait))
         free: dict[str, float] = {}
         first: dict[str, float] = {}
-        finish = [[0.0] * len(units) for _ in range(iterations)]
+        starts = [[0.0] * len(units) for _ in range(iterations)]
         dispatch = end = 0.0
         for v in range(iterations):
             for j in order:
@@ -110,29 +110,34 @@ class Estimator:
                 start = dispatch
                 for p, begin, _ in unit.pipes:
                     start = max(start, free.get(p, 0.0) - begin)
-                for i, distance in sources[j]:
+                for i, distance, wait in sources[j]:
                     if distance <= v:
-                        start = max(start, finish[v - distance][i])
+                        start = max(start, starts[v - distance][i] + wait)
                 for p, begin, release in unit.pipes:
                     free[p] = start + release
                     first.setdefault(p, start + begin)
-                finish[v][j] = start + unit.latency
-                dispatch = self._dispatched(dispatch, unit, finish[v][j])
-                end = max(end, finish[v][j])
+                starts[v][j] = start
+                # An instruction leaves the dispatcher at once, a long loop only as it is executed.
+                dispatch = (start if unit.is_loop else dispatch) + unit.dispatch
+                end = max(end, start + unit.latency)
         return Run({p: (first[p], free[p]) for p in free}, end)
 
-    def _dispatched(self, now: float, unit: Unit, finish: float) -> float:
-        """When the next statement can be dispatched: a long loop first has to leave its queues."""
-        now += sum(n for _, n in unit.counts) * self.machine.dispatch_cycles
-        deepest = QUEUED * max(n for _, n in unit.counts)
-        depth = self.machine.queue_depth
-        return now if not depth or deepest <= depth else max(now, finish - unit.latency * depth / deepest)
-
-    def covered(self, units: Sequence[Unit], d: Dep) -> bool:
-        """Whether a dependence costs nothing beyond the pipes: both ends on one ordered pipe, or one
-        inner loop after itself, whose pipes hand over as they do within it.
+    def _dispatch(self, entries: Mapping[str, int], latency: float) -> float:
+        """How long a loop keeps what follows it from being dispatched: until its last instructions fit
+        into the queues.
         """
-        source, target = units[d.source].names, units[d.target].names
-        if d.source == d.target and units[d.source].is_loop:
-            return True
-        return source == target and len(source) == 1 and not source & self.machine.unordered_pipes
+        count = sum(entries.values()) * self.machine.dispatch_cycles
+        deepest, depth = max(entries.values()), self.machine.queue_depth
+        return count if not depth or deepest <= depth else max(count, latency * (1 - depth / deepest))
+
+    def wait(self, units: Sequence[Unit], d: Dep) -> float:
+        """Least time from the start of a dependence's source to that of its target; 0 where the pipes
+        alone keep the two in order: both ends on one ordered pipe, or one inner loop after itself, whose
+        pipes hand over as they do within it.
+        """
+        source, target = units[d.source], units[d.target]
+        if d.source == d.target and source.is_loop:
+            return 0.0
+        if source.names != target.names or len(source.names) > 1:
+            return source.latency + 2 * self.sync  # a set and a wait
+        return source.latency + self.sync if source.names & self.machine.unordered_pipes else 0.0

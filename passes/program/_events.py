@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from opc.program.order import Node, Reached
-from passes.program._flags import Body, Flag, Pair, Path, Tweak
+from passes.program._flags import Body, Flag, Pair, Path, Tweak, joinable
 
 Key = tuple[Path, Flag]
 
@@ -76,36 +77,31 @@ def _lives(root: Body, early: bool) -> list[tuple[Key, Node, Node | None]]:
     return [item[1:] for item in found]
 
 
-def relax(root: Body, failed: Key, tweaks: dict[Path, Tweak]) -> dict[Path, Tweak]:
+def relax(root: Body, failed: Key, tweaks: Mapping[Path, Tweak]) -> dict[Path, Tweak]:
     """Tweaks that lower the demand for ids of the failed flag's pair, mildest first."""
     path, flag = failed
-    if not path:
-        return _with(tweaks, (), full=frozenset({flag.target}))
-    bodies = [b for b in root.children[path[0]].nest() if any(f.pair == flag.pair for f in b.flags)]
+    bodies = list(root.children[path[0]].nest()) if path else [root]
+    bodies = [b for b in bodies if any(f.pair == flag.pair for f in b.flags)]
     for body in bodies:
         known = tweaks.get(body.path, Tweak())
-        if flag.pair not in known.merge:
-            return _with(tweaks, body.path, merge=frozenset({flag.pair}))
+        done = known.joins.get(flag.pair, 0)
+        if done <= len(body.flags) and joinable(body.flags, flag.pair) is not None:
+            # Doubling keeps the number of attempts small where there are far too many flags.
+            joins = {**known.joins, flag.pair: max(1, 2 * done)}
+            return {**tweaks, body.path: replace(known, joins=joins)}
+    if not path:
+        return _closed(tweaks, (), {flag.target})
     for body in bodies:
         known = tweaks.get(body.path, Tweak())
         if flag.pair not in known.single:
-            return _with(tweaks, body.path, single=frozenset({flag.pair}))
+            return {**tweaks, body.path: replace(known, single=known.single | {flag.pair})}
     if path[0] not in root.full and path[0] > 0:
-        return _with(tweaks, (), full=frozenset({path[0]}))
+        return _closed(tweaks, (), {path[0]})
     body = bodies[-1]
-    closed = body.full | {f.target for f in body.flags if f.pair == flag.pair}
-    if closed == body.full:
-        closed = frozenset(range(len(body.stmts)))
-    return _with(tweaks, body.path, full=closed)
+    targets = {f.target for f in body.flags if f.pair == flag.pair}
+    return _closed(tweaks, body.path, targets if targets - body.full else set(range(len(body.stmts))))
 
 
-def _with(
-    tweaks: dict[Path, Tweak],
-    path: Path,
-    merge: frozenset[Pair] = frozenset(),
-    single: frozenset[Pair] = frozenset(),
-    full: frozenset[int] = frozenset(),
-) -> dict[Path, Tweak]:
+def _closed(tweaks: Mapping[Path, Tweak], path: Path, targets: set[int]) -> dict[Path, Tweak]:
     known = tweaks.get(path, Tweak())
-    joined = replace(known, merge=known.merge | merge, single=known.single | single, full=known.full | full)
-    return {**tweaks, path: joined}
+    return {**tweaks, path: replace(known, full=known.full | targets)}

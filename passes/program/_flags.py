@@ -7,7 +7,7 @@ for before the target statement, ``distance`` flattened iterations later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from opc.machine.model import Machine
@@ -62,7 +62,7 @@ class Flag:
 class Tweak:
     """Ways to need fewer event ids in one body, in the order they are tried."""
 
-    merge: frozenset[Pair] = frozenset()  # one flag where possible
+    joins: Mapping[Pair, int] = field(default_factory=dict)  # how many flags to join with another
     single: frozenset[Pair] = frozenset()  # one id per flag: give up running ahead
     full: frozenset[int] = frozenset()  # a barrier across all pipes before these statements
 
@@ -127,7 +127,7 @@ class Solver:
         flags = [f for f in chosen if not f.is_barrier]
         for f in flags:
             order.remove(f)
-        flags = _merge(flags, tweak.merge)
+        flags = _join(flags, tweak.joins)
         if path:
             flags = _bound(order, flags, tweak.single, self.machine.event_ids, body.iterations)
         _place(order, flags)
@@ -238,26 +238,31 @@ def _holds(order: Order, need: Flag, without: Flag | None = None) -> bool:
     return order.distance(start, end, need.distance, without) is not None
 
 
-def _merge(flags: list[Flag], pairs: frozenset[Pair]) -> list[Flag]:
-    """Flags of the given pairs joined where one set and one wait can serve several."""
-    done = [f for f in flags if f.pair not in pairs]
-    for pair in sorted(pairs):
-        joined: list[Flag] = []
-        for f in sorted((f for f in flags if f.pair == pair), key=lambda f: (f.target, f.source)):
-            for n, g in enumerate(joined):
-                source, target = max(f.source, g.source), min(f.target, g.target)
-                distance = min(f.distance, g.distance)
-                if (
-                    bool(f.distance) == bool(g.distance)
-                    and source != target
-                    and (distance or source < target)
-                ):
-                    joined[n] = replace(g, source=source, target=target, distance=distance)
-                    break
-            else:
-                joined.append(f)
-        done += joined
-    return done
+def joinable(flags: Sequence[Flag], pair: Pair) -> tuple[Flag, Flag, Flag] | None:
+    """Two flags of a pair and the one that can stand for both, moving set and wait the least."""
+    same = [f for f in flags if f.pair == pair]
+    best: tuple[int, Flag, Flag, Flag] | None = None
+    for n, f in enumerate(same):
+        for g in same[:n]:
+            source, target = max(f.source, g.source), min(f.target, g.target)
+            distance = min(f.distance, g.distance)
+            if bool(f.distance) != bool(g.distance) or source == target or (not distance and source > target):
+                continue
+            moved = abs(f.source - g.source) + abs(f.target - g.target) + abs(f.distance - g.distance)
+            if best is None or moved < best[0]:
+                best = (moved, f, g, replace(f, source=source, target=target, distance=distance))
+    return best[1:] if best is not None else None
+
+
+def _join(flags: list[Flag], joins: Mapping[Pair, int]) -> list[Flag]:
+    for pair, count in joins.items():
+        for _ in range(count):
+            found = joinable(flags, pair)
+            if found is None:
+                break
+            f, g, both = found
+            flags = [*(h for h in flags if h not in (f, g)), both]
+    return flags
 
 
 def _bound(

@@ -25,6 +25,47 @@ class InsertSync:
     ``d`` waits at the end; it cycles through event ids, so one side may run ahead of the other. When
     the ids of a pipe pair run out, flags are joined, then stop running ahead, then give way to a
     barrier across all pipes.
+
+    Before:
+        program v1 twice machine ascend910 {
+          buffer x: f32[8,64]@gm input
+          buffer y: f32[8,64]@gm output
+          buffer t: f32[64]@ub local slots 2
+          parallel core < 1 {
+            loop i < 8 {
+              copy_in.copy t{i}[j] = x[i, j] for j<64
+              vector.mul t{i}[j] = t{i}[j], 2.0 for j<64
+              vector.add t{i}[j] = t{i}[j], 1.0 for j<64
+              copy_out.copy y[i, j] = t{i}[j] for j<64
+            }
+          }
+        }
+
+    After:
+        program v1 twice machine ascend910 {
+          buffer x: f32[8,64]@gm input
+          buffer y: f32[8,64]@gm output
+          buffer t: f32[64]@ub local slots 2
+          parallel core < 1 {
+            sync.set_flag MTE3 -> MTE2 id 0
+            sync.set_flag MTE3 -> MTE2 id 2
+            loop i < 8 {
+              sync.wait_flag MTE3 -> MTE2 id i*2
+              copy_in.copy t{i}[j] = x[i, j] for j<64
+              sync.set_flag MTE2 -> V id i*2
+              sync.wait_flag MTE2 -> V id i*2
+              vector.mul t{i}[j] = t{i}[j], 2.0 for j<64
+              sync.barrier V
+              vector.add t{i}[j] = t{i}[j], 1.0 for j<64
+              sync.set_flag V -> MTE3 id i*2
+              sync.wait_flag V -> MTE3 id i*2
+              copy_out.copy y[i, j] = t{i}[j] for j<64
+              sync.set_flag MTE3 -> MTE2 id i*2
+            }
+            sync.wait_flag MTE3 -> MTE2 id 0
+            sync.wait_flag MTE3 -> MTE2 id 2
+          }
+        }
     """
 
     name: ClassVar[str] = "insert-sync"

@@ -12,7 +12,8 @@ from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.dependence import Dep
 from opc.program.estimate import Estimator
-from opc.program.ir import Access, Instr, Loop, Module, Operand, Program, Stmt, instructions, map_programs
+from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from opc.program.rewrite import map_instrs, substitute
 from passes.program._modulo import modulo_times
 
 
@@ -25,6 +26,56 @@ class Pipeline:
     iterations later) gives each statement its stage. The first iterations are peeled into a prologue,
     the last into an epilogue. The loop stays as it is where the model sees less than ``gain`` of its time
     to save, where it is too short, or where the text would grow beyond ``size`` instructions.
+
+    Before:
+        program v1 twice machine ascend910 {
+          buffer x: f32[16,1024]@gm input
+          buffer z: f32[16,1024]@gm workspace at 0
+          buffer y: f32[16,1024]@gm output
+          buffer a: f32[1024]@ub local slots 2
+          buffer b: f32[1024]@ub local slots 2
+          parallel core < 1 {
+            loop i < 16 {
+              copy_in.copy a{i}[j] = x[i, j] for j<1024
+              vector.exp a{i}[j] = a{i}[j] for j<1024
+              copy_out.copy z[i, j] = a{i}[j] for j<1024
+              copy_in.copy b{i}[j] = z[i, j] for j<1024
+              vector.exp b{i}[j] = b{i}[j] for j<1024
+              copy_out.copy y[i, j] = b{i}[j] for j<1024
+            }
+          }
+        }
+
+    After:
+        program v1 twice machine ascend910 {
+          buffer x: f32[16,1024]@gm input
+          buffer z: f32[16,1024]@gm workspace at 0
+          buffer y: f32[16,1024]@gm output
+          buffer a: f32[1024]@ub local slots 2
+          buffer b: f32[1024]@ub local slots 2
+          parallel core < 1 {
+            copy_in.copy a[j] = x[0, j] for j<1024 {stage=0}
+            vector.exp a[j] = a[j] for j<1024 {stage=0}
+            copy_in.copy a{1}[j] = x[1, j] for j<1024 {stage=0}
+            copy_out.copy z[0, j] = a[j] for j<1024 {stage=1}
+            vector.exp a{1}[j] = a{1}[j] for j<1024 {stage=0}
+            loop i < 14 {
+              copy_in.copy a{i + 2}[j] = x[i + 2, j] for j<1024 {stage=0}
+              copy_out.copy z[i + 1, j] = a{i + 1}[j] for j<1024 {stage=1}
+              copy_in.copy b{i}[j] = z[i, j] for j<1024 {stage=2}
+              vector.exp a{i + 2}[j] = a{i + 2}[j] for j<1024 {stage=0}
+              vector.exp b{i}[j] = b{i}[j] for j<1024 {stage=2}
+              copy_out.copy y[i, j] = b{i}[j] for j<1024 {stage=2}
+            }
+            copy_out.copy z[15, j] = a{15}[j] for j<1024 {stage=1}
+            copy_in.copy b{14}[j] = z[14, j] for j<1024 {stage=2}
+            vector.exp b{14}[j] = b{14}[j] for j<1024 {stage=2}
+            copy_out.copy y[14, j] = b{14}[j] for j<1024 {stage=2}
+            copy_in.copy b{15}[j] = z[15, j] for j<1024 {stage=2}
+            vector.exp b{15}[j] = b{15}[j] for j<1024 {stage=2}
+            copy_out.copy y[15, j] = b{15}[j] for j<1024 {stage=2}
+          }
+        }
     """
 
     stages: int = 3
@@ -137,7 +188,7 @@ def _peel(loop: Loop, stages: Sequence[int], order: Sequence[int]) -> tuple[Stmt
     depth = max(stages)
 
     def step(u: Affine, present: Sequence[int]) -> tuple[Stmt, ...]:
-        return tuple(_at(loop.body[j], stages[j], {loop.var: u - stages[j]}) for j in present)
+        return tuple(_staged(loop.body[j], stages[j], {loop.var: u - stages[j]}) for j in present)
 
     prologue = [step(Affine((), u), [j for j in order if stages[j] <= u]) for u in range(depth)]
     steady = Loop(loop.var, loop.extent - depth, step(Affine.var(loop.var) + depth, order))
@@ -147,24 +198,7 @@ def _peel(loop: Loop, stages: Sequence[int], order: Sequence[int]) -> tuple[Stmt
     return (*(s for part in prologue for s in part), steady, *(s for part in epilogue for s in part))
 
 
-def _at(stmt: Stmt, stage: int, values: Mapping[str, Affine]) -> Stmt:
+def _staged(stmt: Stmt, stage: int, values: Mapping[str, Affine]) -> Stmt:
     """The statement in another iteration, its instructions marked with their stage."""
-    if isinstance(stmt, Loop):
-        return replace(stmt, body=tuple(_at(s, stage, values) for s in stmt.body))
-
-    def operand(o: Operand) -> Operand:
-        if not isinstance(o, Access):
-            return o
-        return Access(o.buffer, tuple(f.substitute(values) for f in o.index), o.slot.substitute(values))
-
-    def access(a: Access) -> Access:
-        return Access(a.buffer, tuple(f.substitute(values) for f in a.index), a.slot.substitute(values))
-
-    return replace(
-        stmt,
-        dst=tuple(map(access, stmt.dst)),
-        src=tuple(map(operand, stmt.src)),
-        init=stmt.init.substitute(values) if stmt.init is not None else None,
-        form=stmt.form.substitute(values) if stmt.form is not None else None,
-        stage=stage,
-    )
+    (moved,) = map_instrs((substitute(stmt, values),), lambda i: replace(i, stage=stage))
+    return moved
