@@ -17,12 +17,13 @@ Levels: "tiled" checks 1, 2 and 8; "legal" all but 7; "expanded" all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from opc.dtypes import DType
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
-from opc.program.liveness import Lives, live_ranges, live_together
+from opc.program.liveness import Lives, live_ranges, live_together, slot_name, split_slots
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
 from opc.program.text import print_stmt
 
@@ -60,7 +61,7 @@ def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
 
 def _offsets(program: Program, machine: Machine) -> Iterator[str]:
     planned = [b for b in program.buffers if b.offsets]
-    spans: list[tuple[Buffer, int, int]] = []
+    spans: list[_Span] = []
     for b in planned:
         unit, size = offset_unit(machine, b), slot_size(machine, b)
         if len(b.offsets) != b.slots:
@@ -69,29 +70,45 @@ def _offsets(program: Program, machine: Machine) -> Iterator[str]:
         if local:
             align = machine.spaces[b.space].align if unit == 1 else 1
         limit = capacity(machine, b.space) if local and not may_spill(machine, b.space) else 0
-        for offset in b.offsets:
+        for slot, offset in enumerate(b.offsets):
             if offset % align:
                 yield f"offset {offset} of '{b.name}' is not a multiple of {align}"
             if limit and offset + size > limit:
                 yield f"'{b.name}' ends at {offset + size}, '{b.space}' has {limit}"
-            spans.append((b, offset, offset + size))
+            spans.append(_Span(b, slot, offset, offset + size))
     yield from _shared(program, spans)
 
 
-def _shared(program: Program, spans: list[tuple[Buffer, int, int]]) -> Iterator[str]:
-    ranges: dict[str, Lives] = {}
-    for index, (a, low, high) in enumerate(spans):
-        for b, low2, high2 in spans[index + 1 :]:
-            same = (a.kind, a.space) == (b.kind, b.space)
-            if not same or high <= low2 or high2 <= low:
-                continue
-            # Most programs share nothing, and need no live ranges.
-            ranges = ranges or live_ranges(program)
-            where = f"{max(low, low2)} to {min(high, high2)}"
-            if a.name == b.name:
-                yield f"slots of '{a.name}' overlap"
-            elif a.kind == "packed" or live_together(ranges[a.name], ranges[b.name]):
-                yield f"'{a.name}' and '{b.name}' share bytes {where} while both live"
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Where a slot lies: ``low`` to ``high``, exclusive."""
+
+    buffer: Buffer
+    slot: int
+    low: int
+    high: int
+
+    def meets(self, other: _Span) -> bool:
+        same = (self.buffer.kind, self.buffer.space) == (other.buffer.kind, other.buffer.space)
+        return same and self.low < other.high and other.low < self.high
+
+
+def _shared(program: Program, spans: list[_Span]) -> Iterator[str]:
+    pairs = [(a, b) for n, a in enumerate(spans) for b in spans[n + 1 :] if a.meets(b)]
+    if not pairs:
+        return  # most programs share nothing, and need no live ranges
+    ranges = live_ranges(split_slots(program))
+
+    def lives(span: _Span) -> Lives:
+        name = span.buffer.name
+        return ranges[name] if name in ranges else ranges[slot_name(name, span.slot)]
+
+    for a, b in pairs:
+        if a.buffer is b.buffer:
+            yield f"slots of '{a.buffer.name}' overlap"
+        elif a.buffer.kind == "packed" or live_together(lives(a), lives(b)):
+            where = f"{max(a.low, b.low)} to {min(a.high, b.high)}"
+            yield f"'{a.buffer.name}' and '{b.buffer.name}' share bytes {where} while both live"
 
 
 def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:

@@ -12,10 +12,10 @@ too. Anything undecided counts as needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opc.affine import Affine
-from opc.program.ir import Buffer, Instr, Loop, Program, Stmt, instructions
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
 from opc.program.opcodes import OPCODES
 from opc.program.regions import (
     Region,
@@ -26,6 +26,7 @@ from opc.program.regions import (
     swept_read,
     swept_write,
 )
+from opc.program.rewrite import map_accesses, map_instrs
 
 Extents = Mapping[str, int]
 Regions = dict[str, list[Region]]  # by buffer
@@ -94,6 +95,35 @@ def _size(stmt: Stmt) -> int:
 def touched(stmt: Stmt) -> frozenset[str]:
     """Names of the buffers that a statement accesses."""
     return frozenset(a.buffer for i, _ in instructions((stmt,)) for a in (*i.dst, *i.sources))
+
+
+def slot_name(name: str, slot: int) -> str:
+    """What ``split_slots`` calls a slot; no buffer of a program can have such a name."""
+    return f"{name}{{{slot}}}"
+
+
+def split_slots(program: Program) -> Program:
+    """Every slot a buffer of its own, for buffers whose accesses all have a known slot: each slot then has
+    its own lives.
+    """
+    count = {b.name: b.slots for b in program.buffers if b.slots > 1}
+    for i, loops in instructions(program.body):
+        fixed = {loop.var: 0 for loop in loops if loop.extent == 1}
+        for a in (*i.dst, *i.sources):
+            slots = count.get(a.buffer, 1)
+            if any(c % slots for _, c in a.slot.substitute(fixed).terms):
+                del count[a.buffer]
+
+    def access(a: Access) -> Access:
+        slots = count.get(a.buffer)
+        return a if slots is None else Access(slot_name(a.buffer, a.slot.const % slots), a.index)
+
+    buffers: list[Buffer] = []
+    for b in program.buffers:
+        numbers = range(count.get(b.name, 0))
+        buffers += [replace(b, name=slot_name(b.name, n), slots=1, offsets=()) for n in numbers] or [b]
+    body = map_instrs(program.body, lambda i: map_accesses(i, access))
+    return replace(program, buffers=tuple(buffers), body=body)
 
 
 def phases(program: Program) -> list[frozenset[str]]:

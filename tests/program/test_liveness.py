@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from opc.program.interpret import trace
 from opc.program.ir import Access, Instr, Program, Stmt
-from opc.program.liveness import live_together, liveness
+from opc.program.liveness import live_together, liveness, slot_name, split_slots
 from opc.program.text import parse_program
 from tests.strategies.program import programs
 
@@ -139,3 +139,19 @@ def test_live_together() -> None:
     found = liveness(parse_program(HEADER + "  copy_in.copy a[j] = x[0, j] for j<64\n}\n")).ranges
     assert not live_together(found["a"], found["b"])
     assert live_together(found["a"], found["a"])
+
+
+def test_constant_slots_live_apart() -> None:
+    text = HEADER.replace("a: f16[64]@ub local", "a: f16[64]@ub local slots 2")
+    body = """  loop i < 1 {
+    copy_in.copy a{i + 1}[j] = x[0, j] for j<64
+    copy_in.copy b[j] = x[1, j] for j<64
+    copy_out.copy y[1, j] = b[j] for j<64
+    copy_out.copy y[0, j] = a{1}[j] for j<64
+  }
+"""
+    found = liveness(split_slots(parse_program(text + body + "}\n"))).ranges
+    assert not live_together(found[slot_name("a", 0)], found["b"])
+    assert live_together(found[slot_name("a", 1)], found["b"])
+    moving = split_slots(parse_program(text + body.replace("i < 1", "i < 2") + "}\n"))
+    assert "a" in moving.table()
