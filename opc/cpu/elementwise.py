@@ -11,7 +11,7 @@ from opc.cpu.layout import View
 from opc.cpu.values import Vec
 from opc.program.ir import Instr
 
-UNROLL_LIMIT = 512  # vectors; above it register buffers fall back to the stack
+UNROLL_LIMIT = 128  # vectors; a register buffer with more lives on the stack anyway
 COPIES = ("copy_in.copy", "copy_out.copy", "vector.copy", "scale.drain")
 
 

@@ -1,22 +1,26 @@
-"""Program IR to LLVM text: one function per phase, one entry that runs them in order.
+"""Program IR to LLVM text: one entry per program, which runs its phases in order.
 
 A parallel loop is a phase: phases are separated by the join of a parallel region. Threads take contiguous
 shares of a parallel loop's iterations; iterations are independent, so results do not depend on the number
-of threads.
+of threads. LLVM spends about 2 ms on any function, so all phases of a program are one function.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import prod
 
-from opc.cpu import elementwise, gather, launch, layout, mma, reduce, tile_groups, tiles
-from opc.cpu.function import Function, Index, Module
-from opc.cpu.layout import Layout, View
+from opc.cpu import launch, layout, tile_groups, tiles
+from opc.cpu.function import Function, Module
+from opc.cpu.layout import Layout
+from opc.cpu.phase import Phase, arguments
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
+from opc.program.ir import Buffer, Loop, Program, Stmt, instructions
+from opc.scalar import FUNCTIONS
 
-ARGUMENTS = ("input", "param", "inout", "output")
-CONTEXT = ("packed", "workspace", "scratch")
+BLOBS = ("packed", "workspace", "scratch")
+TEAM_WORK = 1 << 17  # element operations; below, one thread is done before a second has started
+_COSTLY = 16  # element operations that an exponential counts for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,146 +35,64 @@ class Entry:
     width: int  # most iterations of any phase: more threads than that are of no use
 
 
-def arguments(program: Program) -> tuple[Buffer, ...]:
-    """Buffers that the caller binds, in order of declaration."""
-    return tuple(b for b in program.buffers if b.kind in ARGUMENTS)
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Statements that run between two barriers; ``extent`` iterations that threads may share."""
+
+    statements: tuple[Stmt, ...]
+    extent: int
 
 
 def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Entry:
     """Add the program's functions to ``module``."""
     program = tile_groups.group_operands(program, tiles.tile_space(machine))
     plan = layout.plan(program, machine)
-    width = 1
-    phases: list[tuple[str, int]] = []
-    for number, statements in enumerate(_phases(program.body)):
-        first = statements[0]
-        extent = first.extent if isinstance(first, Loop) and first.parallel else 1
-        width = max(width, extent)
-        name = f"{symbol}.{number}"
-        _Phase(module, program, machine, plan, name).emit(statements)
-        phases.append((name, extent))
+    phases = _phases(program.body)
+    width = max((p.extent for p in phases), default=1)
+    if width > 1 and _work(program) < TEAM_WORK:
+        width = 1
     entry = Entry(symbol, arguments(program), plan, width)
-    launch.emit(module, symbol, len(entry.arguments) + len(CONTEXT), phases, plan.scratch)
+    names = [f"%a{i}" for i in range(len(entry.arguments))] + [f"%{b}" for b in BLOBS]
+    listed = ", ".join(f"ptr noalias {n}" for n in names)
+    body = Function(
+        module, f"{symbol}.body", f"{listed}, i64 %phase, i64 %begin, i64 %end", linkage="internal"
+    )
+
+    def one(number: int) -> None:
+        extent = phases[number].extent
+        ends = ("%begin", "%end") if extent > 1 else (0, extent)
+        body.scoped(lambda: Phase(body, program, machine, plan).emit(phases[number].statements, *ends))
+
+    body.switch("%phase", len(phases), one)
+    body.finish()
+    launch.emit(module, symbol, names, [p.extent for p in phases], plan.scratch if width > 1 else None)
     return entry
 
 
-def _phases(body: tuple[Stmt, ...]) -> list[list[Stmt]]:
+def _phases(body: tuple[Stmt, ...]) -> list[_Share]:
     """Top-level statements; neighbours that are not parallel run together, because they share local
     buffers.
     """
-    found: list[list[Stmt]] = []
+    found: list[_Share] = []
     alone = False
     for stmt in body:
-        parallel = isinstance(stmt, Loop) and stmt.parallel
-        if alone and not parallel:
-            found[-1].append(stmt)
+        if isinstance(stmt, Loop) and stmt.parallel:
+            found.append(_Share((stmt,), stmt.extent))
+            alone = False
+            continue
+        if alone:
+            found[-1] = _Share((*found[-1].statements, stmt), 1)
         else:
-            found.append([stmt])
-        alone = not parallel
+            found.append(_Share((stmt,), 1))
+        alone = True
     return found
 
 
-class _Phase:
-    """Emits one phase as ``name(arguments…, packed, workspace, scratch, begin, end)``."""
-
-    def __init__(self, module: Module, program: Program, machine: Machine, plan: Layout, name: str) -> None:
-        self.program, self.machine, self.plan = program, machine, plan
-        self.buffers = program.table()
-        self.order = {b.name: i for i, b in enumerate(arguments(program))}
-        self.f = Function(module, name, _parameters(program) + ", i64 %begin, i64 %end", linkage="internal")
-        self.extents: dict[str, int] = {}
-        self.registers: dict[str, str] = {}
-        self.tile_space = tiles.tile_space(machine)
-
-    def emit(self, statements: list[Stmt]) -> None:
-        used = [i for i, _ in instructions(tuple(statements))]
-        found = tiles.assign(self.program, self.tile_space)
-        self.tiles = tiles.TileUnit(self.f, found, used, self.f.module.emulate)
-        self.tiles.begin()
-        self._statements(statements)
-        self.tiles.end()
-        self.f.finish()
-
-    def _statements(self, statements: list[Stmt]) -> None:
-        for stmt in statements:
-            if isinstance(stmt, Loop) and stmt.parallel:
-                self._loop(stmt, "%begin", "%end")
-            else:
-                self._statement(stmt)
-
-    def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
-        self.extents[loop.var] = loop.extent
-
-        def body(i: Index, _: list[str]) -> list[str]:
-            self.f.bind({loop.var: i})
-            for stmt in loop.body:
-                self._statement(stmt)
-            return []
-
-        self.f.loop(end, body, start=begin)
-        del self.extents[loop.var]
-
-    def _statement(self, stmt: Stmt) -> None:
-        if isinstance(stmt, Loop):
-            self._loop(stmt, 0, stmt.extent)
-            return
-        self._instruction(stmt)
-
-    def _instruction(self, i: Instr) -> None:
-        if i.opcode_class == "sync":
-            return  # program order holds on one core, and phases are joined
-        if self.tiles.touches(i):
-            self.tiles.emit(i, self._view, self._plain)
-        else:
-            self._plain(i, None, {})
-
-    def _plain(self, i: Instr, target: View | None, sources: dict[int, View]) -> None:
-        """Emit an instruction; ``target`` and ``sources`` (by position) stand in for operands in tiles."""
-        dst = (target,) if target is not None else tuple(self._view(a) for a in i.dst)
-        src = tuple(
-            sources[n] if n in sources else self._view(s) if isinstance(s, Access) else s.value
-            for n, s in enumerate(i.src)
-        )
-        f = self.f
-        if i.opcode == "cube.mma":
-            a, b = (s for s in src if isinstance(s, View))
-            mma.emit(f, mma.Mma(i, dst[0], a, b))
-        elif i.op.startswith("reduce_"):
-            reduce.emit(f, reduce.Reduction(i, dst, tuple(s for s in src if isinstance(s, View))))
-        elif i.fill is not None and isinstance(i.src[0], Access):
-            self._gather(i, dst[0], src[0])
-        else:
-            elementwise.emit(f, elementwise.Element(i, dst[0], src))
-
-    def _gather(self, i: Instr, dst: View, src: View | float | int) -> None:
-        source = i.src[0]
-        assert isinstance(source, Access)
-        assert isinstance(src, View)
-        checks = gather.checks_of(i, source, self.buffers[source.buffer], self.extents)
-        if checks:
-            gather.emit(self.f, gather.Gather(i, dst, src, checks))
-        else:
-            elementwise.emit(self.f, elementwise.Element(replace(i, fill=None), dst, (src,)))
-
-    def _view(self, access: Access) -> View:
-        b = self.buffers[access.buffer]
-        space = self.machine.spaces[b.space]
-        if b.kind == "local" and not space.addressable:
-            return self._register(b, access)
-        base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
-        base = base or f"%a{self.order[b.name]}"
-        return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
-
-    def _register(self, b: Buffer, access: Access) -> View:
-        vector = self.f.module.vector_bytes
-        row = layout.register_row(b, vector)
-        size = row * (b.elements // (b.shape[-1] if b.shape else 1)) * b.dtype.bytes
-        if b.name not in self.registers:
-            self.registers[b.name] = self.f.alloca("i8", size * b.slots, vector)
-        offsets = tuple(size * slot for slot in range(b.slots))
-        return layout.view(self.f, b, access, self.registers[b.name], offsets, row)
-
-
-def _parameters(program: Program) -> str:
-    names = [f"%a{i}" for i in range(len(arguments(program)))] + [f"%{c}" for c in CONTEXT]
-    return ", ".join(f"ptr noalias {n}" for n in names)
+def _work(program: Program) -> int:
+    """Element operations of a run."""
+    total = 0
+    for i, loops in instructions(program.body):
+        count = prod(e for _, e in i.dims) * prod(loop.extent for loop in loops)
+        function = FUNCTIONS.get(i.op)
+        total += count * (_COSTLY if function is not None and function.kind == "float" else 1)
+    return total

@@ -284,6 +284,18 @@ class Function:
             self._arm(f"{label}f", otherwise, label)
         self.do(f"\n{label}x:")
 
+    def switch(self, value: str, count: int, arm: Callable[[int], None]) -> None:
+        """Run ``arm(n)`` where ``value`` is n, nothing where it is no number below ``count``."""
+        if count == 1:
+            arm(0)
+            return
+        label = self.label()
+        cases = " ".join(f"i64 {n}, label %{label}.{n}" for n in range(count))
+        self.do(f"switch i64 {value}, label %{label}x [ {cases} ]")
+        for n in range(count):
+            self._arm(f"{label}.{n}", lambda n=n: arm(n), label)  # type: ignore[misc]
+        self.do(f"\n{label}x:")
+
     def _arm(self, name: str, body: Callable[[], None], label: str) -> None:
         self.do(f"\n{name}:")
         self.scoped(body)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from opc.affine import Affine
 from opc.cpu import access, nest, values
-from opc.cpu.elementwise import copy_bytes
+from opc.cpu.elementwise import UNROLL_LIMIT, copy_bytes
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import View
 from opc.cpu.values import Vec
@@ -315,7 +316,8 @@ def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
             value = _by_lanes(f, g, inner.name, lanes, live)
         access.store(f, g.dst, inner.name, value, live)
 
-    nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll=True), unroll=True)
+    unroll = -(-inner.extent // lanes) * prod(d.extent for d in outer) <= UNROLL_LIMIT
+    nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll), unroll)
 
 
 def _whole(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:

@@ -18,7 +18,7 @@ from opc.dtypes import DType
 from opc.program.ir import Instr
 
 BLOCK = 32  # accumulators carried at once; more are done block after block
-STEPS = 48  # multiply-adds in an unrolled loop body
+STEPS = 32  # multiply-adds in an unrolled loop body
 
 
 @dataclass(frozen=True, slots=True)

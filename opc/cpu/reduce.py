@@ -73,7 +73,7 @@ def emit(f: Function, r: Reduction) -> None:
     results = prod(d.extent for d in plan.outer)
     if not plan.across:
         results *= -(-plan.vector.extent // plan.lanes)
-    unroll = results * plan.steps <= UNROLL or (registers and results * plan.steps <= 8 * UNROLL)
+    unroll = results * plan.steps <= UNROLL or (registers and results * plan.steps <= 2 * UNROLL)
     row = _across if plan.across else _along
     nest.walk(f, plan.outer, lambda: row(f, r, plan, unroll), unroll)
 

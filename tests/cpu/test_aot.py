@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from opc.cpu import aot
+from opc.cpu import aot, emit
 from opc.cpu.kernel import Unit, compile_kernel, lower
 from opc.errors import RuntimeCallError
 from opc.machine import load
@@ -41,8 +42,10 @@ int main(void) {
 
 
 @pytest.fixture(scope="module")
-def unit() -> Unit:
-    return lower(parse_program(PREPARE), parse_program(RUN), load("avx2"))
+def unit() -> Iterator[Unit]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emit, "TEAM_WORK", 0)
+        yield lower(parse_program(PREPARE), parse_program(RUN), load("avx2"))
 
 
 @pytest.mark.parametrize("flags", [[], ["-fopenmp"]], ids=["alone", "openmp"])

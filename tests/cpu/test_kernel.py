@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opc.cpu import features, threads
+from opc.cpu import emit, features, threads
 from opc.cpu.kernel import compile_kernel, lower
 from opc.errors import MachineError, RuntimeCallError
 from opc.machine import load, names
@@ -48,7 +48,8 @@ def test_sample_agrees_with_its_interpreter() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_prepare_then_run_with_workspace(count: int) -> None:
+def test_prepare_then_run_with_workspace(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "TEAM_WORK", 0)
     kernel = compile_kernel(parse_program(PREPARE), parse_program(RUN), load("avx2"))
     random = np.random.default_rng(0)
     w, x = random.standard_normal((3, 5), np.float32), random.standard_normal((40, 4), np.float32)

@@ -1,0 +1,119 @@
+"""One phase of a program as LLVM text: its loops, and the dispatch of every instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from opc.cpu import elementwise, gather, layout, mma, reduce, tiles
+from opc.cpu.function import Function, Index
+from opc.cpu.layout import Layout, View
+from opc.machine.model import Machine
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
+
+ARGUMENTS = ("input", "param", "inout", "output")
+
+
+def arguments(program: Program) -> tuple[Buffer, ...]:
+    """Buffers that the caller binds, in order of declaration."""
+    return tuple(b for b in program.buffers if b.kind in ARGUMENTS)
+
+
+class Phase:
+    """Emits one phase into a function in which ``%a0``… are the arguments, ``%packed``, ``%workspace`` and
+    ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's.
+    """
+
+    def __init__(self, f: Function, program: Program, machine: Machine, plan: Layout) -> None:
+        self.program, self.machine, self.plan = program, machine, plan
+        self.buffers = program.table()
+        self.order = {b.name: i for i, b in enumerate(arguments(program))}
+        self.f = f
+        self.extents: dict[str, int] = {}
+        self.registers: dict[str, str] = {}
+        self.tile_space = tiles.tile_space(machine)
+
+    def emit(self, statements: Sequence[Stmt], begin: Index, end: Index) -> None:
+        """Emit the statements: one parallel loop, or any number of others."""
+        used = [i for i, _ in instructions(tuple(statements))]
+        found = tiles.assign(self.program, self.tile_space)
+        self.tiles = tiles.TileUnit(self.f, found, used, self.f.module.emulate)
+        self.tiles.begin()
+        for stmt in statements:
+            if isinstance(stmt, Loop) and stmt.parallel:
+                self._loop(stmt, begin, end)
+            else:
+                self._statement(stmt)
+        self.tiles.end()
+
+    def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
+        self.extents[loop.var] = loop.extent
+
+        def body(i: Index, _: list[str]) -> list[str]:
+            self.f.bind({loop.var: i})
+            for stmt in loop.body:
+                self._statement(stmt)
+            return []
+
+        self.f.loop(end, body, start=begin)
+        del self.extents[loop.var]
+
+    def _statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, Loop):
+            self._loop(stmt, 0, stmt.extent)
+            return
+        self._instruction(stmt)
+
+    def _instruction(self, i: Instr) -> None:
+        if i.opcode_class == "sync":
+            return  # program order holds on one core, and phases are joined
+        if self.tiles.touches(i):
+            self.tiles.emit(i, self._view, self._plain)
+        else:
+            self._plain(i, None, {})
+
+    def _plain(self, i: Instr, target: View | None, sources: dict[int, View]) -> None:
+        """Emit an instruction; ``target`` and ``sources`` (by position) stand in for operands in tiles."""
+        dst = (target,) if target is not None else tuple(self._view(a) for a in i.dst)
+        src = tuple(
+            sources[n] if n in sources else self._view(s) if isinstance(s, Access) else s.value
+            for n, s in enumerate(i.src)
+        )
+        f = self.f
+        if i.opcode == "cube.mma":
+            a, b = (s for s in src if isinstance(s, View))
+            mma.emit(f, mma.Mma(i, dst[0], a, b))
+        elif i.op.startswith("reduce_"):
+            reduce.emit(f, reduce.Reduction(i, dst, tuple(s for s in src if isinstance(s, View))))
+        elif i.fill is not None and isinstance(i.src[0], Access):
+            self._gather(i, dst[0], src[0])
+        else:
+            elementwise.emit(f, elementwise.Element(i, dst[0], src))
+
+    def _gather(self, i: Instr, dst: View, src: View | float | int) -> None:
+        source = i.src[0]
+        assert isinstance(source, Access)
+        assert isinstance(src, View)
+        checks = gather.checks_of(i, source, self.buffers[source.buffer], self.extents)
+        if checks:
+            gather.emit(self.f, gather.Gather(i, dst, src, checks))
+        else:
+            elementwise.emit(self.f, elementwise.Element(replace(i, fill=None), dst, (src,)))
+
+    def _view(self, access: Access) -> View:
+        b = self.buffers[access.buffer]
+        space = self.machine.spaces[b.space]
+        if b.kind == "local" and not space.addressable:
+            return self._register(b, access)
+        base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
+        base = base or f"%a{self.order[b.name]}"
+        return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
+
+    def _register(self, b: Buffer, access: Access) -> View:
+        vector = self.f.module.vector_bytes
+        row = layout.register_row(b, vector)
+        size = row * (b.elements // (b.shape[-1] if b.shape else 1)) * b.dtype.bytes
+        if b.name not in self.registers:
+            self.registers[b.name] = self.f.alloca("i8", size * b.slots, vector)
+        offsets = tuple(size * slot for slot in range(b.slots))
+        return layout.view(self.f, b, access, self.registers[b.name], offsets, row)
