@@ -190,7 +190,7 @@ class Clauses:
         return tuple(outputs)
 
     def _settled(self, *values: Typed) -> DType:
-        """The type of a value; literals alone are T if one of them has a point, else i32."""
+        """The type of a value; literals alone are a float (T, if T is one) if one has a point, else i32."""
         for value in values:
             if value.dtype is not None:
                 return value.dtype
@@ -199,7 +199,9 @@ class Clauses:
             for v in values
             for node in ir.walk(v.expr)
         )
-        return self.scope.dtype if real else DType.I32
+        if not real:
+            return DType.I32
+        return self.scope.dtype if self.scope.dtype.is_float else DType.F32
 
     def _hull(self) -> tuple[int, ...]:
         highest = [[form.interval(p.extents)[1] for form in p.forms] for p in self.parts]

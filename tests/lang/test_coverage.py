@@ -44,7 +44,7 @@ def made(parts: Terms, shift: int) -> AxisSet | None:
 
 
 @given(terms, st.integers(0, 6), terms, st.integers(0, 6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_sets_agree_with_enumeration(a: Terms, i: int, b: Terms, j: int) -> None:
     first, second = made(a, i), made(b, j)
     if first is None or second is None:
@@ -62,7 +62,7 @@ def test_sets_agree_with_enumeration(a: Terms, i: int, b: Terms, j: int) -> None
     st.integers(1, 9),
     st.integers(1, 9),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_progressions(s: int, o: int, t: int, p: int, m: int, n: int) -> None:
     a = AxisSet(o, s, m, o + s * (m - 1))
     b = AxisSet(p, t, n, p + t * (n - 1))
@@ -70,7 +70,7 @@ def test_progressions(s: int, o: int, t: int, p: int, m: int, n: int) -> None:
 
 
 @given(st.lists(st.tuples(terms, st.integers(0, 4), terms, st.integers(0, 4)), min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_coverage(pieces: list[tuple[Terms, int, Terms, int]]) -> None:
     boxes, cells = [], []
     for a, i, b, j in pieces:

@@ -22,10 +22,10 @@ SQUARES = "".join(f"let a{i} = a{i - 1}*a{i - 1} " for i in range(1, 99))
 
 def code_of(text: str | bytes) -> str:
     """The code that ``text`` fails with, reached quickly."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LanguageError) as caught:
         lower(text, "hostile.k")
-    assert time.perf_counter() - start < 2, "slow to fail"
+    assert time.process_time() - start < 2, "slow to fail"
     assert all(len(line) < 400 for line in str(caught.value).split("\n"))
     return caught.value.code
 
@@ -128,11 +128,11 @@ def test_calls_that_multiply() -> None:
     text = "kernel k0(x: T[N]) -> (y: T[N]) { y[i] = x[i] }\n"
     for i in range(1, 20):
         text += f"kernel k{i}(x: T[N]) -> (y: T[N]) {{ a = k{i - 1}(x) y = k{i - 1}(a) }}\n"
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LanguageError) as caught:
         lower(text, kernel="k19", sizes={"N": 2})
     assert caught.value.code == "E0246"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_many_errors_are_cut() -> None:
@@ -150,20 +150,20 @@ WORDS = TEXT.split()
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_random_words_never_crash(words: list[str]) -> None:
     _try(" ".join(words))
     _try(HEAD + " ".join(words) + " }")
 
 
 @given(st.text(max_size=80))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_random_text_never_crashes(text: str) -> None:
     _try(text)
 
 
 @given(st.sampled_from(kernels_dsl.names()), st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_damaged_kernels_never_crash(name: str, seed: int) -> None:
     """Shipped kernels with one word deleted, doubled, or replaced by another."""
     chance = random.Random(seed)

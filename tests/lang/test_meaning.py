@@ -124,8 +124,8 @@ def expressions(draw: st.DrawFn, dims: tuple[str, ...], tensors: tuple[str, ...]
     name = f"r{depth}"
     extent = draw(st.sampled_from(["2", "M", "N - 1"]))
     monoid = draw(st.sampled_from(["sum", "sum", "max", "min", "argmax"]))
-    text = f"{monoid}[{name} < {extent}]({inner((name,))})"
-    return f"T({text})" if monoid == "argmax" else text
+    # A reduction of integer literals is an integer, which floating-point functions refuse.
+    return f"T({monoid}[{name} < {extent}]({inner((name,))}))"
 
 
 @st.composite
@@ -152,7 +152,7 @@ def kernels(draw: st.DrawFn) -> str:
 
 
 @given(kernels(), st.integers(0, 2**16))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_lowering_keeps_the_meaning(text: str, seed: int) -> None:
     f = lower(text, dtype=DType.F64)
     verify(f)
@@ -169,7 +169,7 @@ def test_lowering_keeps_the_meaning(text: str, seed: int) -> None:
 
 
 @given(kernels(), st.sampled_from(list(DType)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_lowers_is_valid_for_every_type(text: str, dtype: DType) -> None:
     """The language refuses what tensor IR would: no kernel passes the one and fails the other."""
     try:
