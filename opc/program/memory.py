@@ -46,12 +46,6 @@ def capacity(machine: Machine, space: str) -> int:
     return s.capacity if s.addressable else s.capacity // (s.align if s.align > 1 else machine.vector_bytes)
 
 
-def blob_bytes(program: Program, kind: str) -> int:
-    """Size of the packed or workspace blob: the end of its last buffer."""
-    ends = [b.offsets[0] + b.slot_bytes for b in program.buffers if b.kind == kind and b.offsets]
-    return round_up(max(ends, default=0), BLOB_ALIGN)
-
-
 def space_bytes(program: Program, machine: Machine, space: str) -> int:
     """Bytes of a local space (per core) that the planned program uses; for CPU scratch, what each
     thread needs.

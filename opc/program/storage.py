@@ -8,18 +8,34 @@ reuse of memory changes results. With checking on, every element also records wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opc.errors import IRError, fail
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Program
 from opc.program.memory import offset_unit, slot_size
 
-if TYPE_CHECKING:
-    import numpy as np
-
 Array = Any  # np.ndarray of any element type
 _CACHED_VIEWS = 1024
+
+
+class _Arena:
+    """Bytes that several buffers may share, and for each byte a mark of who wrote it."""
+
+    def __init__(self, size: int) -> None:
+        import numpy as np
+
+        self.data: Array = np.empty(size, np.uint8)
+        self.owners: Array = np.empty(size, np.uint8)
+        self.poison()
+
+    def poison(self) -> None:
+        self.data.fill(0xFF)
+        self.owners.fill(0)
+
+    def view(self, part: Array, start: int, b: Buffer, dtype: Any) -> Array:
+        """The bytes of ``part`` where a slot of ``b`` starts, as elements."""
+        return part[start : start + b.slot_bytes].view(dtype).reshape(b.shape)
 
 
 class Storage:
@@ -34,59 +50,57 @@ class Storage:
             b.name: int.from_bytes(bytes([1 + n % 255]) * b.dtype.bytes, "little")
             for n, b in enumerate(program.buffers)
         }
-        self._poisoned: list[tuple[Array, int]] = []
+        self._forgotten: list[_Arena] = []
+        self._check = check
         for b in program.buffers:
+            if b.kind == "workspace" and b.name not in arrays:
+                continue
             if b.kind != "local":
-                self._bind(b, arrays, check)
-        self._locals(program, machine, check)
+                self._bind(b, arrays)
+        self._workspace([b for b in program.buffers if b.kind == "workspace" and b.name not in arrays])
+        self._locals([b for b in program.buffers if b.kind == "local"], machine)
 
-    def _bind(self, b: Buffer, arrays: Mapping[str, Array], check: bool) -> None:
+    def _bind(self, b: Buffer, arrays: Mapping[str, Array]) -> None:
         import numpy as np
 
         array = arrays.get(b.name)
-        if array is None and b.kind == "workspace":
-            array = np.empty(b.shape, b.dtype.numpy)
-            array.reshape(-1).view(np.uint8).fill(0xFF)
         if array is None:
             raise fail(IRError, "E0403", f"the program needs an array for its {b.kind} '{b.name}'")
         if array.shape != b.shape or array.dtype != b.dtype.numpy:
             found = f"{array.dtype}{list(array.shape)}"
             raise fail(IRError, "E0403", f"'{b.name}' is {b.dtype}{list(b.shape)}, the array is {found}")
         self.slots[b.name] = [array]
-        if check and b.kind in ("output", "workspace"):
+        if self._check and b.kind in ("output", "workspace"):
             self.owners[b.name] = [np.zeros(b.shape, f"u{b.dtype.bytes}")]
 
-    def _locals(self, program: Program, machine: Machine | None, check: bool) -> None:
-        import numpy as np
+    def _workspace(self, absent: list[Buffer]) -> None:
+        """Workspace that the caller did not bring: one blob for what is planned."""
+        planned = [b for b in absent if b.offsets]
+        blob = _Arena(max((b.offsets[0] + b.slot_bytes for b in planned), default=0))
+        for b in absent:
+            self._carve(b, b.offsets or (0,), blob if b.offsets else _Arena(b.slot_bytes))
 
-        private = [b for b in program.buffers if b.kind == "local"]
-        planned = [b for b in private if b.offsets and machine is not None and b.space in machine.spaces]
-        sizes: dict[str, int] = {}
-        for b in planned:
-            assert machine is not None
-            unit = offset_unit(machine, b)
-            end = (max(b.offsets) + slot_size(machine, b)) * unit
-            sizes[b.space] = max(sizes.get(b.space, 0), end)
-        arenas = {space: self._poison(np.empty(size, np.uint8), 0xFF) for space, size in sizes.items()}
-        marks = {space: self._poison(np.empty(size, np.uint8), 0) for space, size in sizes.items()}
+    def _locals(self, private: list[Buffer], machine: Machine | None) -> None:
+        ends: dict[str, int] = {}
+        starts: dict[str, tuple[int, ...]] = {}
         for b in private:
-            kind = np.dtype(f"u{b.dtype.bytes}")
-            if b in planned and machine is not None:
-                starts = [o * offset_unit(machine, b) for o in b.offsets]
-                self.slots[b.name] = [_carve(arenas[b.space], s, b, b.dtype.numpy) for s in starts]
-                if check:
-                    self.owners[b.name] = [_carve(marks[b.space], s, b, kind) for s in starts]
-                continue
-            data = self._poison(np.empty(b.slots * b.slot_bytes, np.uint8), 0xFF)
-            starts = [n * b.slot_bytes for n in range(b.slots)]
-            self.slots[b.name] = [_carve(data, s, b, b.dtype.numpy) for s in starts]
-            if check:
-                owner = self._poison(np.empty(b.slots * b.slot_bytes, np.uint8), 0)
-                self.owners[b.name] = [_carve(owner, s, b, kind) for s in starts]
+            if b.offsets and machine is not None and b.space in machine.spaces:
+                unit = offset_unit(machine, b)
+                starts[b.name] = tuple(offset * unit for offset in b.offsets)
+                end = max(starts[b.name]) + slot_size(machine, b) * unit
+                ends[b.space] = max(ends.get(b.space, 0), end)
+        spaces = {space: _Arena(end) for space, end in ends.items()}
+        own = {b.name: _Arena(b.slots * b.slot_bytes) for b in private if b.name not in starts}
+        for b in private:
+            apart = tuple(n * b.slot_bytes for n in range(b.slots))
+            self._carve(b, starts.get(b.name, apart), own.get(b.name) or spaces[b.space])
+        self._forgotten = [*spaces.values(), *own.values()]
 
-    def _poison(self, array: Array, value: int) -> Array:
-        self._poisoned.append((array, value))
-        return array
+    def _carve(self, b: Buffer, starts: tuple[int, ...], arena: _Arena) -> None:
+        """Views of the buffer's slots in an arena."""
+        self.slots[b.name] = [arena.view(arena.data, s, b, b.dtype.numpy) for s in starts]
+        if self._check:
+            self.owners[b.name] = [arena.view(arena.owners, s, b, f"u{b.dtype.bytes}") for s in starts]
 
     def mark(self, name: str) -> int:
         """What ``owners`` hold where this buffer wrote last: one byte, repeated over the element."""
@@ -94,12 +108,8 @@ class Storage:
 
     def forget(self) -> None:
         """Poison every local buffer: a core begins an iteration knowing nothing."""
-        for array, value in self._poisoned:
-            array.fill(value)
-
-
-def _carve(arena: Array, start: int, b: Buffer, dtype: np.dtype[Any]) -> Array:
-    return arena[start : start + b.slot_bytes].view(dtype).reshape(b.shape)
+        for arena in self._forgotten:
+            arena.poison()
 
 
 class Reference:

@@ -16,7 +16,7 @@ from opc.machine.model import Machine
 from opc.pipeline import Context, Pass
 from opc.program.interpret import run, trace
 from opc.program.ir import Buffer, Module, Program
-from opc.program.memory import blob_bytes, capacity, offset_unit, pressure, slot_size, space_bytes
+from opc.program.memory import capacity, offset_unit, pressure, slot_size, space_bytes
 from opc.program.text import parse_program, print_program
 from opc.program.verify import problems
 from passes.program.expand_slots import ExpandSlots
@@ -120,12 +120,6 @@ def test_registers_may_spill_and_pressure_says_so() -> None:
     machine = machines.load("avx2")
     planned = applied([PlanMemory()], parse_program(text), machine)
     assert pressure(planned, machine) == {"reg": (40 * 32, 512)}
-
-
-def test_blob_sizes() -> None:
-    program = sample()
-    assert blob_bytes(program, "packed") == 18560 + 128
-    assert blob_bytes(program, "workspace") == 0
 
 
 def test_prepare_and_run_agree_on_packed_offsets() -> None:

@@ -58,6 +58,7 @@ class _Builder:
         self.memory, self.vector = self.machine.roles["memory"], self.machine.roles["vector"]
         self.buffers: list[Buffer] = []
         self.loop_count = 0
+        self.finished: list[Buffer] = []  # workspace that earlier phases have written completely
 
     def pick(self, *choices: Any) -> Any:
         return self.draw(st.sampled_from(choices))
@@ -65,7 +66,9 @@ class _Builder:
     def number(self, low: int, high: int) -> int:
         return int(self.draw(st.integers(low, high)))
 
-    def buffer(self, space: str, shape: tuple[int, ...], dtype: DType, kind: str = "local", slots: int = 1) -> Buffer:
+    def buffer(
+        self, space: str, shape: tuple[int, ...], dtype: DType, kind: str = "local", slots: int = 1
+    ) -> Buffer:
         b = Buffer(f"{kind[0]}{len(self.buffers)}", dtype, shape, space, kind, slots)
         self.buffers.append(b)
         return b
@@ -101,9 +104,20 @@ class _Builder:
         if self.pick(True, False):
             source_index.reverse()
             shape.reverse()
-        source = self.buffer(space, tuple(shape), tile.buffer.dtype, "input")
+        made = [b for b in self.finished if b.dtype == tile.buffer.dtype and len(b.shape) == 2]
+        if made and fill is not None and space == self.memory and self.pick(True, False):
+            # With fill any shape will do, so an earlier phase's result can be the source.
+            source = self.pick(*made)
+        else:
+            source = self.buffer(space, tuple(shape), tile.buffer.dtype, "input")
         dims = (("d0", extents["d0"]), ("d1", extents["d1"]))
-        return Instr("copy_in.copy", dims, (tile.at("d0", "d1"),), (Access(source.name, tuple(source_index)),), fill=fill)
+        return Instr(
+            "copy_in.copy",
+            dims,
+            (tile.at("d0", "d1"),),
+            (Access(source.name, tuple(source_index)),),
+            fill=fill,
+        )
 
     def elementwise(self, scope: Scope) -> tuple[list[Stmt], list[Tile]]:
         """A function of two-axis tiles of one shape, a literal or a broadcast row; in place or not."""
@@ -147,7 +161,9 @@ class _Builder:
     def iota(self, scope: Scope) -> tuple[list[Stmt], list[Tile]]:
         shape = (self.number(1, 3), 4)
         tile = self.tile(scope, shape, DType.I32)
-        form = Affine.of({"d0": 7, "d1": self.number(-1, 2)} | {n: 1 for n, _ in scope.loops}, self.number(-2, 2))
+        form = Affine.of(
+            {"d0": 7, "d1": self.number(-1, 2)} | {n: 1 for n, _ in scope.loops}, self.number(-2, 2)
+        )
         dims = (("d0", shape[0]), ("d1", shape[1]))
         return [Instr("vector.iota", dims, (tile.at("d0", "d1"),), form=form)], [tile]
 
@@ -180,7 +196,10 @@ class _Builder:
             mean, m2 = result(), result()
             form = init * count
             both = (mean.at(kept), m2.at(kept))
-            return [Instr(f"vector.reduce_{op}", dims, both, (value,), init, form=form, chain=chain)], [mean, m2]
+            return [Instr(f"vector.reduce_{op}", dims, both, (value,), init, form=form, chain=chain)], [
+                mean,
+                m2,
+            ]
         total = result()
         return [Instr(f"vector.reduce_{op}", dims, (total.at(kept),), (value,), init, chain=chain)], [total]
 
@@ -192,10 +211,22 @@ class _Builder:
 
     def store_tile(self, scope: Scope, tile: Tile) -> Instr:
         around = tuple(e for _, e in scope.loops)
-        target = self.buffer(self.memory, (*around, *tile.buffer.shape), tile.buffer.dtype, "output")
+        kind = self.pick("output", "output", "workspace")
         dims = tuple((f"d{n}", e) for n, e in enumerate(tile.buffer.shape))
         index = [Affine.var(n) for n, _ in (*scope.loops, *dims)]
-        return Instr("copy_out.copy", dims, (Access(target.name, tuple(index)),), (tile.at(*(n for n, _ in dims)),))
+        if kind == "workspace":
+            # Two axes, so that a later phase can gather from it.
+            rows = Affine()
+            for n, e in (*scope.loops, *dims[:-1]):
+                rows = rows * e + Affine.var(n)
+            index = [rows, index[-1]]
+            shape = (prod(around) * prod(tile.buffer.shape[:-1]), tile.buffer.shape[-1])
+        else:
+            shape = (*around, *tile.buffer.shape)
+        target = self.buffer(self.memory, shape, tile.buffer.dtype, kind)
+        return Instr(
+            "copy_out.copy", dims, (Access(target.name, tuple(index)),), (tile.at(*(n for n, _ in dims)),)
+        )
 
     def loop(self, scope: Scope, depth: int) -> tuple[list[Stmt], list[Tile]]:
         """A nested loop, sometimes with a reduction that continues around it and is read after it."""
@@ -245,7 +276,15 @@ class _Builder:
     def body(self, scope: Scope, depth: int) -> tuple[list[Stmt], Scope]:
         """A few steps, each seeing the tiles of those before; ends with a store."""
         statements, found = self.load(scope)
-        steps = [self.load, self.elementwise, self.elementwise, self.reduction, self.row_wise, self.iota, self.store]
+        steps = [
+            self.load,
+            self.elementwise,
+            self.elementwise,
+            self.reduction,
+            self.row_wise,
+            self.iota,
+            self.store,
+        ]
         steps += [self.product] if depth < 3 else []
         for _ in range(self.number(1, 4)):
             scope = replace(scope, tiles=(*scope.tiles, *found))
@@ -258,6 +297,7 @@ class _Builder:
 
     def phase(self) -> Stmt:
         self.loop_count = 0
+        self.finished = [b for b in self.buffers if b.kind == "workspace"]
         parallel = self.pick(True, True, False)
         var, extent = "core" if parallel else "top", self.number(1, 3)
         body, _ = self.body(Scope(((var, extent),), ()), 1)
@@ -266,19 +306,19 @@ class _Builder:
 
 @st.composite
 def programs(draw: Any, machine: str | None = None) -> Program:
-    """A valid program of one or two top-level loops, for ``machine`` or either of MACHINES."""
+    """A valid program of one to three top-level loops, for ``machine`` or either of MACHINES."""
     name = machine or draw(st.sampled_from(MACHINES))
     builder = _Builder(draw, name)
-    body = tuple(builder.phase() for _ in range(draw(st.integers(1, 2))))
+    body = tuple(builder.phase() for _ in range(draw(st.integers(1, 3))))
     return Program("random", name, tuple(builder.buffers), body)
 
 
 def arguments(program: Program, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """Small random integers for inputs, zeros for outputs: sums of them are exact."""
+    """Small random integers for inputs, zeros for outputs, no workspace: sums of them are exact."""
     random = np.random.default_rng(seed)
     found = {}
     for b in program.buffers:
-        if b.kind != "local":
+        if b.kind in ("input", "output"):
             data = random.integers(-4, 5, b.shape) if b.kind == "input" else np.zeros(b.shape)
             found[b.name] = data.astype(b.dtype.numpy)
     return found
