@@ -122,7 +122,7 @@ class CpuKernel:
                 RuntimeCallError, "E0906", f"{len(pointers)} arrays for {len(entry.arguments)} arguments"
             )
         n = min(n, entry.width)
-        runtime = threads.runtime() if n > 1 else None
+        runtime = threads.team_runtime() if n > 1 else None
         if runtime is None:
             n = 1
         array = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)

@@ -49,23 +49,28 @@ def _mapped() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _system() -> Runtime | None:
-    return _open("libgomp.so.1")
-
-
-_loaded: dict[str, Runtime] = {}
-
-
 def runtime() -> Runtime | None:
     """An OpenMP runtime, preferring one already loaded; None where there is none (phases then run alone)."""
-    if _loaded:
-        return next(iter(_loaded.values()))
     for path in _mapped():
         found = _open(path)
         if found is not None:
-            _loaded[path] = found
             return found
-    return _system()
+    return _open("libgomp.so.1")
+
+
+@lru_cache(maxsize=1)
+def _watch_forks() -> list[int]:
+    """Ids of the processes that forked this one after it had used threads."""
+    forked: list[int] = []
+    os.register_at_fork(after_in_child=lambda: forked.append(os.getppid()))
+    return forked
+
+
+def team_runtime() -> Runtime | None:
+    """The runtime for a call on several threads; None in the child of a process that may have had a team,
+    because a copied pool of threads that no longer exist would never answer.
+    """
+    return None if _watch_forks() else runtime()
 
 
 def available() -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +171,58 @@ def test_threads_from_argument_and_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_openmp_phases_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "runtime", lambda: None)
+    monkeypatch.setattr(threads, "team_runtime", lambda: None)
     program = parse_program(SAMPLE)
     kernel = compile_kernel(None, program, load("avx2"))
     arrays = data(program, 1)
     assert np.array_equal(run_native(kernel, arrays, 4)["y"], run_native(kernel, arrays, 1)["y"])
+
+
+def test_children_of_a_process_with_threads_do_not_hang() -> None:
+    program = parse_program(SAMPLE)
+    kernel = compile_kernel(None, program, load("avx2"))
+    arrays = data(program, 1)
+    expected = run_native(kernel, arrays, 2)["y"].tobytes()
+    with warnings.catch_warnings():
+        # Newer Pythons warn about forking with threads, which is the point here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if run_native(kernel, arrays, 2)["y"].tobytes() == expected else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+BESIDE = """
+import sys
+sys.path.insert(0, {root!r})
+{imports}
+import torch
+from opc.cpu import threads
+from opc.cpu.kernel import compile_kernel
+from opc.machine import load
+from opc.program.text import parse_program
+from tests.cpu.native import data, run_native
+from tests.cpu.test_kernel import SAMPLE
+program = parse_program(SAMPLE)
+kernel = compile_kernel(None, program, load("avx2"))
+arrays = data(program, 1)
+expected = run_native(kernel, arrays, 1)["y"].tobytes()
+x = torch.ones(300, 300)
+for _ in range(20):
+    assert run_native(kernel, arrays, 2)["y"].tobytes() == expected
+    assert float((x @ x).sum()) == 300.0**3
+print(threads.runtime().name)
+"""
+
+
+@pytest.mark.parametrize("first", ["torch", "opc"])
+def test_beside_torch_in_one_process(first: str) -> None:
+    pytest.importorskip("torch")
+    root = str(Path(__file__).parents[2])
+    imports = "" if first == "torch" else "from opc.cpu import threads\nthreads.runtime()"
+    code = BESIDE.format(root=root, imports=imports)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("torch" in done.stdout) == (first == "torch")
