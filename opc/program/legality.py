@@ -43,8 +43,7 @@ def machine_problems(program: Program, machine: Machine, level: str) -> list[Dia
             checks += _legal(instr, table, machine)
         if level == "expanded":
             checks += _constant(instr, loops, table, machine)
-        note = f"in `{print_stmt(instr)}`"
-        found += [Diagnostic(code, message, notes=(note,)) for code, message in checks]
+        found += [Diagnostic(code, message, notes=(f"in `{print_stmt(instr)}`",)) for code, message in checks]
     return found
 
 
