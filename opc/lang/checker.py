@@ -243,8 +243,12 @@ class KernelChecker:
         first: dict[str, ast.Assign] = {}
         for clause in assigns:
             for target in clause.targets:
-                self._target(clause, target, first.get(target.name), last)
-                first.setdefault(target.name, clause)
+                self._target(clause, target, first.get(target.name))
+            names = [target.name for target in clause.targets]
+            if len(set(names)) < len(names):
+                self.report("E0222", "a clause writes a tensor twice", clause.span)
+            for name in names:
+                first.setdefault(name, clause)
             if clause.targets[0].indices is None:
                 self._call_clause(clause, last)
             else:
@@ -259,9 +263,8 @@ class KernelChecker:
                 help = f"add `{result.name}[...] = ...`"
                 self.report("E0221", f"result {result.name} is never written", result.span, help)
 
-    def _target(
-        self, clause: ast.Assign, target: ast.Target, first: ast.Assign | None, last: dict[str, ast.Assign]
-    ) -> None:
+    def _target(self, clause: ast.Assign, target: ast.Target, first: ast.Assign | None) -> None:
+        """A tensor that ``clause`` writes; ``first`` is an earlier clause that writes it too."""
         param = self.inputs.get(target.name)
         if param is not None and param.kind != "inout":
             help = f"declare it `inout {target.name}`, or write another tensor"

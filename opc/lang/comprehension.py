@@ -54,6 +54,7 @@ class Clauses:
             dtype = combine(dtype, value.dtype, "max")
         element = dtype or self._settled(*(value for _, value in lowered))
         outputs = self._outputs(reduced_type(self.monoid, element) if self.monoid else element)
+        self._check_shapes(outputs)
         check_pieces(self.scope, self.parts, outputs[0])
         accumulate = element.compute if self.monoid else None
         pieces = tuple(piece for piece, _ in lowered)
@@ -81,7 +82,7 @@ class Clauses:
         return Part(clause, extents, index, clause.value, reduction)
 
     def _from_output(self, target: ast.Target, name: str) -> list[_Extent]:
-        tensor = self.declared[0]
+        tensor = next((t for t in self.declared if t is not None), None)
         assert target.indices is not None
         if tensor is None:
             return []
@@ -188,6 +189,14 @@ class Clauses:
                 self.scope.check_size(declared, target.span, target.name)
             outputs.append(declared)
         return tuple(outputs)
+
+    def _check_shapes(self, outputs: tuple[Tensor, ...]) -> None:
+        first = outputs[0]
+        for target, output in zip(self.targets, outputs, strict=True):
+            if output.shape != first.shape:
+                other = f"{self.targets[0].name} {list(first.shape)}"
+                message = f"{target.name} has shape {list(output.shape)}, but {other}"
+                raise self.scope.error("E0250", message, target.span)
 
     def _settled(self, *values: Typed) -> DType:
         """The type of a value; literals alone are a float (T, if T is one) if one has a point, else i32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -94,11 +95,17 @@ def root_sizes(file: ast.File, kernel: ast.Kernel, given: Mapping[str, Size]) ->
 
 
 def _checked_value(file: ast.File, name: str, value: Size, span: Span, whole: bool) -> Size:
-    if not whole:
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise error(file, "E0317", f"{name} is {value}, but it must be a whole number", span)
-    return value
+    """The value as a plain int or float, whatever number type a caller used. Raises E0317."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number: Size = operator.index(value) if whole else float(value)  # type: ignore[arg-type]
+        if number == number:
+            return number
+    except (TypeError, ValueError):
+        pass
+    kind = "a whole number" if whole else "a number"
+    raise error(file, "E0317", f"{name} is {str(value)[:40]}, but it must be {kind}", span)
 
 
 def symbols_of(kernel: ast.Kernel) -> dict[str, Span]:

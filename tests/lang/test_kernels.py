@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import kernels_dsl
 from opc.dtypes import DType
-from opc.lang import kernel_info, kernel_names, lower
+from opc.lang import kernel_info, kernel_names, lower, parse
 from opc.tensor.interpret import evaluate
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function, print_function
@@ -246,6 +246,7 @@ def test_every_kernel_has_an_example_and_a_description(name: str) -> None:
     info = kernel_info(text, kernel=name)
     assert info.doc.endswith(".")
     assert info.example
+    assert not parse(text).uses, "library files stand alone"
     assert not info.missing
 
 

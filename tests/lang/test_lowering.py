@@ -398,3 +398,13 @@ def test_reads_of_constants_are_allowed() -> None:
     f = made("y[i, j] = x[N - 1, 0]")
     (read,) = reads(f.ops[0])
     assert read == Read("x", (Affine((), 3), Affine()))
+
+
+def test_sizes_may_be_any_integer_type() -> None:
+    text = "kernel f(x: T[N], a: f32 = 1) -> (y: T[N]) { y[i] = x[i]*a }"
+    sizes = {"N": np.int64(5), "a": np.float32(2)}
+    assert body(lower(text, sizes=sizes)) == "mul(x[i], 2.0)"  # type: ignore[arg-type]
+    for wrong in ({"N": 2.0}, {"N": "2"}, {"N": True}, {"N": 2, "a": "x"}, {"N": 2, "a": float("nan")}):
+        with pytest.raises(LanguageError) as caught:
+            lower(text, sizes=wrong)  # type: ignore[arg-type]
+        assert caught.value.code == "E0317"
