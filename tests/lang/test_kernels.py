@@ -239,6 +239,14 @@ def test_argmax() -> None:
     assert np.array_equal(evaluate(f, {"x": x})["y"], x.argmax(1))
 
 
+def test_sgd() -> None:
+    d, y = run("sgd", N=5, rate=0.5)
+    m = 0.9 * d["m"].astype(np.float64) + d["g"]
+    same(y["m"], m)
+    same(y["w"], d["w"] - 0.5 * m)
+    same(y["change"], np.array([np.abs(0.5 * m).max()]))
+
+
 @pytest.mark.parametrize("name", kernels_dsl.names())
 def test_every_kernel_has_an_example_and_a_description(name: str) -> None:
     text = kernels_dsl.source(name)
