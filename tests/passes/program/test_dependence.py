@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opc.program.dependence import FAR, dependences
-from opc.program.ir import Instr, Loop, Program, Stmt
+from opc.program.ir import Loop, Program, Stmt
 from opc.program.text import parse_program
-from tests.passes.program.programs import ASCEND, Instance, expand, instance, programs
+from tests.passes.program.programs import ASCEND, Instance, Memory, expand, programs
 
 Bodies = list[tuple[tuple[Stmt, ...], tuple[Loop, ...]]]
 
@@ -28,8 +28,9 @@ def instances(
     points: list[dict[str, int]] = [{loops[0].var: 0}]
     for loop in loops[1:]:
         points = [{**p, loop.var: v} for p in points for v in range(loop.extent)]
+    memory = Memory(program, ASCEND)
     return [
-        (g, n, instance(i, env, program, ASCEND))
+        (g, n, memory.instance(i, env))
         for g, p in enumerate(points)
         for n, s in enumerate(body)
         for i, env in expand((s,), p)
@@ -153,4 +154,3 @@ def test_instructions_touch_what_they_accumulate() -> None:
 """
     assert deps(text) == {(0, 0, k, 1) for k in ("RAW", "WAR", "WAW")}
     assert deps(text.replace("init=k", "init=0")) == {(0, 0, "WAW", 1)}
-    assert isinstance(Instr("cube.mma"), Instr)
