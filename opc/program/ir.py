@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from opc.affine import Affine
 from opc.dtypes import DType
 
+ZERO = Affine()
 BUFFER_KINDS = ("input", "param", "inout", "output", "packed", "workspace", "local")
 
 
@@ -54,7 +55,7 @@ class Access:
 
     buffer: str
     index: tuple[Affine, ...]
-    slot: Affine = Affine()
+    slot: Affine = ZERO
 
 
 @dataclass(frozen=True, slots=True)
