@@ -97,7 +97,7 @@ def settle(value: Value, sure: Callable[[], Array], dtype: DType) -> Value:
     data, error = value.data, value.error
     low, high = (data.min(), data.max()) if data.size else (0.0, 0.0)
     past = np.isnan(low) or -low > 0.99 * dtype.largest or high > 0.99 * dtype.largest
-    if not past and (error is None or np.isfinite(error.max())):
+    if not past and (error is None or error.max() < 0.01 * dtype.largest):
         return value
     shape = np.broadcast_shapes(data.shape, np.shape(or_zero(error)))
     bound = np.array(np.broadcast_to(or_zero(error), shape))
@@ -247,8 +247,9 @@ def _sure(fn: str, args: Sequence[Value]) -> Array:
     known = np.logical_and.reduce(np.broadcast_arrays(*map(np.isfinite, errors)))
     special = ~np.logical_and.reduce(np.broadcast_arrays(*map(np.isfinite, data)))
     if fn in ("log", "sqrt", "rsqrt"):
-        # Outside their domain for certain, or exactly at its edge.
-        special = special | (data[0] + errors[0] < 0) | (errors[0] == 0)
+        # Outside their domain for certain, or exactly at its edge (where rsqrt takes the sign of zero).
+        edge = (errors[0] == 0) & ((data[0] != 0) | (fn != "rsqrt"))
+        special = special | (data[0] + errors[0] < 0) | edge
     if fn == "exp":
         special = special | (data[0] - errors[0] > 710)  # past float64, so past every type
     if fn in ("mul", "div"):
@@ -257,7 +258,9 @@ def _sure(fn: str, args: Sequence[Value]) -> Array:
         for x, e in zip(data, errors, strict=True):
             known = known & (nan | (np.abs(x) > e) | (e == 0))
         if fn == "div":
+            # Implementations differ in the sign of zero, so in that of x / 0; 0 / 0 is NaN for all.
             special = special | (data[1] == 0)
+            known = known & (nan | (data[1] != 0) | (data[0] == 0))
     result: Array = known & special
     return result
 
@@ -321,9 +324,16 @@ def _nearest(x: Array, d: Array) -> Array:
     return result
 
 
+def _slope(x: Array) -> Array:
+    """Derivative of the sigmoid at x >= 0, without the cancellation of s·(1 - s)."""
+    e = np.exp(-x)
+    result: Array = e / (1 + e) ** 2
+    return result
+
+
 def _tanh(v: Array, x: list[Array], d: list[Array]) -> Array:
-    result: Array = d[0] * (1 - np.tanh(_nearest(x[0], d[0])) ** 2)
-    return np.minimum(result, 2.0)
+    result: Array = np.minimum(4 * d[0] * _slope(2 * _nearest(x[0], d[0])), 2.0)
+    return result
 
 
 def _erf(v: Array, x: list[Array], d: list[Array]) -> Array:
@@ -332,9 +342,8 @@ def _erf(v: Array, x: list[Array], d: list[Array]) -> Array:
 
 
 def _sigmoid(v: Array, x: list[Array], d: list[Array]) -> Array:
-    s = np.asarray(numpy_function("sigmoid")(_nearest(x[0], d[0])))
-    result: Array = d[0] * s * (1 - s)
-    return np.minimum(result, 1.0)
+    result: Array = np.minimum(d[0] * _slope(_nearest(x[0], d[0])), 1.0)
+    return result
 
 
 def _sum(v: Array, x: list[Array], d: list[Array]) -> Array:
