@@ -31,6 +31,7 @@ class CallChecker:
             self.report("E0230", f"kernel {node.function} calls itself", node.span)
             return None
         given = self._match(node, found.kernel)
+        self._aliases(found.kernel, given)
         for param in found.kernel.params:
             argument = given.get(param.name)
             if argument is None:
@@ -42,6 +43,18 @@ class CallChecker:
             else:
                 self._attribute_argument(param, argument)
         return found.kernel
+
+    def _aliases(self, kernel: ast.Kernel, given: dict[str, ast.Argument]) -> None:
+        """A tensor that the kernel updates may not be another argument too: which value would that have?"""
+        values = {p.name: given[p.name].value for p in kernel.tensors if p.name in given}
+        tensors = {name: value.name for name, value in values.items() if isinstance(value, ast.Name)}
+        for param in kernel.tensors:
+            for other, name in tensors.items():
+                if param.kind == "inout" and other != param.name and name == tensors.get(param.name):
+                    text = f"{name} is given for {other} and for {param.name}, which {kernel.name} updates"
+                    help = "copy it to a tensor of its own first"
+                    self.report("E0251", text, given[other].span, help)
+                    return
 
     def _unknown_kernel(self, node: ast.Call) -> None:
         if node.function in FUNCTIONS:
