@@ -45,6 +45,7 @@ _C_KEYWORDS = frozenset((
     "short", "signed", "sizeof", "static", "struct", "switch", "template", "this", "throw", "try",
     "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while",
 ))  # fmt: skip
+_HEAP = ("declare ptr @malloc(i64)", "declare void @free(ptr)")  # emitted code may use them too
 _WEAK = """\
 declare extern_weak void @GOMP_parallel(ptr, ptr, i32, i32)
 declare extern_weak i32 @omp_get_thread_num()
@@ -53,8 +54,6 @@ declare extern_weak i32 @omp_get_max_threads()
 @opc.runtime = private constant [3 x ptr] [
   ptr @GOMP_parallel, ptr @omp_get_thread_num, ptr @omp_get_num_threads
 ]
-declare ptr @malloc(i64)
-declare void @free(ptr)
 """
 
 
@@ -79,6 +78,7 @@ def llvm_text(unit: Unit) -> str:
     parts = [
         text,
         _WEAK,
+        *(line for line in _HEAP if line not in text),
         cpuid.check(unit.target.triple, unit.target.features),
         _size(f"{prefix}_packed_size", unit.packed_size),
         _size(f"{prefix}_workspace_size", unit.workspace_size(_most_threads(unit))),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.cpu import access, nest, ops, values
+from opc.cpu import access, nest, ops, transpose, values
 from opc.cpu.function import Function
 from opc.cpu.layout import View
 from opc.cpu.values import Vec
 from opc.program.ir import Instr
 
 UNROLL_LIMIT = 128  # vectors; a register buffer with more lives on the stack anyway
+_STACK = 1 << 16  # bytes that a temporary may take of a thread's stack
 COPIES = ("copy_in.copy", "copy_out.copy", "vector.copy", "scale.drain")
 
 
@@ -72,11 +73,22 @@ def _through_copy(f: Function, e: Element) -> None:
     for name, extent in reversed(e.instr.dims):
         form = form + Affine.var(name, step)
         step *= extent
-    base = f.alloca("i8", step, f.module.vector_bytes)
+    heap = step > _STACK
+    base = (
+        f.call("malloc", "ptr", [str(step)], ["i64"]) if heap else f.alloca("i8", step, f.module.vector_bytes)
+    )
     copy = View(base, form, e.dst.dtype, "")
-    _emit(f, replace(e, dst=copy))
     move = replace(e.instr, opcode="vector.copy", src=(), form=None, scale=())
-    _emit(f, Element(move, e.dst, (copy,)))
+
+    def both() -> None:
+        _emit(f, replace(e, dst=copy))
+        _emit(f, Element(move, e.dst, (copy,)))
+
+    if heap:
+        f.note_depth(base)
+    f.scoped(both)
+    if heap:
+        f.call("free", "void", [base], ["ptr"])
 
 
 def _emit(f: Function, e: Element) -> None:
@@ -85,6 +97,8 @@ def _emit(f: Function, e: Element) -> None:
     dims, forms = nest.merge(dims, [*(v.form for v in e.views), form])
     e, form = _with_forms(e, forms[:-1]), forms[-1]
     if e.move and _block_move(f, e, dims):
+        return
+    if _turn(f, e, dims):
         return
     vector = _vector_dim(e, dims)
     lanes = _lanes(f, e, vector.extent)
@@ -125,6 +139,33 @@ def _block_move(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
     outer = nest.by_stride([d for d in dims if d is not inner[0]], e.dst)
     nest.walk(f, outer, body, unroll=False)
     return True
+
+
+def _turn(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
+    """Copies that turn go block by block; what blocks leave over goes the plain way."""
+    source = e.src[0] if e.instr.opcode in COPIES and not e.instr.scale else None
+    if not isinstance(source, View):
+        return False
+    found = transpose.find(f, e.dst, source, [(d.name, d.extent) for d in dims])
+    if found is None:
+        return False
+    size, rest = found.size, [d for d in dims if d.name not in (found.along, found.across)]
+    extents = {d.name: d.extent for d in dims}
+    whole = {n: extents[n] // size * size for n in (found.along, found.across)}
+    blocks = [*rest, nest.Dim(found.across, whole[found.across]), nest.Dim(found.along, whole[found.along])]
+    nest.walk_steps(f, blocks, {found.along: size, found.across: size}, lambda: transpose.block(f, found))
+    for name, box in ((found.across, extents), (found.along, {**extents, found.across: whole[found.across]})):
+        if whole[name] < extents[name]:
+            _remainder(f, e, name, whole[name], {**box, name: extents[name] - whole[name]})
+    return True
+
+
+def _remainder(f: Function, e: Element, name: str, start: int, extents: dict[str, int]) -> None:
+    """The plain copy of a part of the box that begins at ``start`` along ``name``."""
+    ahead = {name: Affine.var(name) + start}
+    forms = [v.form.substitute(ahead) for v in e.views]
+    part = replace(e.instr, dims=tuple(extents.items()))
+    _emit(f, _with_forms(replace(e, instr=part), forms))
 
 
 def copy_bytes(f: Function, to: str, source: str, length: str) -> None:

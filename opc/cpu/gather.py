@@ -9,35 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 from opc.affine import Affine
-from opc.cpu import access, nest, values
-from opc.cpu.elementwise import UNROLL_LIMIT, copy_bytes
+from opc.cpu import access, checks, guarded, nest, transpose, values
+from opc.cpu.checks import Check, Gather
+from opc.cpu.elementwise import copy_bytes
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import View
 from opc.cpu.values import Vec
-from opc.program.ir import Access, Buffer, Instr
 
 WIDE = 256  # bytes; longer rows go through memcpy
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """``0 <= form < size``."""
-
-    form: Affine
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gather:
-    """A copy some of whose source indices may leave the source buffer."""
-
-    instr: Instr
-    dst: View
-    src: View
-    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +31,6 @@ class _Dim:
     scale: int = 1
 
 
-def checks_of(instr: Instr, source: Access, buffer: Buffer, loops: dict[str, int]) -> tuple[Check, ...]:
-    """The axes of ``source`` that interval arithmetic cannot prove inside."""
-    extents = {**loops, **instr.extents}
-    found = []
-    for form, size in zip(source.index, buffer.shape, strict=True):
-        low, high = form.interval(extents)
-        if low < 0 or high >= size:
-            found.append(Check(form, size))
-    return tuple(found)
-
-
 def emit(f: Function, g: Gather) -> None:
     """Emit the whole copy."""
     dims = nest.significant(f, g.instr.dims)
@@ -68,30 +38,24 @@ def emit(f: Function, g: Gather) -> None:
     dims, forms = nest.merge(dims, [g.dst.form, g.src.form], checked)
     g = replace(g, dst=replace(g.dst, form=forms[0]), src=replace(g.src, form=forms[1]))
     if g.dst.register:
-        _into_registers(f, g, nest.by_stride(dims, g.dst))
+        guarded.emit(f, g, nest.by_stride(dims, g.dst))
         return
     found, constant = _attach(nest.by_stride(dims, g.dst), g.checks)
     found, g = _absorb(found, g)
-    fill = values.narrow(f, g.dst.dtype, _fill(f, g, 1))
+    fill = values.narrow(f, g.dst.dtype, checks.fill_of(f, g, 1))
     run = _Run(f, g, fill)
     if not constant:
         run.level(found)
         return
-    inside = _all(f, [_holds(f, c) for c in constant])
+    inside = checks.all_of(f, [checks.holds(f, c) for c in constant])
     f.branch(inside, lambda: run.level(found), lambda: run.fill(found))
 
 
-def _fill(f: Function, g: Gather, lanes: int) -> Vec:
-    """The fill value as the source's type holds it, in its compute type."""
-    value = values.splat(str(g.src.dtype.compute), lanes, g.instr.fill or 0)
-    return values.widen(f, g.src.dtype, values.narrow(f, g.src.dtype, value))
-
-
-def _attach(dims: list[nest.Dim], checks: Sequence[Check]) -> tuple[list[_Dim], list[Check]]:
+def _attach(dims: list[nest.Dim], found: Sequence[Check]) -> tuple[list[_Dim], list[Check]]:
     """Checks by the innermost dimension they read, and those that read none."""
     by_dim: dict[str, list[Check]] = {d.name: [] for d in dims}
     constant: list[Check] = []
-    for c in checks:
+    for c in found:
         inner = [d.name for d in dims if c.form.coefficient(d.name)]
         (by_dim[inner[-1]] if inner else constant).append(c)
     return [_Dim(d.name, d.extent, tuple(by_dim[d.name])) for d in dims], constant
@@ -137,6 +101,8 @@ class _Run:
         if not rest:
             self._row(first, low, high)
             return
+        if len(rest) == 1 and self._turn(first, rest[0], low, high):
+            return
 
         def body(i: Index, _: list[str]) -> list[str]:
             f.bind({first.name: i})
@@ -149,6 +115,54 @@ class _Run:
             return []
 
         f.loop(first.extent, body)
+
+    def _turn(self, first: _Dim, inner: _Dim, low: Index, high: Index) -> bool:
+        """Blocks of a copy that turns, where the source is contiguous along the outer dimension."""
+        g, f = self.g, self.f
+        found = transpose.find(f, g.dst, g.src, [(first.name, first.extent), (inner.name, inner.extent)])
+        if found is None or found.along != first.name or inner.checks:
+            return False
+        whole = inner.extent // found.size * found.size
+
+        def wide(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            f.loop(whole, one, step=found.size)
+            for by in range(found.size if whole < inner.extent else 0):
+                moved = {first.name: Affine.var(first.name) + by}
+                dst, src = (replace(v, form=v.form.substitute(moved)) for v in (g.dst, g.src))
+                part = _Run(f, replace(g, dst=dst, src=src), self.value)
+                part._copy(inner, whole, inner.extent)
+            return []
+
+        def one(j: Index, _: list[str]) -> list[str]:
+            f.bind({inner.name: j})
+            transpose.block(f, found)
+            return []
+
+        def narrow(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            self._copy(inner, 0, inner.extent)
+            return []
+
+        def border(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            self.fill([inner])
+            return []
+
+        middle = self._middle(low, high, found.size)
+        f.loop(middle, wide, start=low, step=found.size)
+        f.loop(high, narrow, start=middle)
+        if first.checks:
+            f.loop(low, border)
+            f.loop(first.extent, border, start=high)
+        return True
+
+    def _middle(self, low: Index, high: Index, step: int) -> Index:
+        """Where whole steps from ``low`` end."""
+        if isinstance(low, int) and isinstance(high, int):
+            return low + (high - low) // step * step
+        whole = self.f.op(f"and i64 {self.f.op(f'sub i64 {high}, {low}')}, {-step}")
+        return self.f.op(f"add i64 {low}, {whole}")
 
     def fill(self, dims: list[_Dim]) -> None:
         """Fill the box of ``dims``."""
@@ -220,16 +234,10 @@ class _Run:
 
             return at
 
-        if isinstance(low, int) and isinstance(high, int):
-            middle: Index = low + (high - low) // lanes * lanes
-        elif lanes > 1:
-            whole = f.op(f"and i64 {f.op(f'sub i64 {high}, {low}')}, {-lanes}")
-            middle = f.op(f"add i64 {low}, {whole}")
-        else:
-            middle = low
+        middle = self._middle(low, high, lanes) if lanes > 1 else low
         if lanes > 1:
             f.loop(middle, step(lanes), start=low, step=lanes)
-        f.loop(high, step(1), start=middle if lanes > 1 else low)
+        f.loop(high, step(1), start=middle)
 
 
 def _range(f: Function, dim: _Dim) -> tuple[Index, Index]:
@@ -277,108 +285,3 @@ def _smallest(f: Function, a: Index, b: Index) -> Index:
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
     return f.call("llvm.smin.i64", "i64", [str(a), str(b)], ["i64", "i64"])
-
-
-def _holds(f: Function, c: Check) -> str:
-    """The check as one unsigned comparison."""
-    value = f.index(c.form)
-    if isinstance(value, int):
-        return "true" if 0 <= value < c.size else "false"
-    return f.op(f"icmp ult i64 {value}, {c.size}")
-
-
-def _all(f: Function, conditions: Sequence[str]) -> str:
-    total = conditions[0]
-    for c in conditions[1:]:
-        total = f.op(f"and i1 {total}, {c}")
-    return total
-
-
-def _into_registers(f: Function, g: Gather, dims: list[nest.Dim]) -> None:
-    """Without a split: registers have no addresses to split at, so each vector is loaded under its checks."""
-    if not dims:
-        f.bind({"one.": 0})
-        dims = [nest.Dim("one.", 1)]
-    unit = [d for d in dims if g.dst.stride(d.name) == 1]
-    inner = unit[0] if unit else dims[-1]
-    outer = [d for d in dims if d is not inner]
-    width = max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
-    lanes = min(f.module.vector_bytes // width, 1 << (inner.extent - 1).bit_length())
-    varying = any(c.form.coefficient(inner.name) for c in g.checks)
-    contiguous = g.src.stride(inner.name) == 1 and lanes > 1
-
-    def row(live: int) -> None:
-        if contiguous and not varying:
-            value = _whole(f, g, inner.name, lanes, live)
-        elif contiguous and g.src.dtype.bytes >= 4:
-            value = _masked(f, g, inner.name, lanes, live)
-        else:
-            value = _by_lanes(f, g, inner.name, lanes, live)
-        access.store(f, g.dst, inner.name, value, live)
-
-    unroll = -(-inner.extent // lanes) * prod(d.extent for d in outer) <= UNROLL_LIMIT
-    nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll), unroll)
-
-
-def _whole(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
-    """All lanes are inside or none is: one load, from the buffer's start if they are not."""
-    inside = _all(f, [_holds(f, c) for c in g.checks])
-    along = g.src.form.coefficient(dim)
-    start = f.pointer(g.src.base, g.src.form.substitute({dim: 0}))
-    # The unchecked dimension lies in the buffer wherever it begins, so it fits at the buffer's first element.
-    at = f.op(f"select i1 {inside}, ptr {start}, ptr {g.src.base}")
-    pointer = f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
-    raw = values.load_raw(f, g.src.dtype, pointer, lanes, live)
-    loaded = values.widen(f, g.src.dtype, raw)
-    fill = _fill(f, g, lanes)
-    return values.select(f, values.broadcast(f, Vec("i1", 1, inside), lanes), loaded, fill)
-
-
-def _masked(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
-    """A masked load; lanes outside keep the fill value and touch no memory."""
-    mask = Vec(
-        "i1", lanes, "<" + ", ".join(f"i1 {'true' if i < live else 'false'}" for i in range(lanes)) + ">"
-    )
-    for c in g.checks:
-        mask = values.binary(f, "and", mask, _lanes_inside(f, c, dim, lanes))
-    kind, fill = str(g.src.dtype), _fill(f, g, lanes)
-    pointer = f.pointer(g.src.base, g.src.form)
-    name = f"llvm.masked.load.{values.mangled(kind, lanes)}.p0"
-    types = ["ptr", "i32", mask.type, fill.type]
-    ref = f.call(name, fill.type, [pointer, str(g.src.dtype.bytes), mask.ref, fill.ref], types)
-    return Vec(kind, lanes, ref)
-
-
-def _lanes_inside(f: Function, c: Check, dim: str, lanes: int) -> Vec:
-    """The check for each of ``lanes`` values of ``dim``."""
-    step = c.form.coefficient(dim)
-    if not step:
-        return values.broadcast(f, Vec("i1", 1, _holds(f, c)), lanes)
-    start = f.index(c.form)
-    steps = Vec("i32", lanes, "<" + ", ".join(f"i32 {i * step}" for i in range(lanes)) + ">")
-    if isinstance(start, int):
-        base = values.splat("i32", lanes, start)
-    else:
-        base = values.broadcast(f, Vec("i32", 1, f.op(f"trunc i64 {start} to i32")), lanes)
-    index = values.binary(f, "add", base, steps)
-    return values.compare(f, "icmp ult", index, values.splat("i32", lanes, c.size))
-
-
-def _by_lanes(f: Function, g: Gather, dim: str, lanes: int, live: int) -> Vec:
-    """Lane by lane from an address that is always valid."""
-    fill = _fill(f, g, 1)
-
-    def lane(i: int) -> Vec:
-        ahead = {dim: Affine.var(dim) + i}
-        inside = _all(f, [_holds(f, Check(c.form.substitute(ahead), c.size)) for c in g.checks])
-        start = f.pointer(g.src.base, g.src.form.substitute(ahead))
-        at = f.op(f"select i1 {inside}, ptr {start}, ptr {g.src.base}")
-        raw = values.load_raw(f, g.src.dtype, at, 1, 1)
-        return values.select(f, Vec("i1", 1, inside), values.widen(f, g.src.dtype, raw), fill)
-
-    if lanes == 1:
-        return lane(0)
-    value = values.broadcast(f, fill, lanes)
-    for i in range(live):
-        value = values.insert(f, value, i, lane(i))
-    return value

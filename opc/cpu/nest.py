@@ -74,6 +74,20 @@ def walk(f: Function, dims: Sequence[Dim], body: Callable[[], None], unroll: boo
     f.loop(first.extent, step)
 
 
+def walk_steps(f: Function, dims: Sequence[Dim], steps: dict[str, int], body: Callable[[], None]) -> None:
+    """Loops over the box, in steps longer than 1 where ``steps`` says so."""
+    if not dims:
+        body()
+        return
+
+    def at(i: Index, _: list[str]) -> list[str]:
+        f.bind({dims[0].name: i})
+        walk_steps(f, dims[1:], steps, body)
+        return []
+
+    f.loop(dims[0].extent, at, step=steps.get(dims[0].name, 1))
+
+
 def chunks(f: Function, dim: Dim, lanes: int, body: Callable[[int], None], unroll: bool) -> None:
     """Run ``body(live)`` at every ``lanes``-th value of ``dim``."""
     full = dim.extent // lanes * lanes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from opc.cpu import elementwise, gather, layout, mma, reduce, tiles
+from opc.cpu import checks, elementwise, gather, layout, mma, reduce, tiles
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
@@ -94,9 +94,9 @@ class Phase:
         source = i.src[0]
         assert isinstance(source, Access)
         assert isinstance(src, View)
-        checks = gather.checks_of(i, source, self.buffers[source.buffer], self.extents)
-        if checks:
-            gather.emit(self.f, gather.Gather(i, dst, src, checks))
+        found = checks.checks_of(i, source, self.buffers[source.buffer], self.extents)
+        if found:
+            gather.emit(self.f, checks.Gather(i, dst, src, found))
         else:
             elementwise.emit(self.f, elementwise.Element(replace(i, fill=None), dst, (src,)))
 
