@@ -60,6 +60,11 @@ class Machine:
         return self.random is not None and bool(self.random.integers(2))
 
     def run(self, f: Function, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Results and updated inout arguments, floats rounded to their dtype."""
+        with np.errstate(all="ignore"):
+            return self._run(f, arrays)
+
+    def _run(self, f: Function, arrays: Mapping[str, Any]) -> dict[str, Any]:
         tables = f.tensors()
         memory: dict[str, Any] = {}
         for arg in f.args:
@@ -250,21 +255,20 @@ class Machine:
     def compute(self, fn: str, v: list[Any], dtype: DType) -> Any:
         if not dtype.is_float:
             return _integer(fn, v)
-        with np.errstate(all="ignore"):
-            one = self.float(1, dtype)
-            if fn in ("max", "min"):
-                return (np.maximum if fn == "max" else np.minimum)(*v)
-            if fn == "rsqrt":
-                return one / np.sqrt(v[0])
-            if fn == "erf":
-                return self.float(math.erf(float(v[0])), dtype)
-            if fn == "sigmoid":
-                return one / (one + np.exp(-v[0]))
-            table = {
-                "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
-                "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
-            }  # fmt: skip
-            return table[fn](*v)
+        one = self.float(1, dtype)
+        if fn in ("max", "min"):
+            return (np.maximum if fn == "max" else np.minimum)(*v)
+        if fn == "rsqrt":
+            return one / np.sqrt(v[0])
+        if fn == "erf":
+            return self.float(math.erf(float(v[0])), dtype)
+        if fn == "sigmoid":
+            return one / (one + np.exp(-v[0]))
+        table = {
+            "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
+            "abs": np.abs, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
+        }  # fmt: skip
+        return table[fn](*v)
 
 
 def _integer(fn: str, v: list[int]) -> int:
