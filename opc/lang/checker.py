@@ -33,7 +33,7 @@ def check_file(program: Program, file: ast.File) -> None:
             problem("E0115", text, Span(file.name, 1), help="kernel name(x: T[N]) -> (y: T[N]) { ... }")
         )
     found += _derived(file)
-    found += _duplicates((k.name, k.span) for k in file.kernels)
+    found += _declared_twice((k.name, k.span) for k in file.kernels)
     for kernel in file.kernels:
         found += KernelChecker(program, file, kernel).run()
     if found:
@@ -54,7 +54,7 @@ def _derived(file: ast.File) -> list[Diagnostic]:
     ]
 
 
-def _duplicates(kernels: Iterable[tuple[str, Span]]) -> list[Diagnostic]:
+def _declared_twice(kernels: Iterable[tuple[str, Span]]) -> list[Diagnostic]:
     first: dict[str, Span] = {}
     found = []
     for name, span in kernels:
