@@ -250,10 +250,12 @@ class RowNest:
         return Kept(Value(access, (), out.dtype.compute), tuple(dims), scratch=True)
 
     def _read_later(self, op: Op) -> bool:
+        """Whether another op of the group reads what this one writes (its own in-place read is of the old value)."""
+        names = {t.name for t in op.outputs}
+        others = (o for o in self.ops if o is not op)
         return any(
-            isinstance(n, Read) and any(n.tensor == t.name for t in op.outputs)
-            for o in self.ops for p in o.pieces for n in walk(p.body)
-        )  # fmt: skip
+            isinstance(n, Read) and n.tensor in names for o in others for p in o.pieces for n in walk(p.body)
+        )
 
     def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None) -> None:
         piece = op.pieces[0]

@@ -186,6 +186,6 @@ def _parts(op: Op) -> Iterator[Op]:
     resolved = [without_guards(replace(op, pieces=(piece,))) for piece in op.pieces]
     slanted = [any(len(g.terms) > 1 for g in p.guards) for p in op.pieces]
     for wanted in (True, False):
-        for part, slant in zip(resolved, slanted, strict=True):
-            if part is not None and slant is wanted:
-                yield replace(part, fill=None)
+        for parts, slant in zip(resolved, slanted, strict=True):
+            if slant is wanted:
+                yield from (replace(part, fill=None) for part in parts)
