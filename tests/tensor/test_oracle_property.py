@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opc.dtypes import DType
+from opc.errors import IRError
 from opc.tensor.bound import check
 from opc.tensor.inputs import KINDS
 from opc.tensor.interpret import evaluate, exact, oracle
 from opc.tensor.ir import Function
-from opc.tensor.verify import problems
+from opc.tensor.text import parse_function, print_function
+from opc.tensor.verify import problems, verify
 from tests.strategies.tensor import arrays, functions
 from tests.tensor.reference import Machine
 
@@ -64,3 +68,25 @@ def test_exact_means_bit_for_bit(f: Function, seed: int) -> None:
         found = Machine(np.random.default_rng(attempt)).run(f, data)
         for name, value in found.items():
             np.testing.assert_array_equal(value, first[name].value.astype(np.float64))
+
+
+@campaign
+@given(functions(), st.data())
+def test_damaged_functions_are_reported_or_mean_something(f: Function, data: st.DataObject) -> None:
+    """Swap tokens of the text: the verifier never falls over, and what it accepts can be evaluated."""
+    tokens = re.findall(r"\s+|[\w.]+|\"(?:[^\"\\]|\\.)*\"|.", print_function(f))
+    words = [i for i, t in enumerate(tokens) if re.fullmatch(r"[\w.]+|[-+*]", t)]
+    for _ in range(data.draw(st.integers(1, 3))):
+        i, j = data.draw(st.sampled_from(words)), data.draw(st.sampled_from(words))
+        tokens[i] = tokens[j]
+    assert _reported_or_evaluated("".join(tokens))
+
+
+def _reported_or_evaluated(text: str) -> bool:
+    try:
+        damaged = parse_function(text)
+        verify(damaged)
+    except IRError as error:
+        return all(re.fullmatch(r"E0[45]\d\d", d.code) for d in error.diagnostics)
+    results = oracle(damaged, arrays(damaged, 0, "normal"))
+    return all(b.value.shape == b.bound.shape for b in results.values())
