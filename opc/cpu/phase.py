@@ -9,7 +9,7 @@ from opc.cpu import checks, elementwise, gather, layout, mma, reduce, tiles
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt, instructions
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
 
 ARGUMENTS = ("input", "param", "inout", "output")
 
@@ -35,24 +35,23 @@ class Phase:
 
     def emit(self, statements: Sequence[Stmt], begin: Index, end: Index) -> None:
         """Emit the statements: one parallel loop, or any number of others."""
-        used = [i for i, _ in instructions(tuple(statements))]
         found = tiles.assign(self.program, self.tile_space)
-        self.tiles = tiles.TileUnit(self.f, found, used, self.f.module.emulate)
-        self.tiles.begin()
-        for stmt in statements:
+        self.tiles = tiles.TileUnit(self.f, found, self.f.module.emulate)
+
+        def one(stmt: Stmt) -> None:
             if isinstance(stmt, Loop) and stmt.parallel:
                 self._loop(stmt, begin, end)
             else:
                 self._statement(stmt)
-        self.tiles.end()
+
+        self.tiles.region(statements, one)
 
     def _loop(self, loop: Loop, begin: Index, end: Index) -> None:
         self.extents[loop.var] = loop.extent
 
         def body(i: Index, _: list[str]) -> list[str]:
             self.f.bind({loop.var: i})
-            for stmt in loop.body:
-                self._statement(stmt)
+            self.tiles.region(loop.body, self._statement)
             return []
 
         self.f.loop(end, body, start=begin)

@@ -19,7 +19,7 @@ from opc.cpu.layout import View
 from opc.dtypes import DType
 from opc.errors import MachineError, fail
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Program
+from opc.program.ir import Access, Buffer, Instr, Program, Stmt, instructions
 
 TILES = 8
 ROWS, ROW_BYTES = 16, 64
@@ -110,42 +110,77 @@ def assign(program: Program, space: str) -> dict[str, Tile]:
 class TileUnit:
     """Emits instructions on tiles within one phase."""
 
-    def __init__(self, f: Function, tiles: dict[str, Tile], used: Sequence[Instr], emulated: bool) -> None:
-        self.f, self.tiles = f, tiles
-        names = {a.buffer for i in used for a in (*i.dst, *i.sources)}
-        self.active = [t for name, t in tiles.items() if name in names]
-        self.storage = emulate.declare(f) if emulated and self.active else ""
-        self.emulated = emulated
-        self._shapes = self._configuration()
+    def __init__(self, f: Function, tiles: dict[str, Tile], emulated: bool) -> None:
+        self.f, self.tiles, self.emulated = f, tiles, emulated
+        self.storage = emulate.declare(f) if emulated and tiles else ""
+        self.configured = False
         self._images: dict[str, str] = {}
 
     def touches(self, i: Instr) -> bool:
         """True if an operand is in a tile."""
         return any(a.buffer in self.tiles for a in (*i.dst, *i.sources))
 
-    def _configuration(self) -> dict[int, tuple[int, int]]:
+    def names(self, statements: Sequence[Stmt]) -> set[str]:
+        """Tile buffers that the statements touch."""
+        touched = (i for i, _ in instructions(tuple(statements)))
+        return {a.buffer for i in touched for a in (*i.dst, *i.sources)} & set(self.tiles)
+
+    def _shapes(self, statements: Sequence[Stmt]) -> dict[int, tuple[int, int]] | None:
+        """Rows and row bytes of every tile register in use; None if one would need two shapes."""
         shapes: dict[int, tuple[int, int]] = {}
-        for tile in self.active:
-            for block in tile.blocks():
+        for name in sorted(self.names(statements)):
+            for block in self.tiles[name].blocks():
                 shape = (block.rows, block.row_bytes)
                 if shapes.setdefault(block.number, shape) != shape:
-                    raise fail(
-                        MachineError,
-                        "E0954",
-                        f"tile register {block.number} is {shapes[block.number]} and, "
-                        f"for '{tile.buffer.name}', {shape} rows × bytes in one phase",
-                        help="give buffers of different shapes different tiles",
-                    )
+                    return None
         return shapes
 
-    def begin(self) -> None:
-        """Configure the tiles of this phase."""
-        if not self.active or self.emulated:
+    def region(self, statements: Sequence[Stmt], emit: Callable[[Stmt], None]) -> None:
+        """Emit the statements, the tiles configured once around as many of them as agree on every tile's shape.
+
+        Configuring clears the tiles, so nothing may stay in them from one configuration to the next.
+        """
+        if self.configured:
+            for stmt in statements:
+                emit(stmt)
+            return
+        runs = self._runs(statements)
+        for run in runs:
+            shapes = self._shapes(run)
+            if shapes is None and isinstance(run[0], Instr):
+                raise _conflict(min(self.names(run)))
+            if shapes:
+                self._configure(shapes)
+                self.configured = True
+            for stmt in run:
+                emit(stmt)
+            if shapes:
+                self._release()
+                self.configured = False
+
+    def _runs(self, statements: Sequence[Stmt]) -> list[list[Stmt]]:
+        """Neighbours that agree on the shapes; a loop that does not agree within itself stands alone."""
+        runs: list[list[Stmt]] = []
+        for stmt in statements:
+            if runs and self._shapes([*runs[-1], stmt]) is not None:
+                runs[-1].append(stmt)
+            else:
+                runs.append([stmt])
+        seen: set[str] = set()
+        for run in runs:
+            names = self.names(run)
+            if seen & names:
+                raise _conflict(min(seen & names))
+            seen |= names
+        return runs
+
+    def _configure(self, shapes: dict[int, tuple[int, int]]) -> None:
+        if self.emulated:
             return
         f = self.f
         data = bytearray(64)
         data[0] = 1
-        for number, (rows, row_bytes) in self._shapes.items():
+        for number, (rows, row_bytes) in shapes.items():
             data[16 + 2 * number] = row_bytes
             data[48 + number] = rows
         memory = f.alloca("i8", 64, 64)
@@ -154,15 +189,14 @@ class TileUnit:
             f.do(f"store i64 {word}, ptr {f.op(f'getelementptr i8, ptr {memory}, i64 {at}')}, align 8")
         f.call("llvm.x86.ldtilecfg", "void", [memory], ["ptr"])
 
-    def end(self) -> None:
+    def _release(self) -> None:
         """Give the tile registers back to the operating system."""
-        if self.active and not self.emulated:
+        if not self.emulated:
             self.f.call("llvm.x86.tilerelease", "void", [], [])
 
     def emit(self, i: Instr, view: Callable[[Access], View], plain: Plain) -> None:
         """Emit one instruction. ``view`` linearises an access; ``plain`` emits an instruction whose
-        destination or
-        sources (by position) are replaced by views of memory.
+        destination or sources (by position) are replaced by views of memory.
         """
         if i.opcode == "cube.mma":
             self._multiply(i)
@@ -324,6 +358,15 @@ class TileUnit:
 
     def _move(self, name: str, number: int, pointer: str, stride: int) -> None:
         self.f.call(name, "void", [str(number), pointer, str(stride)], ["i8 immarg", "ptr", "i64"])
+
+
+def _conflict(name: str) -> Exception:
+    return fail(
+        MachineError,
+        "E0954",
+        f"'{name}' stays in tiles while others of another shape use the same registers",
+        help="give buffers of different shapes different tiles",
+    )
 
 
 def _is_product(i: Instr, size: int) -> bool:

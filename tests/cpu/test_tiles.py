@@ -85,6 +85,39 @@ def test_full_rows_are_loaded_without_a_copy() -> None:
     assert text.count("\ttilestored") >= 8
 
 
+# A tail of eight rows reuses the accumulator's registers with another shape.
+TAIL = """program v1 tail machine amx {
+  buffer x: bf16[24,32]@gm input
+  buffer w: bf16[32,16]@gm input
+  buffer y: f32[24,16]@gm output
+  buffer acc: f32[16,16]@tmm local at 0
+  buffer a: bf16[16,32]@tmm local at 1
+  buffer b: bf16[32,16]@tmm local at 2
+  buffer acc_1: f32[8,16]@tmm local at 0
+  buffer a_1: bf16[8,32]@tmm local at 1
+  buffer b_1: bf16[32,16]@tmm local at 3
+  parallel n < 1 {
+    loop m < 1 {
+      copy_in.copy a[i, k] = x[i, k] for i<16, k<32
+      copy_in.copy b[k, j] = w[k, j] for k<32, j<16
+      cube.mma acc[i, j] = a[i, k], b[k, j] for i<16, j<16, k<32 {init=0, chain=32}
+      copy_out.copy y[i, j] = acc[i, j] for i<16, j<16
+    }
+    copy_in.copy a_1[i, k] = x[i + 16, k] for i<8, k<32
+    copy_in.copy b_1[k, j] = w[k, j] for k<32, j<16
+    cube.mma acc_1[i, j] = a_1[i, k], b_1[k, j] for i<8, j<16, k<32 {init=0, chain=32}
+    copy_out.copy y[i + 16, j] = acc_1[i, j] for i<8, j<16
+  }
+}
+"""
+
+
+def test_tails_configure_the_tiles_again() -> None:
+    agree(TAIL, "amx", emulate=True)
+    text = aot.emit_llvm(lower(None, parse_program(TAIL), load("amx")))
+    assert text.count("call void @llvm.x86.ldtilecfg") == text.count("call void @llvm.x86.tilerelease") == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
