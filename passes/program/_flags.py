@@ -286,8 +286,8 @@ def _bound(
         for f in flags:
             most = 1 if f.pair in single else limit
             ahead = order.distance(f.wait_point, f.set_point, most - f.distance)
-            if ahead is None and iterations <= most:
-                ahead = iterations - f.distance
+            if ahead is None and f.distance + iterations <= most:
+                ahead = iterations  # every set, the primed ones too, has an id of its own
             if ahead is None:
                 run = f.room if f.pair in single or f.distance else min(2, most)
                 back = Flag(f.target, f.then, f.source, f.first, run)

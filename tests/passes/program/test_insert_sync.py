@@ -16,7 +16,7 @@ from opc.pipeline import Context
 from opc.program.ir import Instr, Loop, Program, Stmt
 from opc.program.text import parse_program, print_program
 from passes.program.insert_sync import InsertSync
-from tests.passes.program.programs import ASCEND, Instance, programs, trace
+from tests.passes.program.programs import ASCEND, Instance, programs, tile_loops, trace
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "conv_bn_relu.ascend910.program"
 MACHINES = (
@@ -148,8 +148,13 @@ def startable(
     return not busy or pipe in machine.unordered_pipes
 
 
-@settings(max_examples=80, deadline=None)
-@given(programs(parallel=2), st.sampled_from(MACHINES), st.sampled_from((1, 2)), st.integers(0, 1 << 30))
+@settings(max_examples=70, deadline=None)
+@given(
+    st.one_of(programs(parallel=2), tile_loops()),
+    st.sampled_from(MACHINES),
+    st.sampled_from((1, 2)),
+    st.integers(0, 1 << 30),
+)
 def test_random_programs_are_safe(program: Program, machine: Machine, cores: int, seed: int) -> None:
     machine = replace(machine, cores=cores)
     result = synchronised(program, machine)
@@ -186,3 +191,34 @@ def test_a_sequential_loop_at_the_top_gets_a_core() -> None:
     result = synchronised(program.with_body((replace(parallel, parallel=False), Instr("vector.copy"))))
     assert isinstance(result.body[0], Loop)
     assert result.body[0].parallel
+
+
+def test_primed_sets_need_ids_too() -> None:
+    text = """program v1 wave machine ascend910 {
+  buffer x: f32[5,64]@gm inout
+  buffer t: f32[64]@ub local
+  buffer s: f32[64]@ub local
+  parallel core < 1 {
+    loop i < EXTENT {
+      copy_in.copy t[j] = x[i + 1, j] for j<64
+      copy_out.copy x[i, j] = s[j] for j<64
+    }
+  }
+}
+"""
+    for extent in (2, 3, 4):
+        assert_race_free(synchronised(parse_program(text.replace("EXTENT", str(extent)))), ASCEND, 1)
+
+
+def test_more_flags_than_ids_are_joined_before_everything_stops() -> None:
+    loads = "".join(f"    copy_in.copy t[{n}, j] = x[{n}, j] for j<64\n" for n in range(6))
+    adds = "".join(f"    vector.add s[j] = s[j], t[{n}, j] for j<64\n" for n in range(6))
+    program = parse_program(
+        "program v1 late machine ascend910 {\n  buffer x: f32[6,64]@gm input\n  buffer t: f32[6,64]@ub local\n"
+        f"  buffer s: f32[64]@ub local\n  parallel core < 1 {{\n{loads}{adds}  }}\n}}\n"
+    )
+    result = synchronised(program)
+    assert_race_free(result, ASCEND, 1)
+    assert "ALL" not in print_program(result)
+    alone = synchronised(program, replace(ASCEND, event_ids=1))
+    assert_race_free(alone, replace(ASCEND, event_ids=1), 1)

@@ -51,7 +51,7 @@ def time_of(program: Program) -> float:
     return sum(Estimator(program, ASCEND).unit(s, ()).latency for s in program.body)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(programs())
 def test_list_schedule_keeps_dependent_instances_in_order(program: Program) -> None:
     if len(trace(program, ASCEND, 0, 1)) <= 300:
@@ -59,7 +59,7 @@ def test_list_schedule_keeps_dependent_instances_in_order(program: Program) -> N
         assert_order_only(program, run(ListSchedule(), program))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tile_loops())
 def test_pipeline_keeps_dependent_instances_in_order(program: Program) -> None:
     result = run(Pipeline(gain=FORCE), program)
@@ -67,7 +67,7 @@ def test_pipeline_keeps_dependent_instances_in_order(program: Program) -> None:
     assert_order_only(program, run(ListSchedule(gain=FORCE), result))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(programs())
 def test_list_schedule_is_never_worse_by_its_own_model(program: Program) -> None:
     assert time_of(run(ListSchedule(), program)) <= time_of(program) * (1 + 1e-9)
