@@ -192,9 +192,7 @@ def _peel(loop: Loop, stages: Sequence[int], order: Sequence[int]) -> tuple[Stmt
 
     prologue = [step(Affine((), u), [j for j in order if stages[j] <= u]) for u in range(depth)]
     steady = Loop(loop.var, loop.extent - depth, step(Affine.var(loop.var) + depth, order))
-    epilogue = [
-        step(Affine((), loop.extent + u), [j for j in order if stages[j] > u]) for u in range(depth)
-    ]
+    epilogue = [step(Affine((), loop.extent + u), [j for j in order if stages[j] > u]) for u in range(depth)]
     return (*(s for part in prologue for s in part), steady, *(s for part in epilogue for s in part))
 
 
