@@ -60,6 +60,8 @@ class ContractionNest:
         self.emit.line = self.ops[0].line
         s = self.shape
         dims = [*s.batch, *s.n, *s.m] if self.through_stage else [*s.batch, *s.m]
+        if self.plan.columns:
+            dims.append(s.n[-2])
         if self.plan.parallel in {d.name for d in dims}:
             self._outer(sorted(dims, key=lambda d: d.name != self.plan.parallel), {}, None)
             return
@@ -195,7 +197,7 @@ class ContractionNest:
             self._tile({**tiles, **inside}, inside, slab, None)
             return
         d = dims[0]
-        if d in self.shape.n:
+        if d in self.shape.n and d.name not in tiles:
             for tile in self._tiles(d, self.plan.outer[d.name], {**tiles, **inside}):
                 self._inner(dims[1:], tiles, {**inside, d.name: tile}, slab)
             return

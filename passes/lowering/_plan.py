@@ -39,12 +39,14 @@ class Shape:
 class Plan:
     """``outer``: loop tile of every batch, M and N dim at the staging level. ``inner``: the cube's block of the
     innermost M dims. ``chunk``: K tile per cube instruction. ``parallel``: dim spread over cores.
+    ``columns``: blocks of the outer N dim per parallel iteration where columns, not rows, are spread (0: rows).
     """
 
     parallel: str
     outer: dict[str, int]
     inner: dict[str, int]
     chunk: dict[str, int]
+    columns: int = 0
 
 
 def balanced(extent: int, limit: int) -> int:
@@ -68,12 +70,32 @@ def plan_registers(s: Shape, machine: Machine) -> Plan:
     if s.n:
         outer[s.n[-1].name] = min(s.n[-1].extent, block_n)
     inner: dict[str, int] = {}
+    capacity = machine.role("stage").capacity
     if s.m:
         inner[s.m[-1].name] = register_rows(s.m[-1].extent, block_m)
-        outer.update(_slab_rows(s, inner[s.m[-1].name], machine.role("stage").capacity))
+        outer.update(_slab_rows(s, inner[s.m[-1].name], capacity, _TASKS))
     whole = {d.name: d.extent for d in s.k}
     chunk = _innermost(s.k, block_k) if machine.feeds(s.operand) else whole
-    return Plan(_parallel(s, outer, _TASKS), outer, inner, chunk)
+    rows = Plan(_parallel(s, outer, _TASKS), outer, inner, chunk)
+    return _by_columns(s, rows, capacity) or rows
+
+
+def _by_columns(s: Shape, rows: Plan, capacity: int) -> Plan | None:
+    """The plan that keeps columns stationary, where re-reading the weights for every slab would cost more."""
+    if len(s.n) < 2 or not s.m or s.batch or s.n[-2].extent < 2:
+        return None
+    blocks = s.n[-2].extent
+    outer = {**rows.outer, **_slab_rows(s, rows.inner[s.m[-1].name], capacity, 1)}
+    per = max(1, blocks // _TASKS)
+    weights = s.operand.bytes * prod(d.extent for d in (*s.k, *s.n))
+    slabs, fewer = (prod(ceil(d.extent / o[d.name]) for d in s.m) for o in (rows.outer, outer))
+    # Weights within reach of a core are re-read at no cost; half as much again is what a guess may be off.
+    if weights <= 2 * capacity or weights * slabs <= 1.5 * (
+        weights * fewer + fewer * _slab(s, outer) * (blocks // per)
+    ):
+        return None
+    outer[s.n[-2].name] = per
+    return Plan(s.n[-2].name, outer, rows.inner, rows.chunk, per)
 
 
 def _innermost(dims: tuple[Dim, ...], room: int) -> dict[str, int]:
@@ -100,18 +122,18 @@ def register_rows(extent: int, limit: int) -> int:
 _TASKS = 12
 
 
-def _slab_rows(s: Shape, block: int, budget: int) -> dict[str, int]:
+def _slab_rows(s: Shape, block: int, budget: int, tasks: int) -> dict[str, int]:
     """Tile of the two innermost M dims: the largest slab within the budget that leaves enough blocks."""
     q = s.m[-1]
     if len(s.m) == 1:
-        return {q.name: min(q.extent, block * max(1, ceil(q.extent / (_TASKS * block))))}
+        return {q.name: min(q.extent, block * max(1, ceil(q.extent / (tasks * block))))}
     p = s.m[-2]
     width = q.extent
     while width > block and _slab(s, {q.name: width}) > budget:
         width = block * max(1, ceil(width / 2 / block))
     others = prod(d.extent for d in s.m[:-2]) * prod(d.extent for d in s.batch)
     fitting = [t for t in divisors(p.extent) if _slab(s, {q.name: width, p.name: t}) <= budget] or [1]
-    spread = [t for t in fitting if p.extent // t * others >= _TASKS]
+    spread = [t for t in fitting if p.extent // t * others >= tasks]
     # Fewer blocks than wanted are better than slabs of one row, which would be mostly halo.
     tile = max(spread) if spread else max([t for t in fitting if t * 4 <= p.extent] or [fitting[0]])
     return {q.name: width, p.name: tile}

@@ -11,7 +11,7 @@ from opc import machine
 from opc.dtypes import DType
 from opc.errors import OpcError
 from opc.pipeline import Context
-from opc.program.ir import Module, instructions
+from opc.program.ir import Loop, Module, instructions
 from opc.program.verify import verify as verify_program
 from opc.tensor.bound import check
 from opc.tensor.inputs import random_inputs
@@ -79,3 +79,10 @@ def test_a_missing_dtype_names_machines_that_have_it() -> None:
     with pytest.raises(OpcError, match="avx2") as caught:
         lowered(specialise(FUNCTIONS[0].with_name("mm.ir"), DType.F32), "ascend910")
     assert caught.value.code == "E0620"
+
+
+def test_weights_too_large_to_re_read_are_spread_by_columns() -> None:
+    module = lowered(specialise(FUNCTIONS[0].with_name("deep.ir"), DType.F32), "avx2")
+    (loop,) = module.run.body
+    assert isinstance(loop, Loop)
+    assert loop.var == "k_b_o"
