@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from opc.affine import Affine
 from opc.cpu import access, nest, ops, transpose, values
 from opc.cpu.function import Function
-from opc.cpu.layout import View
+from opc.cpu.layout import STACK, View
 from opc.cpu.values import Vec
 from opc.program.ir import Instr
 
 UNROLL_LIMIT = 128  # vectors; a register buffer with more lives on the stack anyway
-_STACK = 1 << 16  # bytes that a temporary may take of a thread's stack
 COPIES = ("copy_in.copy", "copy_out.copy", "vector.copy", "scale.drain")
 
 
@@ -73,7 +72,7 @@ def _through_copy(f: Function, e: Element) -> None:
     for name, extent in reversed(e.instr.dims):
         form = form + Affine.var(name, step)
         step *= extent
-    heap = step > _STACK
+    heap = step > STACK
     base = (
         f.call("malloc", "ptr", [str(step)], ["i64"]) if heap else f.alloca("i8", step, f.module.vector_bytes)
     )

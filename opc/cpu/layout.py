@@ -11,6 +11,7 @@ from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Program
 
 ALIGN = 64
+STACK = 1 << 16  # bytes of a thread's stack that one buffer may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,26 @@ def round_up(value: int, unit: int) -> int:
 
 
 def plan(program: Program, machine: Machine) -> Layout:
-    """Sizes of the blobs; buffers that no pass has placed are placed in order of declaration."""
+    """Sizes of the blobs; buffers that no pass has placed are placed in order of declaration, and so are
+    register buffers that are far too large for registers and for the stack.
+    """
     sizes = {"packed": 0, "workspace": 0, "local": 0}
     offsets: dict[str, tuple[int, ...]] = {}
+    waiting: list[Buffer] = []
     for b in program.buffers:
-        if b.kind not in sizes or not machine.spaces[b.space].addressable:
+        registers = b.kind == "local" and not machine.spaces[b.space].addressable
+        if b.kind not in sizes or (registers and b.slot_bytes * b.slots <= STACK):
             continue
-        found = b.offsets
-        if not found:
-            step = round_up(max(b.slot_bytes, 1), ALIGN)
-            first = round_up(sizes[b.kind], ALIGN)
-            found = tuple(first + i * step for i in range(b.slots))
-        offsets[b.name] = found
-        sizes[b.kind] = max(sizes[b.kind], max(found) + b.slot_bytes)
+        if registers or not b.offsets:
+            waiting.append(b)
+            continue
+        offsets[b.name] = b.offsets
+        sizes[b.kind] = max(sizes[b.kind], max(b.offsets) + b.slot_bytes)
+    for b in waiting:
+        step = round_up(max(b.slot_bytes, 1), ALIGN)
+        first = round_up(sizes[b.kind], ALIGN)
+        offsets[b.name] = tuple(first + i * step for i in range(b.slots))
+        sizes[b.kind] = first + b.slots * step
     total = {k: round_up(v, ALIGN) for k, v in sizes.items()}
     return Layout(total["packed"], total["workspace"], total["local"], offsets)
 

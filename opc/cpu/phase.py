@@ -102,7 +102,7 @@ class Phase:
     def _view(self, access: Access) -> View:
         b = self.buffers[access.buffer]
         space = self.machine.spaces[b.space]
-        if b.kind == "local" and not space.addressable:
+        if b.kind == "local" and not space.addressable and b.name not in self.plan.offsets:
             return self._register(b, access)
         base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
         base = base or f"%a{self.order[b.name]}"

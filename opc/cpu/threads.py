@@ -14,6 +14,7 @@ from opc.errors import RuntimeCallError, fail
 
 NAMES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 _MAPPED = re.compile(r"/\S*/lib(?:gomp|iomp5|omp)[-.\w]*\.so[.\d]*$", re.MULTILINE)
+MOST = 1024
 _VARIABLE = "OPC_NUM_THREADS"
 
 
@@ -84,14 +85,13 @@ def count(threads: int | None = None) -> int:
         text = os.environ.get(_VARIABLE, "")
         if not text:
             return available()
-        if not text.isascii() or not text.isdigit():
-            raise fail(
-                RuntimeCallError,
-                "E0913",
-                f"{_VARIABLE} is '{text}'",
-                help="set it to a whole number, 1 or more",
-            )
+        if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST)):
+            raise _bad(f"{_VARIABLE} is '{text[:40]}'")
         threads = int(text)
-    if threads < 1:
-        raise fail(RuntimeCallError, "E0913", f"{threads} threads were asked for", help="ask for 1 or more")
+    if not 1 <= threads <= MOST:
+        raise _bad(f"{threads} threads were asked for")
     return threads
+
+
+def _bad(message: str) -> Exception:
+    return fail(RuntimeCallError, "E0913", message, help=f"ask for a whole number from 1 to {MOST}")

@@ -125,6 +125,22 @@ def test_slots_chosen_at_run_time() -> None:
     """)
 
 
+def test_register_buffers_too_large_for_the_stack() -> None:
+    agree("""program v1 large machine avx2 {
+      buffer x: f32[3,20000]@gm input
+      buffer y: f32[3,20000]@gm output
+      buffer t: f32[20000]@reg local at 0
+      buffer u: f32[16]@l2 local at 0
+      loop i < 3 {
+        copy_in.copy t[j] = x[i, j + 1] for j<20000 {fill=1.0}
+        vector.copy u[j] = 7.0 for j<16
+        vector.add t[j] = t[j], u[0] for j<20000
+        copy_out.copy y[i, j] = t[j] for j<20000
+      }
+    }
+    """)
+
+
 def test_code_is_reproducible() -> None:
     units = [lower(None, parse_program(SAMPLE), load("avx2")) for _ in range(2)]
     assert units[0].text == units[1].text
@@ -163,7 +179,7 @@ def test_features_agree_with_llvm() -> None:
 def test_threads_from_argument_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPC_NUM_THREADS", "3")
     assert (threads.count(), threads.count(5)) == (3, 5)
-    for bad in ("0", "-1", "many", "1.5"):
+    for bad in ("0", "-1", "many", "1.5", "1025", "9" * 5000):
         monkeypatch.setenv("OPC_NUM_THREADS", bad)
         with pytest.raises(RuntimeCallError) as caught:
             threads.count()
