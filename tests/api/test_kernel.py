@@ -195,11 +195,18 @@ def test_views_with_gaps_are_copied(kernel: opc.Kernel) -> None:
 
 
 def test_inout_changes_in_place() -> None:
-    text = "kernel step(inout w: T[N], g: T[N], lr: f32 = 0.5) -> () { w[i] = w[i] - lr * g[i] }"
-    k = opc.compile(text, N=37)
-    w, g = np.ones(37, np.float32), np.arange(37, dtype=np.float32)
-    assert k(w, g) is None
+    k = opc.compile(kernels_dsl.path("sgd"), N=37, rate=0.5, momentum=0.0)
+    w, m, g = np.ones(37, np.float32), np.zeros(37, np.float32), np.arange(37, dtype=np.float32)
+    change = k(w, m, g)
+    assert change == [18.0]
     np.testing.assert_array_equal(w, 1 - 0.5 * g)
+    np.testing.assert_array_equal(m, g)
+    locked = np.ones(37, np.float32)
+    locked.flags.writeable = False
+    with pytest.raises(opc.RuntimeCallError, match="E0905"):
+        k(locked, m, g)
+    with pytest.raises(opc.RuntimeCallError, match="E0910"):
+        k(w, w, g)
 
 
 def test_bad_calls(kernel: opc.Kernel) -> None:
