@@ -51,6 +51,7 @@ class Signature:
         names = {a.name for a in self.args}
         self.results = tuple(Slot(table[r], "output") for r in function.results if r not in names)
         self.params = tuple(a for a in self.args if a.kind == "param")
+        self.in_place = any(a.kind == "inout" for a in self.args)
 
     def __str__(self) -> str:
         def show(slot: Slot) -> str:
@@ -114,6 +115,8 @@ class Signature:
     def outputs(self, out: object, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """The result arrays: fresh, or ``out`` checked. Raises RuntimeCallError E0901–E0905, E0909, E0910."""
         if out is None:
+            if self.in_place:
+                self._disjoint((), inputs)
             return tuple(s.empty() for s in self.results)
         given = out if isinstance(out, tuple | list) else (out,)
         if len(given) != len(self.results):
@@ -128,7 +131,7 @@ class Signature:
         return arrays
 
     def _disjoint(self, outputs: tuple[Array, ...], inputs: Mapping[str, Array]) -> None:
-        written = [(s.name, a) for s, a in zip(self.results, outputs, strict=True)]
+        written = [(s.name, a) for s, a in zip(self.results, outputs, strict=False)]
         written += [(s.name, inputs[s.name]) for s in self.args if s.kind == "inout" and s.name in inputs]
         for i, (name, array) in enumerate(written):
             others = [*written[i + 1 :], *((n, a) for n, a in inputs.items() if n != name)]
