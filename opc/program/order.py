@@ -19,14 +19,15 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 Node = tuple[str, Hashable, int]  # kind, pipe or flag, point
-End = tuple[str, Hashable]  # ("later" | "earlier" | "work", pipe) or ("enter" | "leave", flag)
+End = tuple[str, Hashable]  # ("later" | "earlier" | "work" | "rest", pipe) or ("enter" | "leave", flag)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Which ends of a loop are ordered within one execution of it, whatever its trip count.
 
-    "enter" is the first wait of a primed flag inside, "leave" the last set of one.
+    "enter" is the first wait of a primed flag inside, "leave" the last set of one; "work" is all that
+    a pipe does, "rest" what it does from the second iteration on.
     """
 
     edges: tuple[tuple[End, End], ...]
@@ -71,6 +72,8 @@ class Order:
         for p in part.pipes:
             self.add(("later", p, 2 * j), ("work", p, j))
             self.add(("work", p, j), ("earlier", p, 2 * j + 1))
+            # What comes before all work comes before the rest of it; nothing starts from this node.
+            self.add(("work", p, j), ("rest", p, j))
         if part.summary is None:
             return
         for (kind, name), (end, other) in part.summary.edges:
@@ -105,9 +108,9 @@ class Order:
         found = self._search(self._number(source), limit, without, goal)[goal]
         return found if found <= limit else None
 
-    def reach(self, source: Node) -> Reached:
-        """What ``source`` precedes within its iteration."""
-        return Reached(self, self._search(self._number(source), 0, None, -1))
+    def reach(self, source: Node, limit: int = 0) -> Reached:
+        """What ``source`` precedes at most ``limit`` iterations later."""
+        return Reached(self, self._search(self._number(source), limit, None, -1), limit)
 
     def _search(self, source: int, limit: int, without: Hashable, goal: int) -> list[int]:
         """Least distance to each node (more than ``limit`` if farther), complete only for ``goal`` if given."""
@@ -147,6 +150,10 @@ class Order:
             for q, js in work.items():
                 if js and all(("work", q, j) in seen for j in js):
                     edges.append((end, ("work", q)))
+            soon = self.reach(node, 1)
+            for q, js in work.items():
+                if js and all(("work", q, j) in soon for j in js):
+                    edges.append((end, ("rest", q)))
             edges += [(end, other) for other in self._ends(seen, names)]
         for p, js in work.items():
             if js:
@@ -166,7 +173,7 @@ class Order:
 
 
 def _point(kind: str, j: int, point: int) -> int:
-    if kind == "work":
+    if kind in ("work", "rest"):
         return j
     return point if kind in ("later", "earlier") else 0
 
@@ -174,9 +181,9 @@ def _point(kind: str, j: int, point: int) -> int:
 class Reached:
     """The nodes that a node precedes."""
 
-    def __init__(self, order: Order, distances: list[int]) -> None:
-        self._order, self._distances = order, distances
+    def __init__(self, order: Order, distances: list[int], limit: int) -> None:
+        self._order, self._distances, self._limit = order, distances, limit
 
     def __contains__(self, node: Node) -> bool:
         number = self._order._number(node)
-        return number < len(self._distances) and self._distances[number] == 0
+        return number < len(self._distances) and self._distances[number] <= self._limit

@@ -80,6 +80,10 @@ def _lives(root: Body, early: bool) -> list[tuple[Key, Node, Node | None]]:
 def relax(root: Body, failed: Key, tweaks: Mapping[Path, Tweak]) -> dict[Path, Tweak]:
     """Tweaks that lower the demand for ids of the failed flag's pair, mildest first."""
     path, flag = failed
+    top = tweaks.get((), Tweak())
+    if not top.plain:
+        # An early wait ends the use of an id, which a later flag may then take.
+        return {**tweaks, (): replace(top, plain=True)}
     bodies = list(root.children[path[0]].nest()) if path else [root]
     bodies = [b for b in bodies if any(f.pair == flag.pair for f in b.flags)]
     for body in bodies:

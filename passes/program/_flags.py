@@ -25,6 +25,7 @@ Work = tuple[int, str, tuple[Touch, ...]]  # what a statement does on one pipe
 class Flag:
     """Statement ``source`` on pipe ``first`` before statement ``target`` on pipe ``then``, ``distance``
     iterations later. A barrier when both pipes are one. ``ids``: how many event ids it cycles through.
+    ``rest``: only from the second iteration of the target, a loop, on.
     """
 
     source: int
@@ -33,6 +34,7 @@ class Flag:
     then: str
     distance: int
     ids: int = 1
+    rest: bool = False
 
     @property
     def pair(self) -> Pair:
@@ -62,6 +64,7 @@ class Flag:
 class Tweak:
     """Ways to need fewer event ids in one body, in the order they are tried."""
 
+    plain: bool = False  # flags in front of loops that one inside would make redundant
     joins: Mapping[Pair, int] = field(default_factory=dict)  # how many flags to join with another
     single: frozenset[Pair] = frozenset()  # one id per flag: give up running ahead
     full: frozenset[int] = frozenset()  # a barrier across all pipes before these statements
@@ -122,7 +125,8 @@ class Solver:
         body = Body(path, stmts, around[1:], order, children, tweak.full)
         if path not in self._needs:
             self._needs[path] = self._dependent(stmts, nodes, around)
-        chosen = _reduce(order, self._needs[path])
+        needs = self._needs[path]
+        chosen = _reduce(order, [replace(f, rest=False) for f in needs] if tweak.plain else needs)
         body.barriers = [f for f in chosen if f.is_barrier]
         flags = [f for f in chosen if not f.is_barrier]
         for f in flags:
@@ -177,9 +181,23 @@ class Solver:
             if first != then or first in self.machine.unordered_pipes:
                 key = (a, first, b, then)
                 least[key] = min(d.distance, least.get(key, d.distance))
-        needs = [Flag(*key, d) for key, d in least.items()]
+        touched = {(j, pipe): found for j, pipe, found in nodes}
+        needs = []
+        for (a, first, b, then), distance in least.items():
+            rest = distance == 0 and not self._meets_first(touched[a, first], stmts[b], then, around)
+            needs.append(Flag(a, first, b, then, distance, rest=rest))
         # Nearest pairs first: a flag from the last source before a target serves the earlier ones too.
         return sorted(needs, key=lambda f: (f.distance, f.target, -f.source, f.first, f.then))
+
+    def _meets_first(
+        self, source: tuple[Touch, ...], stmt: Stmt, pipe: str, around: tuple[Loop, ...]
+    ) -> bool:
+        """Whether ``source`` conflicts with the first iteration of a later statement."""
+        if isinstance(stmt, Instr):
+            return True
+        once = replace(stmt, extent=1)
+        target = tuple(t for _, p, found in self._nodes((once,)) if p == pipe for t in found)
+        return bool(self.known.between([source, target], around, 0))
 
 
 def _inside(stmt: Stmt, extents: dict[str, int]) -> Iterator[tuple[Instr, dict[str, int]]]:
@@ -229,12 +247,13 @@ def _reduce(order: Order, needs: Sequence[Flag]) -> list[Flag]:
 
 def _edge(need: Flag) -> Flag:
     """A barrier stands before the later statement, in the same iteration."""
+    need = replace(need, rest=False)
     return replace(need, source=need.target, distance=0) if need.is_barrier else need
 
 
 def _holds(order: Order, need: Flag, without: Flag | None = None) -> bool:
     start: Node = ("work", need.first, need.source)
-    end: Node = ("work", need.then, need.target)
+    end: Node = ("rest" if need.rest else "work", need.then, need.target)
     return order.distance(start, end, need.distance, without) is not None
 
 
