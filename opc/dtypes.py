@@ -55,7 +55,8 @@ class DType(StrEnum):
         if self is DType.BF16:
             import ml_dtypes
 
-            return np.dtype(ml_dtypes.bfloat16)
+            found: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
+            return found
         return np.dtype(_NUMPY[self])
 
 

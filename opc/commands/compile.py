@@ -88,7 +88,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         passes_table(built.steps),
         instructions_table(built.module),
         shown,
-        "  wrote " + ", ".join(files),
+        "  wrote " + ", ".join(files) if files else "",
     ]
     return {
         "kernel": job.kernel,
