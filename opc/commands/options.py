@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from opc import driver
-from opc.errors import MachineError, OpcError, fail
+from opc.errors import MachineError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.tensor.ir import Function
@@ -78,13 +78,15 @@ def chosen_sizes(options: argparse.Namespace) -> dict[str, int | float]:
 
 
 def machines(options: argparse.Namespace) -> list[Machine]:
-    """The machines a command line asks for. Raises MachineError (E0605 if target and machine disagree)."""
+    """The machines a command line asks for. Raises RuntimeCallError (E0926 if target and machine disagree)."""
     if options.machine is None:
         return [driver.target_machine(t) for t in ([options.target] if options.target else ["cpu", "npu"])]
     machine = driver.target_machine("", options.machine)
     if options.target and machine.kind != options.target:
         message = f"machine '{machine.name}' is of kind {machine.kind}, not {options.target}"
-        raise fail(MachineError, "E0605", message, help=f"leave out --target, or say --target {machine.kind}")
+        raise fail(
+            RuntimeCallError, "E0926", message, help=f"leave out --target, or say --target {machine.kind}"
+        )
     return [machine]
 
 

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +136,9 @@ def test_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     command = [*OPC, "compile", str(root / "kernels_dsl/conv_bn_relu.k"), "-o", str(tmp_path), "--set", "N=8"]
     for delay in (0.0, 0.1, 0.3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+        ) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("conv_bn_relu for")
             time.sleep(delay)
@@ -156,3 +160,42 @@ def test_pipe_closed_by_its_reader() -> None:
         timeout=60,
     )
     assert done.stderr == ""
+
+
+def test_a_broken_bound_is_status_3(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from opc.tensor.interpret import oracle
+
+    def shifted(*arguments: Any) -> dict[str, Any]:
+        return {n: replace(b, value=b.value + 1) for n, b in oracle(*arguments).items()}
+
+    file = tmp_path / "double.k"
+    file.write_text(DOUBLE, encoding="utf-8")
+    monkeypatch.setattr("opc.commands.run.oracle", shifted)
+    assert cli.run(["run", str(file), "--target", "cpu"]) == 3
+    shown = capsys.readouterr()
+    assert "OUTSIDE" in shown.out
+    assert shown.err.startswith("error[E1001]: double on")
+
+
+def test_a_failing_pass_leaves_its_input_and_a_replay_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from passes.tensor.dce import Dce
+
+    def broken(self: Dce, ir: Any, context: Any) -> Any:
+        return replace(ir, results=("nothing",))
+
+    monkeypatch.setattr(Dce, "run", broken)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "double.k").write_text(DOUBLE, encoding="utf-8")
+    assert cli.run(["compile", "double.k", "--target", "cpu"]) == 70
+    error = capsys.readouterr().err
+    replay = next(line.partition("replay: opc ")[2] for line in error.splitlines() if "replay: " in line)
+    assert replay == "opt build/double/failed/before-dce.ir --passes 'dce' --machine " + replay.split()[-1]
+    assert cli.run([word.strip("'") for word in replay.split()]) == 70
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cli.run([word.strip("'") for word in replay.split()]) == 0
+    assert capsys.readouterr().out.startswith("func v1 double")
