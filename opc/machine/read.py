@@ -231,6 +231,12 @@ def _check_pipes(r: _Reader, m: Machine) -> None:
     for what, pipe in (("vector.pipe", m.vector_pipe), ("cube.pipe", m.cube_pipe)):
         if pipe and pipe not in m.pipes:
             r.problem("E0610", f"'{what}' names pipe '{pipe}', which is not in pipes.names")
+    for t in m.dtypes.get("cube", ()):
+        for key, table in (("shape", m.cube_shape), ("accumulators", m.accumulators)):
+            if t not in table:
+                r.problem(
+                    "E0604", f"'cube.{key}.{t}' is missing", help="dtypes.cube says that the cube takes it"
+                )
     if m.sync not in ("none", "flags"):
         r.problem("E0605", f'\'pipes.sync\' must be "none" or "flags", not {m.sync!r}')
     if m.sync == "flags" and m.event_ids < 1:

@@ -92,6 +92,8 @@ class ContractionNest:
             reach[d.name] = (abs(form.coefficient(d.name)), extra)
         self.channels = tuple(k for k in c.k if k.name not in mixed)
         operand = self.tensors[c.a.tensor].dtype
+        # Where packing widened B, rows are widened too: once, when they are staged.
+        operand = operand if self.machine.feeds(operand) else self.tensors[c.b.tensor].dtype
         rows = {d.name for d in m}
         tile_reads = {
             r
@@ -177,7 +179,8 @@ class ContractionNest:
         return Columns(weights, values)
 
     def _stage(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access:
-        return stage(self.emit, read, self.tensors[read.tensor], frame, "stage", {d.name for d in last})
+        names = {d.name for d in last}
+        return stage(self.emit, read, self.tensors[read.tensor], frame, "stage", names, self.shape.operand)
 
     def _slab(self, tiles: Tiles, columns: Columns | None) -> None:
         """One staged slab of A, and the cube tiles inside it."""
@@ -188,7 +191,8 @@ class ContractionNest:
             slab = self._stage(a, frame, self.channels) if fits else None
             self._tile(tiles, tiles, slab, columns)
             return
-        slab = self._stage(a, frame, self.channels) if a.fill is not None else None
+        ready = a.fill is None and self.tensors[a.tensor].dtype is self.shape.operand
+        slab = None if ready else self._stage(a, frame, self.channels)
         self._inner([*self.shape.n, *self.shape.m], tiles, {}, slab)
 
     def _inner(self, dims: list[Dim], tiles: Tiles, inside: Tiles, slab: Access | None) -> None:

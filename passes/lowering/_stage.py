@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from opc.affine import Affine
+from opc.dtypes import DType
 from opc.program.ir import Access
 from opc.tensor.ir import Read, Tensor
 from passes.lowering._axes import Frame
@@ -51,12 +52,18 @@ def boxes(read: Read, tensor: Tensor, frame: Frame, last: Collection[str] = ()) 
 
 
 def stage(
-    emit: Emitter, read: Read, tensor: Tensor, frame: Frame, role: str, last: Collection[str] = ()
+    emit: Emitter,
+    read: Read,
+    tensor: Tensor,
+    frame: Frame,
+    role: str,
+    last: Collection[str] = (),
+    dtype: DType | None = None,
 ) -> Access:
-    """Emit the copy; the access that reads the staged box at the tile's local dimensions."""
+    """Emit the copy, converting to ``dtype``; the access that reads the box at the tile's local dimensions."""
     found = boxes(read, tensor, frame, last)
     kept = [b for b in found if b.count > 1] or found[-1:]
-    name = emit.local(f"{tensor.name}_{role}", tensor.dtype, [b.count for b in kept], role)
+    name = emit.local(f"{tensor.name}_{role}", dtype or tensor.dtype, [b.count for b in kept], role)
     index = [b.first for b in sorted(found, key=lambda b: b.axis)]
     dims = []
     for b in kept:

@@ -143,7 +143,7 @@ class _Lowering:
             self._workspace(stored)
             ContractionNest(self.emit, group, c, self.tensors, stored).run()
             return
-        if len(group) > 1 and not any(p.guards for op in group for p in op.pieces):
+        if len(group) > 1 and _fits_one_nest(group):
             nest = RowNest(self.emit, group, self.tensors, stored)
             if not nest.plan.spilled:
                 self._workspace(stored)
@@ -162,6 +162,15 @@ class _Lowering:
     def _cube(self, op: Op) -> Contraction | None:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
         return c if c is not None and c.is_cube and _packing_guards(op, c) else None
+
+
+def _fits_one_nest(group: tuple[Op, ...]) -> bool:
+    """Whether a row nest takes the group: no guards, and no op reads past the edge of another's tensor
+    (on chip there is nothing to fill such a read from).
+    """
+    inside = {t.name for op in group for t in op.outputs}
+    padded = any(r.tensor in inside and r.fill is not None for op in group for r in reads(op))
+    return not padded and not any(p.guards for op in group for p in op.pieces)
 
 
 def _packing_guards(op: Op, c: Contraction) -> bool:

@@ -78,38 +78,51 @@ def _pack_contraction(
     if operand not in machine.cube_shape:
         return [op]
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
-    if not fixed and (scheme is None or not (scheme.k_pack > 1 or _needs_pack(c, tensor))):
+    if not fixed and (scheme is None or not _worth_packing(c, tensor, scheme)):
         return [op]
-    scheme = scheme or _Scheme(c.n[-1].extent, 1)
+    scheme = scheme or _Scheme(c.n[-1].extent, 1, tensor.dtype)
     return _rewrite(op, c, tensor, scheme, fixed, _unique(f"{tensor.name}_packed", taken))
 
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side."""
+    """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side.
+
+    ``dtype``: what the cube multiplies. Where it reads memory itself, narrow types are widened once
+    here (and when rows are staged) instead of at every use.
+    """
 
     width: int
     k_pack: int
+    dtype: DType
 
 
 def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
     """How the cube reads B straight from memory; None where a copy to an operand space rearranges it anyway."""
     block = machine.cube_shape[operand][1]
     if not machine.feeds(operand):
-        return _Scheme(_width(c, block), 1)
+        return _Scheme(_width(c, block), 1, operand.compute)
     if machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None:
         return None
     pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
-    return _Scheme(min(c.n[-1].extent, machine.limits.get("block_columns", block)), pack)
+    return _Scheme(min(c.n[-1].extent, machine.limits.get("block_columns", block)), pack, operand)
 
 
-def _needs_pack(c: Contraction, tensor: Tensor) -> bool:
-    """Columns that are not contiguous, or padded reads, cannot be loaded as vectors in place."""
+# Rows from which one copy of B costs less than streaming it with a long stride for every block of rows.
+_REUSE_ROWS = 32
+
+
+def _worth_packing(c: Contraction, tensor: Tensor, scheme: _Scheme) -> bool:
+    """Whether a run-time B must be, or had better be, packed: paired or widened elements, padded or strided
+    columns, many rows.
+    """
+    if scheme.k_pack > 1 or scheme.dtype is not tensor.dtype or c.b.fill is not None:
+        return True
     stride, step = 1, 0
     for axis in reversed(tensor.memory_order):
         step += c.b.index[axis].coefficient(c.n[-1].name) * stride
         stride *= tensor.shape[axis]
-    return step != 1 or c.b.fill is not None
+    return step != 1 or prod(d.extent for d in c.m) >= _REUSE_ROWS
 
 
 def _width(c: Contraction, block: int) -> int:
@@ -150,7 +163,7 @@ def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: boo
     ragged = columns.ragged or pairs.ragged
     source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if ragged else c.b.fill)
     index = tuple(Affine.var(d.name) for d in dims)
-    packed = Tensor(name, tensor.dtype, tuple(d.extent for d in dims))
+    packed = Tensor(name, scheme.dtype, tuple(d.extent for d in dims))
     pack = Op((packed,), (Piece(dims, index, source),), prepare=fixed, line=op.line)
     rows = Read(c.a.tensor, tuple(f.substitute(whole) for f in c.a.index), c.a.fill)
     if pairs.ragged and rows.fill is None:
