@@ -33,14 +33,14 @@ class NativeKernel:
         """Pack the parameters into ``packed``, or into a fresh blob."""
         blob = packed if packed is not None else aligned(self.code.packed_size)
         if self._prepare_names:
-            pointers = [arrays[n].ctypes.data for n in self._prepare_names]
-            self.code.prepare(pointers, blob.ctypes.data, self._workspace(threads), threads)
+            pointers = [address(arrays[n]) for n in self._prepare_names]
+            self.code.prepare(pointers, address(blob), self._workspace(threads), threads)
         return blob
 
     def run(self, arrays: Mapping[str, Array], packed: Array, threads: int) -> None:
         """Compute the results; ``arrays`` holds every argument and result that run names."""
-        pointers = [arrays[n].ctypes.data for n in self._run_names]
-        self.code.run(pointers, packed.ctypes.data, self._workspace(threads), threads)
+        pointers = [address(arrays[n]) for n in self._run_names]
+        self.code.run(pointers, address(packed), self._workspace(threads), threads)
 
     def scratch_packed(self) -> Array:
         """This thread's blob for calls that pack anew each time."""
@@ -50,15 +50,23 @@ class NativeKernel:
         return blob
 
     def _workspace(self, threads: int) -> int:
-        size = self.code.workspace_size(threads)
-        blob: Array | None = getattr(self._own, "workspace", None)
-        if blob is None or blob.size < size:
-            blob = self._own.workspace = aligned(size)
-        return int(blob.ctypes.data)
+        """Address of this thread's workspace."""
+        own = self._own
+        if getattr(own, "threads", 0) != threads:
+            own.workspace = aligned(self.code.workspace_size(threads))
+            own.threads, own.address = threads, address(own.workspace)
+        found: int = own.address
+        return found
+
+
+def address(array: Array) -> int:
+    """Where the array's first element lies; several times faster than ``array.ctypes``."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 def aligned(size: int) -> Array:
     """``size`` bytes that start at a multiple of 64."""
     raw = np.empty(max(size, 1) + _ALIGN, np.uint8)
-    start = -raw.ctypes.data % _ALIGN
+    start = -address(raw) % _ALIGN
     return raw[start : start + max(size, 1)]
