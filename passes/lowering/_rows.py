@@ -17,6 +17,7 @@ from opc.tensor.ir import Dim, DimValue, Op, Piece, Read, Tensor, walk
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._expr import Evaluator, Value
+from passes.lowering._guards import row_major
 from passes.lowering._row_plan import RowPlan, plan_rows
 from passes.lowering._stage import stage
 from passes.lowering._store import by_dims, materialise, store
@@ -44,6 +45,7 @@ class RowNest:
     ops: tuple[Op, ...]
     tensors: dict[str, Tensor]
     stored: frozenset[str]
+    number: Affine | None = None  # of a term, where it is not its row-major index
     kept: dict[str, Kept] = field(default_factory=dict)
     staged: dict[tuple[object, ...], Access] = field(default_factory=dict)
 
@@ -209,7 +211,7 @@ class RowNest:
         sources = [value.operand]
         fields: dict[str, object] = {"init": _order(inner)}
         if op.monoid in ("argmax", "argmin"):
-            sources.append(ev.value(DimValue(_row_major(piece.reduce))).operand)
+            sources.append(ev.value(DimValue(self.number or row_major(piece.reduce))).operand)
         elif op.monoid == "moments":
             fields["form"] = _count(piece.reduce, inner)
         if op.monoid in ("sum", "moments"):
@@ -302,13 +304,6 @@ def _order(tiles: Tiles) -> Affine:
     for t in tiles.values():
         total = total + t.order
     return total
-
-
-def _row_major(dims: tuple[Dim, ...]) -> Affine:
-    form = Affine()
-    for d in dims:
-        form = form * d.extent + Affine.var(d.name)
-    return form
 
 
 def _count(dims: tuple[Dim, ...], tiles: Tiles) -> Affine:

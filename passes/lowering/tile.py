@@ -17,7 +17,7 @@ from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
 from passes.lowering._emit import Emitter
-from passes.lowering._guards import without_guards
+from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -153,7 +153,7 @@ class _Lowering:
             alone = frozenset(t.name for t in op.outputs if t.name in stored or len(group) > 1)
             self._workspace(alone)
             for part in _parts(op):
-                RowNest(self.emit, (part,), self.tensors, alone).run()
+                RowNest(self.emit, (part.op,), self.tensors, alone, part.number).run()
 
     def _workspace(self, stored: frozenset[str]) -> None:
         for name in sorted(stored):
@@ -184,17 +184,17 @@ def _packing_guards(op: Op, c: Contraction) -> bool:
     return guards[0].terms == Affine.of({block.name: -inner.extent, inner.name: -1}).terms
 
 
-def _parts(op: Op) -> Iterator[Op]:
+def _parts(op: Op) -> Iterator[Rectangle]:
     """One single-piece op per piece; a fill becomes a piece over everything that runs first."""
     if op.fill is not None:
         for out in op.outputs:
             dims = tuple(Dim(f"f{axis}", extent) for axis, extent in enumerate(out.shape))
             index = tuple(Affine.var(d.name) for d in dims)
-            yield Op((out,), (Piece(dims, index, Const(op.fill)),), line=op.line)
+            yield Rectangle(Op((out,), (Piece(dims, index, Const(op.fill)),), line=op.line), Affine())
     # Pieces that become a select write fill values around themselves, so they run before exact ones.
     resolved = [without_guards(replace(op, pieces=(piece,))) for piece in op.pieces]
     slanted = [any(len(g.terms) > 1 for g in p.guards) for p in op.pieces]
     for wanted in (True, False):
         for parts, slant in zip(resolved, slanted, strict=True):
             if slant is wanted:
-                yield from (replace(part, fill=None) for part in parts)
+                yield from (replace(part, op=replace(part.op, fill=None)) for part in parts)
