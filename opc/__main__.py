@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 
 def main() -> int:
     """Run the command line; the exit status."""
+    _open_streams()
     if sys.argv[1:] in (["--version"], ["-V"]):
         from opc import __version__
 
@@ -21,6 +23,14 @@ def main() -> int:
         return run(sys.argv[1:])
     except KeyboardInterrupt:  # during the imports
         return 130
+
+
+def _open_streams() -> None:
+    """Replace streams that the caller closed (``opc … >&-``) by ones that read and keep nothing."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        sys.stdin = sys.stdin or open(os.devnull)
+        sys.stdout = sys.stdout or open(os.devnull, "w")
+        sys.stderr = sys.stderr or open(os.devnull, "w")
 
 
 if __name__ == "__main__":

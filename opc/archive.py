@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = "opc-kernel v1"
 _PARTS = ("source.tensor", "function.tensor", "module.program")
+_LIMIT = 64 << 20  # bytes of one unpacked part
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp keeps archives reproducible
 
 
@@ -47,7 +48,7 @@ def read(path: str | Path) -> Build:
     raw = read_bytes(str(path))
     try:
         manifest, parts = _parts(raw)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, NotImplementedError) as problem:
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, RecursionError, RuntimeError) as problem:
         raise _unusable(path, f"it is no saved kernel ({problem})") from None
     if manifest.get("format") != FORMAT:
         raise _unusable(path, f"its format is {manifest.get('format')}, this opc reads {FORMAT}")
@@ -55,7 +56,7 @@ def read(path: str | Path) -> Build:
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"].get(name):
             raise _unusable(path, f"its part {name} is damaged")
     try:
-        machine = machines.load(str(manifest["machine"]))
+        machine = machines.load(str(manifest.get("machine")))
         source, function, module = _parse(parts)
     except OpcError as error:
         raise _unusable(path, error.diagnostics[0].message) from None
@@ -64,7 +65,12 @@ def read(path: str | Path) -> Build:
 
 def _parts(raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        for name in ("manifest.json", *_PARTS):
+            if archive.getinfo(name).file_size > _LIMIT:
+                raise ValueError(f"its part {name} is larger than {_LIMIT >> 20} MiB")
         manifest = json.loads(archive.read("manifest.json"))
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+            raise ValueError("its manifest is damaged")
         return manifest, {name: archive.read(name).decode("utf-8") for name in _PARTS}
 
 

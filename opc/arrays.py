@@ -69,7 +69,7 @@ def checked(value: object, tensor: Tensor) -> Array:
             RuntimeCallError,
             "E0903",
             f"'{tensor.name}' has dtype {array.dtype}, the kernel was compiled for {tensor.dtype}",
-            help=f'convert it, or compile with dtype="{_short(array.dtype)}"',
+            help=_conversion(array.dtype, tensor),
         )
     if array.shape != tensor.shape:
         raise fail(
@@ -151,11 +151,11 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
-def _short(dtype: np.dtype[Any]) -> str:
+def _conversion(given: np.dtype[Any], tensor: Tensor) -> str:
     for kind in DType:
-        if kind.numpy == dtype:
-            return str(kind)
-    return "f32"
+        if kind.numpy == given:
+            return f'convert it, or compile with dtype="{kind}"'
+    return f'convert it: array.astype("{tensor.dtype.numpy}")'
 
 
 def physical(array: Array, tensor: Tensor) -> Array:

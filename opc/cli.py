@@ -26,6 +26,8 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # argparse: 2 for usage, 0 after --help
         return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
+        # Objects that were half made complain from their finalisers.
+        sys.unraisablehook = lambda _: None
         _message("opc: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `opc … | head` does
@@ -49,11 +51,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except OpcError as error:
         return report(error, as_json=options.json)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:  # a full disk under `opc … > file`, a closed terminal
+        reason = problem.strerror or str(problem)
+        return report(fail(RuntimeCallError, "E0923", f"cannot write the output: {reason}"), options.json)
     except MemoryError:
         help = "use smaller sizes: --set NAME=VALUE"
         return report(fail(RuntimeCallError, "E0929", "out of memory", help=help), options.json)
-    except BrokenPipeError:
-        raise
     except Exception as problem:
         return _internal(problem, arguments, options)
     return status
@@ -65,7 +70,7 @@ def report(error: OpcError, as_json: bool = False) -> int:
         _message(json.dumps({"diagnostics": [d.as_json() for d in error.diagnostics]}, indent=2))
     else:
         _message(str(error))
-    return 3 if isinstance(error, CheckError) else 1
+    return 3 if isinstance(error, CheckError) and error.code == "E1001" else 1
 
 
 def _internal(problem: Exception, arguments: Sequence[str], options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from opc import machine as machines
 from opc.build import After, Build, run_passes
 from opc.cpu.threads import count as thread_count
 from opc.dtypes import DType
-from opc.errors import RuntimeCallError, fail
+from opc.errors import MachineError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.pipeline import Pass
@@ -36,7 +36,12 @@ def target_machine(target: str, name: str | None = None) -> Machine:
         return machines.load(NPU)
     from opc.cpu.features import pick_machine
 
-    return machines.load(os.environ.get("OPC_MACHINE") or pick_machine())
+    chosen = os.environ.get("OPC_MACHINE")
+    machine = machines.load(chosen or pick_machine())
+    if machine.kind != "cpu":
+        message = f"OPC_MACHINE is '{chosen}', a machine of kind {machine.kind}, not cpu"
+        raise fail(MachineError, "E0605", message, help=f"select it with --machine {chosen}")
+    return machine
 
 
 def specialise(
@@ -77,6 +82,12 @@ def pass_table() -> dict[str, type]:
     """The class of every pass by its name."""
     table = _passes()
     return {name: table.load(name) for name in table.PASSES}
+
+
+def pass_named(name: str) -> type:
+    """The class of one pass. Raises PassError E0701."""
+    found: type = _passes().load(name)
+    return found
 
 
 def _passes() -> ModuleType:

@@ -43,6 +43,8 @@ def emits(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """Build every job; a machine that cannot hold a kernel is reported and does not stop the others."""
+    if options.print_after not in (None, "all"):
+        driver.pass_named(options.print_after)
     file = source(options)
     refusals = Refusals.of(options)
     reports: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -72,6 +73,17 @@ def _number(text: str) -> int | float:
     return value
 
 
+def natural(text: str) -> int:
+    """Read a whole number from 0; raises ArgumentTypeError, which argparse reports as a usage error."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
+    return value
+
+
 def chosen_sizes(options: argparse.Namespace) -> dict[str, int | float]:
     """All ``--set`` options merged, later ones first."""
     return {name: value for group in options.set for name, value in group.items()}
@@ -115,12 +127,13 @@ class Refusals:
     """Machines that cannot hold a kernel: reported at the end, fatal only if nothing else was built."""
 
     required: bool
+    as_json: bool = False
     errors: list[OpcError] = field(default_factory=list)
     built: int = 0
 
     @staticmethod
     def of(options: argparse.Namespace) -> Refusals:
-        return Refusals(required=bool(options.target or options.machine))
+        return Refusals(required=bool(options.target or options.machine), as_json=options.json)
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """The result of ``work``, or None if the machine refused."""
@@ -138,5 +151,9 @@ class Refusals:
         """Print the refusals. Raises the first if nothing was built."""
         if self.errors and not self.built:
             raise self.errors[0]
-        for error in self.errors:
-            sys.stderr.write(f"{error}\n")
+        if self.errors and self.as_json:
+            found = [d.as_json() for error in self.errors for d in error.diagnostics]
+            sys.stderr.write(json.dumps({"diagnostics": found}, indent=2) + "\n")
+            return
+        for text in dict.fromkeys(map(str, self.errors)):  # kernels that meet one limit say so once
+            sys.stderr.write(text + "\n")

@@ -14,12 +14,13 @@ import numpy as np
 
 from opc import data, driver
 from opc.arrays import Array, as_input
-from opc.commands.options import Job, Refusals, add_source, add_target, jobs, source
+from opc.commands.options import Job, Refusals, add_source, add_target, jobs, natural, source
+from opc.dtypes import DType
 from opc.errors import CheckError, Diagnostic, RuntimeCallError, fail
 from opc.report.tables import table
 from opc.tensor.bound import Report, check
 from opc.tensor.interpret import oracle
-from opc.tensor.ir import Function
+from opc.tensor.ir import Function, Tensor
 
 LIMIT = 1 << 33  # scalar evaluations that the oracle is willing to do
 
@@ -41,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", metavar="NAME=FILE.npy", action="append", default=[], help="data of an argument"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the data that is not given (default: 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the data that is not given (default: 0)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU kernel")
 
 
@@ -101,7 +102,17 @@ def arguments(function: Function, given: dict[str, Array], seed: int) -> dict[st
                 help=f"it has {known}",
             )
     arrays = data.arguments(function, seed)
-    return arrays | {name: as_input(a, table_of[name]) for name, a in given.items()}
+    return arrays | {name: as_input(_rounded(a, table_of[name]), table_of[name]) for name, a in given.items()}
+
+
+def _rounded(array: Array, tensor: Tensor) -> Array:
+    """File data in the tensor's dtype, so that one file serves every target; other kinds stay as they are."""
+    if tensor.dtype is DType.BF16 and array.dtype == np.dtype("V2"):  # how numpy.save stores bfloat16
+        return array.view(tensor.dtype.numpy)
+    if array.dtype.kind == "f" and tensor.dtype.is_float:
+        with np.errstate(over="ignore"):
+            return array.astype(tensor.dtype.numpy)
+    return array
 
 
 def _files(items: list[str]) -> dict[str, Array]:

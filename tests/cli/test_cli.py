@@ -144,7 +144,8 @@ def test_interrupt_leaves_no_partial_file(tmp_path: Path) -> None:
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
             _, error = process.communicate(timeout=60)
-        assert process.returncode in (0, 130)
+        # A shell shows death by SIGINT, late in the interpreter's own shutdown, as 130 too.
+        assert process.returncode in (0, 130, -signal.SIGINT)
         assert "Traceback" not in error
         assert not list(tmp_path.rglob("*.tmp"))
 
