@@ -50,9 +50,9 @@ def test_synchronised_programs_are_proved_and_mean_the_same(program: Program) ->
     with np.errstate(all="ignore"):
         run(final, expected)
     found = npu.simulate(listing, arrays, MACHINE)
-    for name, values in found.items():
-        # Sums are exact, so their order does not matter; functions are the same code.
-        np.testing.assert_array_equal(values, expected[name])
+    # Sums are exact, so their order does not matter; functions are the same code. Workspace is no result.
+    for name in found.keys() & expected.keys():
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 @SETTINGS
