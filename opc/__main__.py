@@ -27,10 +27,9 @@ def main() -> int:
 
 def _open_streams() -> None:
     """Replace streams that the caller closed (``opc … >&-``) by ones that read and keep nothing."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        sys.stdin = sys.stdin or open(os.devnull)
-        sys.stdout = sys.stdout or open(os.devnull, "w")
-        sys.stderr = sys.stderr or open(os.devnull, "w")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ def _passes() -> ModuleType:
     found = Path(passes.__file__ or "").parent
     if found.parent != Path(__file__).parent.parent:
         message = f"another package named 'passes' hides opc's: {found}"
-        raise fail(RuntimeCallError, "E0928", message, help="run from another folder, or set PYTHONSAFEPATH=1")
+        raise fail(
+            RuntimeCallError, "E0928", message, help="run from another folder, or set PYTHONSAFEPATH=1"
+        )
     return passes
 
 

@@ -85,7 +85,7 @@ def _excerpt(d: Diagnostic, source: str | None) -> list[str]:
     gutter = max(len(str(m[0].line)) for m in shown)
     lines.append(f"{' ' * gutter} |")
     for span, sign, label in shown:
-        raw = _CONTROL.sub("?", text[span.line - 1].replace("\t", " "))
+        raw = _CONTROL.sub("?", text[span.line - 1].removesuffix("\r").replace("\t", " "))
         # A window keeps a 1 MB line readable.
         start = max(0, span.column - 1 - 60) if len(raw) > 140 else 0
         window = raw[start : start + 120]

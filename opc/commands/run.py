@@ -42,7 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", metavar="NAME=FILE.npy", action="append", default=[], help="data of an argument"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="seed of the data that is not given (default: 0)")
+    parser.add_argument(
+        "--seed", type=natural, default=0, help="seed of the data that is not given (default: 0)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU kernel")
 
 

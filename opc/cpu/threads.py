@@ -88,7 +88,7 @@ def count(threads: int | None = None) -> int:
         if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST)):
             raise _bad(f"{_VARIABLE} is '{text[:40]}'")
         threads = int(text)
-    if not 1 <= threads <= MOST:
+    if type(threads) is not int or not 1 <= threads <= MOST:
         raise _bad(f"{threads} threads were asked for")
     return threads
 

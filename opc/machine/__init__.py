@@ -43,7 +43,7 @@ def _read(path: Path) -> Machine:
         raise fail(MachineError, "E0602", f"cannot read machine file '{path}': {_reason(problem)}") from None
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise fail(MachineError, "E0603", f"machine file '{path}' is not TOML: {problem}") from None
     return build(data, str(path))
 

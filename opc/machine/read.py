@@ -37,14 +37,14 @@ class _Reader:
                 self.problem(
                     "E0604", f"'{where}{key}' is missing", help=f"add {key} = … under [{where.rstrip('.')}]"
                 )
-                return kind()
+                return _usable(kind)
             return default
         value = table[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.problem("E0605", f"'{where}{key}' must be a {kind.__name__}, not {value!r}")
-            return kind()
+            self.problem("E0605", f"'{where}{key}' must be {_KINDS[kind]}, not {value!r}")
+            return _usable(kind)
         return value
 
     def figure(self, table: Any, key: str, where: str, default: Any = ..., least: float = 0.0) -> float:
@@ -66,6 +66,16 @@ class _Reader:
             )
             return DType.F32
         return DType(text)
+
+
+_KINDS = {
+    int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a table",
+}  # fmt: skip
+
+
+def _usable(kind: type) -> Any:
+    """A value that raises no further complaint about a figure already reported."""
+    return kind(1) if kind in (int, float) else kind()
 
 
 def build(data: dict[str, Any], file: str) -> Machine:
@@ -157,9 +167,16 @@ def _roles(r: _Reader, data: dict[str, Any], spaces: dict[str, Space]) -> dict[s
             r.problem("E0609", f"unknown role '{role}'", help="roles: " + ", ".join(ROLES))
         if space not in spaces:
             r.problem("E0610", f"role '{role}' names space '{space}', which is not declared")
-    for role in ("memory", "vector"):
+    needed = ["memory", "vector", "stage"]
+    if r.get(r.get(data, "dtypes", dict, "", {}), "cube", list, "dtypes.", []):
+        needed += ["accumulator"]
+        if data.get("kind") == "npu" or "operand_a" in roles or "operand_b" in roles:
+            needed += ["operand_a", "operand_b"]
+            if data.get("kind") == "cpu":
+                needed += ["registers"]  # of the element types without tiles
+    for role in needed:
         if role not in roles:
-            r.problem("E0604", f"'roles.{role}' is missing")
+            r.problem("E0604", f"'roles.{role}' is missing", help="name the space that serves as it")
     return {k: v for k, v in roles.items() if v in spaces}
 
 
