@@ -119,7 +119,9 @@ class _Reader:
         elif line.startswith(("tensor ", "buffer ")) and not self.blocks:
             self._declaration(line)
         elif self.blocks:
-            self.blocks[-1][3].append(self._instruction(line))
+            instruction = self._instruction(line)
+            _in_scope(instruction, {name for _, name, _, _ in self.blocks})
+            self.blocks[-1][3].append(instruction)
         else:
             raise _TextError("expected tensor, buffer or core", line.split(" ")[0])
 
@@ -166,6 +168,20 @@ class _Reader:
         extra = sum(form in ("scale", "shift") for form in fields.get("scale", ()))
         _arity(i[2], len(dst), len(src) - extra)
         return Instruction(i[1], i[2], dims, tuple(dst), tuple(src), **fields)  # type: ignore[arg-type]
+
+
+def _in_scope(i: Instruction, loops: set[str]) -> None:
+    """Addresses and flags count in loop variables, bounds and values in the instruction's dims as well."""
+    outer = [f for r in (*i.dst, *i.sources) for f in (r.base, r.select)]
+    outer += [f for f in (i.init, i.flag[2] if i.flag else None) if f is not None]
+    inner = [b.form for b in i.bounds] + ([i.form] if i.form is not None else [])
+    known = loops | {name for name, _ in i.dims}
+    unknown = {v for f in outer for v in f.names - loops} | {v for f in inner for v in f.names - known}
+    if unknown:
+        name = min(unknown)
+        raise _TextError(
+            f"'{name}' is no loop variable here", name, "loops around it: " + ", ".join(sorted(loops))
+        )
 
 
 def _arity(mnemonic: str, destinations: int, sources: int) -> None:
