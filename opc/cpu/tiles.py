@@ -370,15 +370,14 @@ def _conflict(name: str) -> Exception:
 
 
 def _is_product(i: Instr, size: int) -> bool:
-    """``c[m, n] += a[m, k·g + j] · b[k, n, j]``."""
+    """``c[m, n] += a[m, k·g + j] · b[k, n, j]``; an index of extent 1 is the constant 0."""
     a, b = i.sources
     c, group, extents = i.dst[0], GROUP_BYTES // size, i.extents
     if (len(a.index), len(b.index), len(c.index)) != (2, 3, 2):
         return False
-    names = [c.index[0].as_var(), c.index[1].as_var(), b.index[0].as_var(), b.index[2].as_var()]
-    if None in names or a.index[0].as_var() != names[0] or b.index[1].as_var() != names[1]:
+    m, n = c.index
+    k, _, j = b.index
+    bare = [f.as_var() for f in (m, n, k, j) if f != Affine()]
+    if None in bare or sorted(map(str, bare)) != sorted(extents) or extents.get(str(j.as_var())) != group:
         return False
-    k, j = str(names[2]), str(names[3])
-    return (
-        a.index[1] == Affine.of({k: group, j: 1}) and extents.get(j) == group and set(extents) == set(names)
-    )
+    return a.index == (m, k * group + j) and b.index[1] == n

@@ -1,0 +1,60 @@
+"""Lowered functions as machine code: vector widths and tiles this host lacks run emulated, all within the bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opc import machine
+from opc.arrays import Array, empty, physical
+from opc.cpu.kernel import compile_kernel
+from opc.dtypes import DType
+from opc.pipeline import Context
+from opc.tensor.bound import check
+from opc.tensor.inputs import random_inputs
+from opc.tensor.interpret import oracle
+from opc.tensor.ir import Function
+from passes import PIPELINES, load
+from tests.lowering.test_lowering import FUNCTIONS, lowered, specialise
+
+CPUS = [name for name in machine.names() if machine.load(name).kind == "cpu"]
+
+
+def run(function: Function, name: str, arrays: dict[str, Array], threads: int) -> dict[str, Array]:
+    """Results of the compiled kernel, in logical order."""
+    target = machine.load(name)
+    module = lowered(function, name)
+    for step in PIPELINES["program"]:
+        module = load(step)().run(module, Context(target))
+    tiles = any(f.startswith("amx") for f in target.features)
+    kernel = compile_kernel(module.prepare, module.run, target, host_features=not tiles, emulate=tiles)
+    table = function.tensors()
+    memory = {n: np.array(physical(a, table[n]), order="C") for n, a in arrays.items()}
+    for b in (*kernel.prepare_arguments, *kernel.run_arguments):
+        memory.setdefault(b.name, np.zeros(b.shape, b.dtype.numpy))
+    packed = np.zeros(kernel.packed_size + 64, np.uint8)
+    workspace = np.zeros(kernel.workspace_size(threads) + 64, np.uint8)
+    blobs = [a.ctypes.data + (-a.ctypes.data) % 64 for a in (packed, workspace)]
+    kernel.prepare([memory[b.name].ctypes.data for b in kernel.prepare_arguments], *blobs)
+    kernel.run([memory[b.name].ctypes.data for b in kernel.run_arguments], *blobs, nthreads=threads)
+    found = {}
+    for result in function.results:
+        found[result] = empty(table[result])
+        physical(found[result], table[result])[...] = memory[result]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16])
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("path", FUNCTIONS, ids=lambda p: p.stem)
+def test_within_the_bound_at_any_thread_count(path: Path, name: str, dtype: DType) -> None:
+    function = specialise(path, dtype)
+    arrays = random_inputs(function, 5)
+    expected = oracle(function, arrays)
+    one, two = (run(function, name, arrays, threads) for threads in (1, 2))
+    for result in function.results:
+        report = check(one[result], expected[result])
+        assert report.ok, f"{result}: {report}"
+        np.testing.assert_array_equal(one[result].view(np.uint8), two[result].view(np.uint8))
