@@ -178,7 +178,7 @@ def test_placements(declared: str, code: str) -> None:
         ("set_flag MTE2, V, 4\n", "uses event ids 4..4; ascend910 has 0..3"),
         ("set_flag MTE2, X, 0\n", "has no pipe 'X'"),
         ("set_flag V, V, 0\n", "joins a pipe to itself"),
-        ("set_flag V, MTE2, q\n", "uses an unknown loop variable"),
+        ("set_flag V, MTE2, q\n", "is no loop variable here"),
         ("pipe_barrier Q\n", "has no pipe 'Q'"),
         (LOAD.replace("MTE2 ", "V "), "it runs on MTE2"),
         (LOAD.replace("gm:x", "gm:z"), "names no declared tensor"),
