@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opc.errors import IRError, OpcError
+from opc.errors import IRError, OpcError, PassError, fail
 from opc.files import write_atomic
-from opc.machine.model import Machine
+from opc.machine.model import ROLES, Machine
 from opc.pipeline import Context, Pass, Pipeline, Step
 from opc.program.ir import Module, Program
 from opc.tensor.ir import Function
@@ -71,8 +71,27 @@ def verify(ir: Any, machine: Machine, level: str = "tiled") -> None:
 
     for program in ir.programs if isinstance(ir, Module) else (ir,):
         # Between tile and assign-spaces buffers are in roles, which only the machine maps to spaces.
-        placed = all(b.space in machine.spaces for b in program.buffers)
-        check_program(program, machine if placed else None, level)
+        in_roles = any(b.space not in machine.spaces and b.space in ROLES for b in program.buffers)
+        check_program(program, None if in_roles else machine, level)
+
+
+def _accepts(p: Pass, ir: Any, machine: Machine) -> None:
+    """Refuse what the user alone can mend: IR of another level, or not yet placed in a machine's spaces.
+
+    Raises PassError E0706 or IRError E0560.
+    """
+    takes = Function if p.level == "tensor" or p.name == "tile" else (Program, Module)
+    right = isinstance(ir, takes)
+    if not right:
+        level, given = ("tensor", "program") if takes is Function else ("program", "tensor")
+        raise fail(PassError, "E0706", f"pass '{p.name}' works on {level} IR, this is {given} IR")
+    if p.level != "program":
+        return
+    for program in ir.programs if isinstance(ir, Module) else (ir,):
+        for b in program.buffers:
+            if b.space not in machine.spaces:
+                message = f"buffer '{b.name}' is in space '{b.space}', which {machine.name} does not have"
+                raise fail(IRError, "E0560", message, help="run assign-spaces first")
 
 
 def run_passes(
@@ -86,6 +105,7 @@ def run_passes(
     level = "tiled"
     for p in passes:
         level = _LEVELS.get(p.name, level)
+        _accepts(p, ir, machine)
         check = partial(verify, machine=machine, level=level)
         try:
             ir, steps = Pipeline((p,), check).run(ir, Context(machine), after)
@@ -103,7 +123,9 @@ class PassFailedError(Exception):
     """A pass raised, or produced IR that breaks an invariant: a bug in opc, with its replay command."""
 
 
-def _blame(problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None) -> PassFailedError:
+def _blame(
+    problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None
+) -> PassFailedError:
     failure = PassFailedError(f"pass '{culprit.name}' failed: {type(problem).__name__}: {problem}")
     if dump is None:
         import tempfile

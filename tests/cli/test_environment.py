@@ -115,3 +115,37 @@ def test_nested_machine_file(pair: str, capsys: pytest.CaptureFixture[str]) -> N
     Path("m.toml").write_text("a = " + "[" * 100_000, encoding="utf-8")
     assert cli.run(["machine", "show", "m.toml"]) == 1
     assert capsys.readouterr().err.startswith("error[E0603]")
+
+
+PLACED = """program v1 p machine avx2 {
+  buffer x: f32[8]@gm input
+  buffer y: f32[8]@gm output
+  buffer t: f32[8]@SPACE local
+  loop i < 1 {
+    copy_in.copy t[j] = x[j] for j<8
+    copy_out.copy y[j] = t[j] for j<8
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("space", "passes", "code"),
+    [
+        ("f32", "expand-slots", "E0560"),  # a space of no machine
+        ("vector", "expand-slots", "E0560"),  # a role, not yet a space
+        ("reg", "cse", "E0706"),
+        ("reg", "tile", "E0706"),
+    ],
+)
+def test_pass_on_wrong_program(
+    space: str, passes: str, code: str, pair: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("p.ir").write_text(PLACED.replace("SPACE", space), encoding="utf-8")
+    assert cli.run(["opt", "p.ir", "--passes", passes, "--machine", "avx2"]) == 1
+    assert capsys.readouterr().err.startswith(f"error[{code}]")
+
+
+def test_program_pass_on_tensor_ir(pair: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["opt", str(ROOT / "tests/filetests/tensor/simplify.ir"), "--passes", "plan-memory"]) == 1
+    assert capsys.readouterr().err.startswith("error[E0706]")
