@@ -126,7 +126,7 @@ def compile(
     *,
     dtype: str | None = None,
     layout: str | None = None,
-    machine: str | None = None,
+    machine: str | Path | None = None,
     threads: int | None = None,
     **sizes: int | float,
 ) -> Kernel:
@@ -150,12 +150,14 @@ def compile_sized(
     kernel: str | None,
     dtype: str | None,
     layout: str | None,
-    machine: str | None,
+    machine: str | Path | None,
     threads: int | None,
     sizes: Mapping[str, int | float],
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
     text, file = _source(source)
+    # What is no text names nothing: the lookups below then say what is known.
+    kernel, layout, machine = (None if v is None else str(v) for v in (kernel, layout, machine))
     target = target_machine("cpu", machine)
     count = thread_count(threads)
     function = specialise(text, file, target, kernel, sizes, dtype, layout)

@@ -137,7 +137,7 @@ class KernelChecker:
                     self.sizes[expr.name] = expr.span
 
     def _results(self) -> None:
-        if not self.kernel.results:
+        if not self.kernel.results and not any(p.kind == "inout" for p in self.kernel.tensors):
             self.report(
                 "E0240", f"kernel {self.kernel.name} has no result", self.kernel.span, help="-> (y: T[N])"
             )

@@ -1,0 +1,80 @@
+"""Values that a Python caller may get wrong, and kernels without results."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import opc
+from opc import machine
+
+UPDATE = "kernel f(inout x: T[N]) -> () { example N = 4 x[i] = x[i] + 1 }"
+
+
+def test_kernel_that_only_updates() -> None:
+    kernel = opc.compile(UPDATE)
+    x = np.zeros(4, np.float32)
+    assert kernel(x) is None
+    kernel.bind()(x)
+    assert x.tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [
+        ("layout", 5, "E0318"),
+        ("kernel", 5, "E0233"),
+        ("machine", 5, "E0601"),
+        ("threads", "2", "E0913"),
+        ("threads", 1.5, "E0913"),
+        ("threads", True, "E0913"),
+    ],
+)
+def test_setting_of_a_wrong_type(setting: str, value: Any, code: str) -> None:
+    with pytest.raises(opc.OpcError) as caught:
+        opc.compile(UPDATE, **{setting: value})
+    assert caught.value.code == code
+
+
+def test_machine_as_a_path() -> None:
+    file = Path(machine.__file__).parent / "portable.toml"
+    x = np.zeros(4, np.float32)
+    opc.compile(UPDATE, machine=file)(x)
+    assert x.sum() == 4
+
+
+@pytest.mark.parametrize("dtype", [">f4", "O", "c8", "U1"])
+def test_help_names_a_conversion_that_works(dtype: str) -> None:
+    with pytest.raises(opc.RuntimeCallError) as caught:
+        opc.compile(UPDATE)(np.zeros(4, dtype))
+    assert caught.value.help == 'convert it: array.astype("float32")'
+
+
+@pytest.mark.parametrize("manifest", ["null", "[]", "{}", '{"sha256": 3}', "[" * 100_000])
+def test_archive_with_a_strange_manifest(manifest: str, tmp_path: Path) -> None:
+    saved = tmp_path / "kernel.opc"
+    opc.compile(UPDATE).save(saved)
+    with zipfile.ZipFile(saved) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, data in {**parts, "manifest.json": manifest.encode()}.items():
+            archive.writestr(name, data)
+    with pytest.raises(opc.RuntimeCallError) as caught:
+        opc.load(saved)
+    assert caught.value.code == "E0914"
+
+
+def test_archive_that_unpacks_to_too_much(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", json.dumps({"format": "opc-kernel v1"}) + " " * (65 << 20))
+    (tmp_path / "kernel.opc").write_bytes(buffer.getvalue())
+    with pytest.raises(opc.RuntimeCallError) as caught:
+        opc.load(tmp_path / "kernel.opc")
+    assert caught.value.code == "E0914"
