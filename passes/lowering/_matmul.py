@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from opc.affine import Affine
 from opc.program.ir import Access
-from opc.tensor.ir import Dim, Op, Read, Tensor, walk
+from opc.tensor.ir import Dim, Op, Read, Tensor
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
-from passes.lowering._expr import Evaluator, Load, Value
+from passes.lowering._epilogue import Epilogue
+from passes.lowering._expr import Evaluator, Value
 from passes.lowering._plan import Plan, Shape, plan_registers, plan_spaces
 from passes.lowering._stage import stage, staged_bytes
-from passes.lowering._store import store
 from passes.tensor._contraction import Contraction
 
 Tiles = dict[str, Tile]
@@ -24,11 +24,16 @@ _EPILOGUE_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What is fixed once the N tile is: staged weights (None: staged per chunk) and per-column values."""
+class Staged:
+    """What stays on chip while a tile's other dims go round: staged operands (None: staged per chunk), values
+    that vary only over columns, and whether each has been dealt with.
+    """
 
-    weights: Access | None
+    rows: Access | None = None
+    weights: Access | None = None
     values: dict[Read, Value] = field(default_factory=dict)
+    rows_done: bool = False
+    columns_done: bool = False
 
 
 @dataclass
@@ -44,6 +49,7 @@ class ContractionNest:
     def __post_init__(self) -> None:
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
+        self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored)
         self.shape = self._shape()
         # A fed cube gets its operands by copies; otherwise it reads memory itself.
         self.fed = self.machine.feeds(self.shape.operand)
@@ -58,16 +64,20 @@ class ContractionNest:
     def run(self) -> None:
         """Emit the whole nest."""
         self.emit.line = self.ops[0].line
-        s = self.shape
-        dims = [*s.batch, *s.n, *s.m] if self.through_stage else [*s.batch, *s.m]
-        if self.plan.columns:
-            dims.append(s.n[-2])
+        dims = self._order()
         if self.plan.parallel in {d.name for d in dims}:
-            self._outer(sorted(dims, key=lambda d: d.name != self.plan.parallel), {}, None)
+            self._outer(sorted(dims, key=lambda d: d.name != self.plan.parallel), {}, Staged())
             return
         # Every statement of a program belongs to a parallel loop, if only of one iteration.
         with self.emit.loop("one", 1, parallel=True):
-            self._outer(dims, {}, None)
+            self._outer(dims, {}, Staged())
+
+    def _order(self) -> list[Dim]:
+        """Loops at the staging level, outermost first (the parallel one moves in front)."""
+        s = self.shape
+        if self.through_stage:
+            return [*s.batch, *s.m, *s.n] if self.plan.rows_outer else [*s.batch, *s.n, *s.m]
+        return [*s.batch, *s.m, *(s.n[-2:-1] if self.plan.columns else ())]
 
     def _shape(self) -> Shape:
         c = self.contraction
@@ -95,19 +105,11 @@ class ContractionNest:
         # Where packing widened B, rows are widened too: once, when they are staged.
         operand = operand if self.machine.feeds(operand) else self.tensors[c.b.tensor].dtype
         rows = {d.name for d in m}
-        tile_reads = {
-            r
-            for op in self.ops[1:]
-            for r in walk(op.pieces[0].body)
-            if isinstance(r, Read) and not self._internal(r) and any(f.names & rows for f in r.index)
-        }
+        tile_reads = {r for _, r in self.epilogue.external_reads() if any(f.names & rows for f in r.index)}
         return Shape(
             c.batch, m, c.n, contraction_order(c, mixed), operand, self.machine.accumulators[operand], reach,
             prod(k.extent for k in self.channels), 2 + len(tile_reads),
         )  # fmt: skip
-
-    def _internal(self, read: Read) -> bool:
-        return any(t.name == read.tensor for op in self.ops for t in op.outputs)
 
     def _ragged(self) -> int | None:
         """Valid columns of the last block of packed weights, from the guard that packing left."""
@@ -132,16 +134,37 @@ class ContractionNest:
         with self.emit.loop(f"{d.name}_o", 1, parallel):
             yield Tile(Affine((), d.extent - 1), 1, Affine((), d.extent - 1))
 
-    def _outer(self, dims: list[Dim], tiles: Tiles, columns: Columns | None) -> None:
-        fixed = {d.name for d in (*self.shape.batch, *self.shape.n)}
-        if self.through_stage and columns is None and not fixed & {d.name for d in dims}:
-            columns = self._columns(tiles)
+    def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
+        if self.through_stage:
+            staged = self._stage_ready({d.name for d in dims}, tiles, staged)
         if not dims:
-            self._slab(tiles, columns)
+            self._slab(tiles, staged)
             return
         d = dims[0]
         for tile in self._tiles(d, self.plan.outer[d.name], tiles, d.name == self.plan.parallel):
-            self._outer(dims[1:], {**tiles, d.name: tile}, columns)
+            self._outer(dims[1:], {**tiles, d.name: tile}, staged)
+
+    def _stage_ready(self, left: set[str], tiles: Tiles, staged: Staged) -> Staged:
+        """Stage what no remaining loop changes: columns once N is fixed, rows once M is."""
+        s, c = self.shape, self.contraction
+        if self.plan.parallel in left:
+            return staged  # on-chip memory belongs to one core
+        frame = self._frame(tiles)
+        if not staged.columns_done and not left & {d.name for d in (*s.batch, *s.n)}:
+            values = self.epilogue.columns(self._tile_frame(tiles), {d.name for d in s.m})
+            staged = replace(
+                staged, weights=self._stage_whole(c.b, frame, s.n), values=values, columns_done=True
+            )
+        if not staged.rows_done and not left & {d.name for d in (*s.batch, *s.m)}:
+            staged = replace(staged, rows=self._stage_whole(c.a, frame, self.channels), rows_done=True)
+        return staged
+
+    def _stage_whole(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access | None:
+        """All of K at once if that leaves room for the other operand and for double buffering."""
+        room = self.machine.role("stage").capacity // 4
+        if staged_bytes(read, self.tensors[read.tensor], frame) > room:
+            return None
+        return self._stage(read, frame, last)
 
     def _frame(self, tiles: Tiles, chunk: Tiles | None = None) -> Frame:
         """Axes: rows, columns, one per K dim. Dims without a tile are whole."""
@@ -155,72 +178,46 @@ class ContractionNest:
         every = (*s.batch, *s.m, *s.n, *s.k)
         return Frame(axes, {d.name: table[d.name].base if d.name in table else Affine() for d in every})
 
-    def _columns(self, tiles: Tiles) -> Columns:
-        """Stage the weights of this N tile if they fit, and load values that vary only over columns."""
-        b = self.contraction.b
-        frame = self._frame(tiles)
-        weights = None
-        # A quarter: the slab of A wants its share, and both are double-buffered.
-        if staged_bytes(b, self.tensors[b.tensor], frame) <= self.machine.role("stage").capacity // 4:
-            weights = self._stage(b, frame, self.shape.n)
-        values: dict[Read, Value] = {}
-        rows = {d.name for d in self.shape.m}
-        ev = Evaluator(self.emit, self._tile_frame(tiles), self._load({}, None, tiles))
-        for op in self.ops[1:]:
-            self.emit.line = op.line
-            for node in walk(op.pieces[0].body):
-                if (
-                    isinstance(node, Read)
-                    and not self._internal(node)
-                    and not any(f.names & rows for f in node.index)
-                ):
-                    values[node] = _kept(ev.widen(ev.load(node)))
-        self.emit.line = self.ops[0].line
-        return Columns(weights, values)
-
     def _stage(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access:
         names = {d.name for d in last}
         return stage(self.emit, read, self.tensors[read.tensor], frame, "stage", names, self.shape.operand)
 
-    def _slab(self, tiles: Tiles, columns: Columns | None) -> None:
-        """One staged slab of A, and the cube tiles inside it."""
-        a = self.contraction.a
-        frame = self._frame(tiles)
+    def _slab(self, tiles: Tiles, staged: Staged) -> None:
+        """One slab of rows, and the cube tiles inside it."""
         if self.through_stage:
-            fits = staged_bytes(a, self.tensors[a.tensor], frame) <= self.machine.role("stage").capacity // 4
-            slab = self._stage(a, frame, self.channels) if fits else None
-            self._tile(tiles, tiles, slab, columns)
+            self._tile(tiles, tiles, staged)
             return
+        a = self.contraction.a
         ready = a.fill is None and self.tensors[a.tensor].dtype is self.shape.operand
-        slab = None if ready else self._stage(a, frame, self.channels)
-        self._inner([*self.shape.n, *self.shape.m], tiles, {}, slab)
+        rows = None if ready else self._stage(a, self._frame(tiles), self.channels)
+        self._inner([*self.shape.n, *self.shape.m], tiles, {}, Staged(rows))
 
-    def _inner(self, dims: list[Dim], tiles: Tiles, inside: Tiles, slab: Access | None) -> None:
+    def _inner(self, dims: list[Dim], tiles: Tiles, inside: Tiles, staged: Staged) -> None:
         """Register blocks within a slab: N outside, so that a block of weights stays near."""
         if not dims:
-            self._tile({**tiles, **inside}, inside, slab, None)
+            self._tile({**tiles, **inside}, inside, staged)
             return
         d = dims[0]
         if d in self.shape.n and d.name not in tiles:
             for tile in self._tiles(d, self.plan.outer[d.name], {**tiles, **inside}):
-                self._inner(dims[1:], tiles, {**inside, d.name: tile}, slab)
+                self._inner(dims[1:], tiles, {**inside, d.name: tile}, staged)
             return
         outer = tiles[d.name]
         for tile in self.emit.even_tiles(d.name, outer.size, min(self.plan.inner.get(d.name, 1), outer.size)):
             whole = Tile(outer.base + tile.base, tile.size, tile.base)
-            self._inner(dims[1:], tiles, {**inside, d.name: whole}, slab)
+            self._inner(dims[1:], tiles, {**inside, d.name: whole}, staged)
 
-    def _tile(self, tiles: Tiles, inside: Tiles, slab: Access | None, columns: Columns | None) -> None:
+    def _tile(self, tiles: Tiles, inside: Tiles, staged: Staged) -> None:
         """One accumulator tile: chunks of K into the cube, then the epilogue."""
         frame = self._tile_frame(tiles)
         rows, cols = frame.axes
         acc = self.emit.local("acc", self.shape.accumulator, [rows.size, cols.size], self.accumulator)
         for chunk in self._chunks(list(self.shape.k), {}):
             if self.fed:
-                self._feed(tiles, inside, chunk, slab, columns, acc)
+                self._feed(tiles, inside, chunk, staged, acc)
             else:
-                self._multiply(tiles, inside, chunk, slab, acc)
-        self._epilogue(tiles, frame, acc, columns)
+                self._multiply(tiles, inside, chunk, staged.rows, acc)
+        self._drain(tiles, frame, acc, staged)
 
     def _chunks(self, dims: list[Dim], chunk: Tiles) -> Iterator[Tiles]:
         if not dims:
@@ -230,22 +227,14 @@ class ContractionNest:
         for tile in self.emit.tiles(d.name, d.extent, self.plan.chunk[d.name]):
             yield from self._chunks(dims[1:], {**chunk, d.name: tile})
 
-    def _feed(
-        self,
-        tiles: Tiles,
-        inside: Tiles,
-        chunk: Tiles,
-        slab: Access | None,
-        columns: Columns | None,
-        acc: str,
-    ) -> None:
+    def _feed(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """Copy one chunk of both operands to the operand spaces and multiply."""
         frame = self._frame(tiles, chunk)
         rows, cols, *ks = frame.axes
         k = Axis("k_", tuple(d for a in ks for d in a.dims))
         c = self.contraction
-        a_source = self._operand(c.a, frame, slab, {**chunk, **self._within(inside)})
-        b_source = self._operand(c.b, frame, columns.weights if columns else None, chunk)
+        a_source = self._operand(c.a, frame, staged.rows, {**chunk, **self._within(inside)})
+        b_source = self._operand(c.b, frame, staged.weights, chunk)
         a_type, b_type = (self.tensors[r.tensor].dtype for r in (c.a, c.b))
         a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
         b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
@@ -301,46 +290,33 @@ class ContractionNest:
         whole = self._frame(tiles)
         return Frame(whole.axes[:2], whole.base)
 
-    def _load(self, internal: dict[str, Value], columns: Columns | None, tiles: Tiles) -> Load:
-        frame = self._tile_frame(tiles)
-
-        def load(read: Read) -> Value:
-            if read.tensor in internal:
-                return internal[read.tensor]
-            if columns is not None and read in columns.values:
-                return columns.values[read]
-            tensor = self.tensors[read.tensor]
-            forms = [frame.global_form(f) for f in read.index]
-            ev = Evaluator(self.emit, frame, load)
-            return ev.dense(memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
-
-        return load
-
-    def _epilogue(self, tiles: Tiles, frame: Frame, acc: str, columns: Columns | None) -> None:
+    def _drain(self, tiles: Tiles, frame: Frame, acc: str, staged: Staged) -> None:
         """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
-        axes = frame.axes
-        ev = Evaluator(self.emit, frame, self._load({}, columns, tiles))
-        source, dtype = ev.at(acc, axes), self.shape.accumulator
+        axes, dtype = frame.axes, self.shape.accumulator
+        source = Evaluator.at(acc, axes)
         vector = self.machine.role("vector")
         if self.machine.roles[self.accumulator] == vector.name:
-            self._apply(tiles, Value(source, axes, dtype, True), columns)
+            self.epilogue.apply(frame, Value(source, axes, dtype, True), staged.values)
             return
-        drained = self.emit.local(
-            "drained", dtype, [a.size for a in axes], "vector" if vector.addressable else "scratch"
-        )
-        self.emit.emit("scale.drain", frame.axis_dims(axes), [ev.at(drained, axes)], [source])
+        role = "vector" if vector.addressable else "scratch"
+        drained = self.emit.local("drained", dtype, [a.size for a in axes], role)
+        target = Evaluator.at(drained, axes)
+        self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [source])
         if vector.addressable:
-            self._apply(tiles, Value(ev.at(drained, axes), axes, dtype, True), columns)
+            self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
             return
-        self._row_blocks(tiles, frame, drained, columns)
-
-    def _row_blocks(self, tiles: Tiles, frame: Frame, drained: str, columns: Columns | None) -> None:
-        """The epilogue in blocks of rows that fit the register file."""
         for block, shift in self._blocks(tiles):
+            # As many rows at a time as the register file holds.
             sub = self._tile_frame(block)
-            source = _at(Access(drained, tuple(a.flat() for a in frame.axes)), shift)
-            ev = Evaluator(self.emit, sub, self._load({}, columns, block))
-            self._apply(block, ev.dense(source, sub.axes, self.shape.accumulator, None), columns)
+            part = _at(Access(drained, tuple(a.flat() for a in axes)), shift)
+            self.epilogue.apply(sub, self._reload(part, sub), staged.values)
+
+    def _reload(self, drained: Access, frame: Frame) -> Value:
+        axes = frame.axes
+        out = self.emit.local("in", self.shape.accumulator, [a.size for a in axes], "vector")
+        dims = Access(out, tuple(a.flat() for a in axes))
+        self.emit.emit("copy_in.copy", frame.dims(axes), [dims], [drained])
+        return Value(Evaluator.at(out, axes), axes, self.shape.accumulator, True)
 
     def _blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
         """(tiles of a block of rows, the block within the accumulator tile)."""
@@ -352,39 +328,10 @@ class ContractionNest:
         for t in self.emit.even_tiles(f"{q}_e", whole.size, min(_EPILOGUE_ROWS, whole.size)):
             yield {**tiles, q: Tile(whole.base + t.base, t.size, t.order)}, {q: t}
 
-    def _apply(self, tiles: Tiles, value: Value, columns: Columns | None) -> None:
-        """Every op of the group on one tile whose contraction value is at hand."""
-        internal: dict[str, Value] = {}
-        ev = Evaluator(self.emit, self._tile_frame(tiles), self._load(internal, columns, tiles))
-        self._finish(ev, self.ops[0], value, internal)
-        for op in self.ops[1:]:
-            self.emit.line = op.line
-            self._finish(ev, op, ev.value(op.pieces[0].body), internal)
-        self.emit.line = self.ops[0].line
-
-    def _finish(self, ev: Evaluator, op: Op, value: Value, internal: dict[str, Value]) -> None:
-        """Bind an op's value for the ops after it, and store it if it leaves the group."""
-        out = op.outputs[0]
-        if not out.dtype.is_float and value.dtype is not out.dtype:
-            value = ev.convert(value, out.dtype)  # integers wrap or saturate in their own type
-        if out.name in self.stored:
-            store(ev, value, op.pieces[0], out)
-        # A value that several ops read must not be overwritten by the first of them.
-        internal[out.name] = value if self._readers(out.name) == 1 else _kept(value)
-
-    def _readers(self, name: str) -> int:
-        return sum(
-            any(isinstance(n, Read) and n.tensor == name for n in walk(o.pieces[0].body)) for o in self.ops
-        )
-
 
 def contraction_order(c: Contraction, mixed: set[str]) -> tuple[Dim, ...]:
     """K dims outermost first: window dims, then the dims that alone index an axis (channels), which are contiguous."""
     return tuple(sorted(c.k, key=lambda d: d.name not in mixed))
-
-
-def _kept(value: Value) -> Value:
-    return Value(value.operand, value.axes, value.dtype, False)
 
 
 def _at(access: Access, tiles: Tiles) -> Access:

@@ -8,7 +8,7 @@ in registers (a CPU), where the register block is given and the staged slab is c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from opc.dtypes import DType
@@ -40,6 +40,7 @@ class Plan:
     """``outer``: loop tile of every batch, M and N dim at the staging level. ``inner``: the cube's block of the
     innermost M dims. ``chunk``: K tile per cube instruction. ``parallel``: dim spread over cores.
     ``columns``: blocks of the outer N dim per parallel iteration where columns, not rows, are spread (0: rows).
+    ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once.
     """
 
     parallel: str
@@ -47,6 +48,7 @@ class Plan:
     inner: dict[str, int]
     chunk: dict[str, int]
     columns: int = 0
+    rows_outer: bool = False
 
 
 def balanced(extent: int, limit: int) -> int:
@@ -182,6 +184,7 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
         if chunk is None or not _fits(s, outer, limits, machine):
             continue
         plan = Plan(_parallel(s, outer, machine.cores), outer, {}, chunk)
+        plan = replace(plan, rows_outer=_rows_outer(s, plan, machine))
         cost = _cost(s, plan, machine)
         if best is None or cost < best[0]:
             best = (cost, plan)
@@ -295,11 +298,37 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
     slab = _slab(s, plan.outer) / load
     k = prod(d.extent for d in s.k)
     weights = n * k * size / load
-    tile = max(cube, chunks * (to_a + to_b), drain + vector, out, slab)
     blocks = {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n)}
-    total = prod(blocks.values())
-    rounds = ceil(blocks.get(plan.parallel, 1) / machine.cores)
-    per_core = total // max(1, blocks.get(plan.parallel, 1)) * rounds
-    m_blocks = prod(blocks[d.name] for d in s.m if d.name != plan.parallel)
-    refills = per_core / max(1, m_blocks)
-    return per_core * (tile + 60) + refills * weights + slab + out + drain + vector
+    per_core = {**blocks, plan.parallel: ceil(blocks.get(plan.parallel, 1) / machine.cores)}
+    tiles = prod(per_core.values())
+    loads = _loads(s, plan, per_core, slab, weights)
+    busiest = max(
+        cube * tiles, chunks * (to_a + to_b) * tiles, (drain + vector) * tiles, out * tiles, min(loads)
+    )
+    # Every tile pays for handing over between pipes, and the first and last overlap with nothing.
+    return busiest + 60 * tiles + slab + weights + out + drain + vector
+
+
+def _rows_outer(s: Shape, plan: Plan, machine: Machine) -> bool:
+    """Whether keeping rows and passing all columns stages less than the other way round."""
+    blocks = {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n)}
+    per_core = {**blocks, plan.parallel: ceil(blocks.get(plan.parallel, 1) / machine.cores)}
+    columns = prod(plan.outer[d.name] for d in s.n) * prod(d.extent for d in s.k) * s.operand.bytes
+    by_columns, by_rows = _loads(s, plan, per_core, _slab(s, plan.outer), columns)
+    return by_rows < by_columns
+
+
+def _loads(s: Shape, plan: Plan, blocks: dict[str, int], slab: float, weights: float) -> tuple[float, float]:
+    """Cycles of staging on one core: with column tiles outside, and with row tiles outside."""
+    batch, rows, columns = (prod(blocks[d.name] for d in dims) for dims in (s.batch, s.m, s.n))
+    # The parallel dim is outermost in any case: its blocks stage both operands anew.
+    around = blocks.get(plan.parallel, 1)
+    if plan.parallel in {d.name for d in s.m}:
+        rows //= around
+    elif plan.parallel in {d.name for d in s.n}:
+        columns //= around
+    else:
+        around = 1
+    by_columns = columns * (weights + rows * slab)
+    by_rows = rows * (slab + columns * weights)
+    return around * batch * by_columns, around * batch * by_rows
