@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opc import machine as machines
-from opc.build import Build, text_of
-from opc.errors import OpcError, RuntimeCallError, fail
+from opc.build import Build, text_of, verify
+from opc.errors import IRError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes, write_atomic
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ def read(path: str | Path) -> Build:
     try:
         machine = machines.load(str(manifest.get("machine")))
         source, function, module = _parse(parts)
+        # Checksums find damage, not malice: no program that leaves its buffers may reach the back end.
+        for ir in (source, function, module):
+            verify(ir, machine, "expanded")
+        _agree(source, module)
     except OpcError as error:
         raise _unusable(path, error.diagnostics[0].message) from None
     return Build(machine, source, function, module, module, ())
@@ -81,6 +85,25 @@ def _parse(parts: dict[str, str]) -> tuple[Function, Function, Module]:
     source = parse_function(parts["source.tensor"], "source.tensor")
     function = parse_function(parts["function.tensor"], "function.tensor")
     return source, function, parse_module(parts["module.program"], "module.program")
+
+
+def _agree(source: Function, module: Module) -> None:
+    """Refuse programs whose buffers are not the arrays a call hands over. Raises IRError E0550."""
+    tensors = source.tensors()
+    packed = {b.name: b for b in module.prepare.buffers if b.kind == "packed"}
+    for b in (b for program in module.programs for b in program.buffers):
+        if b.kind in ("local", "workspace"):
+            continue
+        if b.kind == "packed":
+            right = packed.get(b.name) == b
+        else:
+            t = tensors.get(b.name)
+            right = t is not None and (tuple(t.shape[a] for a in t.memory_order), t.dtype) == (
+                b.shape,
+                b.dtype,
+            )
+        if not right:
+            raise fail(IRError, "E0550", f"buffer '{b.name}' is not the kernel's")
 
 
 def _unusable(path: str | Path, reason: str) -> OpcError:

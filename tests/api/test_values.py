@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -77,4 +79,27 @@ def test_archive_that_unpacks_to_too_much(tmp_path: Path) -> None:
     (tmp_path / "kernel.opc").write_bytes(buffer.getvalue())
     with pytest.raises(opc.RuntimeCallError) as caught:
         opc.load(tmp_path / "kernel.opc")
+    assert caught.value.code == "E0914"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(r"buffer x: f32\[4\]", "buffer x: f32[400]"), (r"<4", "<40000"), (r" x\[", " x[9000 + ")],
+)
+def test_forged_archive(old: str, new: str, tmp_path: Path) -> None:
+    """Programs that would leave their buffers are refused even when every checksum is right."""
+    saved = tmp_path / "kernel.opc"
+    opc.compile(UPDATE, machine="portable").save(saved)
+    with zipfile.ZipFile(saved) as archive:
+        parts = {name: archive.read(name).decode() for name in archive.namelist()}
+    parts["module.program"], count = re.subn(old, new, parts["module.program"])
+    assert count
+    manifest = json.loads(parts["manifest.json"])
+    manifest["sha256"]["module.program"] = hashlib.sha256(parts["module.program"].encode()).hexdigest()
+    parts["manifest.json"] = json.dumps(manifest)
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    with pytest.raises(opc.RuntimeCallError) as caught:
+        opc.load(saved)
     assert caught.value.code == "E0914"
