@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from opc.machine.model import Machine
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Function, walk
 
@@ -34,24 +33,3 @@ def work_of(function: Function) -> Work:
     names = [a.tensor.name for a in function.args]
     names += [r for r in function.results if r not in names]
     return Work(operations, sum(table[n].size * table[n].dtype.bytes for n in names))
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one core of a machine can do at best, as its file states: operations and bytes per second."""
-
-    operations: float
-    bytes: float
-
-
-def limits_of(machine: Machine, function: Function) -> Limits:
-    """Limits for the element type of the kernel's first argument; 0 where the file states nothing."""
-    hertz = machine.clock_mhz * 1e6
-    dtype = function.args[0].tensor.dtype if function.args else machine.default_dtype
-    shape = machine.cube_shape.get(dtype)
-    operations = 0.0
-    if shape is not None and machine.cube_issue:
-        operations = 2.0 * math.prod(shape) / machine.cube_issue * hertz
-    memory = machine.roles.get("memory", "")
-    rates = [r.bandwidth for r in machine.routes if r.source == memory and r.opcode_class == "copy_in"]
-    return Limits(operations, max(rates, default=0.0) * hertz)

@@ -13,8 +13,12 @@ from typing import Any
 
 from opc import data, driver
 from opc.commands.options import add_source, add_target, jobs, source
+from opc.dtypes import DType
+from opc.machine.model import Machine
+from opc.peak import measure
 from opc.report.tables import duration, table
-from opc.work import limits_of, work_of
+from opc.tensor.ir import Function
+from opc.work import work_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Time every kernel with bound parameters; median and best of repeated calls."""
+    """Time every kernel with bound parameters; median and best of repeated calls, against measured limits."""
     if options.target == "npu":
         sys.stderr.write("opc bench: error: the NPU is simulated; opc compile prints its cycles\n")
         return 2
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         out = tuple(kernel.empty(s.name) for s in kernel.signature.results)
         times = sample(lambda b=bound, i=inputs, o=out: b(**i, out=o), options.seconds)  # type: ignore[misc]
         median = statistics.median(times)
-        work, limits = work_of(job.function), limits_of(job.machine, job.function)
+        work, peak = work_of(job.function), measure(job.machine, _operand(job.function, job.machine))
         rows.append(
             {
                 "kernel": job.kernel,
@@ -53,12 +57,17 @@ def run(options: argparse.Namespace) -> int:
                 "best_seconds": min(times),
                 "gflops": work.operations / median / 1e9,
                 "gbytes_per_second": work.bytes / median / 1e9,
-                "limit_gflops": limits.operations * options.threads / 1e9,
-                "limit_gbytes_per_second": limits.bytes * options.threads / 1e9,
+                "limit_gflops": peak.operations * options.threads / 1e9,
+                "limit_gbytes_per_second": peak.bytes * options.threads / 1e9,
             }
         )
     _print(rows, options.json)
     return 0
+
+
+def _operand(function: Function, machine: Machine) -> DType:
+    """Element type whose products the kernel is held against."""
+    return function.args[0].tensor.dtype if function.args else machine.default_dtype
 
 
 def sample(call: Callable[[], object], seconds: float) -> list[float]:
