@@ -54,25 +54,35 @@ def _describe(name: str, ops: tuple[Op, ...], function: Function) -> Group:
     return Group(name, kind, ops, tuple(everywhere))
 
 
-def run_order(ops: Sequence[Op], group_of: Sequence[int], leads: Container[int]) -> list[int] | None:
+Edge = tuple[int, int]  # positions of two ops, of which the first has to run first
+
+
+def run_edges(ops: Sequence[Op]) -> list[Edge]:
+    """What has to run before what; stays as it is when an op is written over other dimensions."""
+    writer = {t.name: i for i, op in enumerate(ops) for t in op.outputs}
+    # Before the op that updates an inout argument, its name means the old value.
+    pairs = (sorted((writer.get(r.tensor, i), i)) for i, op in enumerate(ops) for r in reads(op))
+    return list(dict.fromkeys((first, then) for first, then in pairs if first != then))
+
+
+def run_order(
+    ops: Sequence[Op], group_of: Sequence[int], leads: Container[int], edges: Sequence[Edge]
+) -> list[int] | None:
     """An order of the ops that keeps groups together and puts readers after writers; None if the groups
     wait for each other. ``group_of`` names a group by the position of its root; a root in ``leads`` comes
     first in it. Prepare ops precede all others; otherwise the given order is kept where it can be.
+    ``edges`` are the ``run_edges`` of the ops.
     """
-    writer = {t.name: i for i, op in enumerate(ops) for t in op.outputs}
     members: dict[int, list[int]] = {}
     for i, group in enumerate(group_of):
         members.setdefault(group, []).append(i)
     after: dict[int, set[int]] = {group: set() for group in members}
     waits = dict.fromkeys(members, 0)
-    for i, op in enumerate(ops):
-        for read in reads(op):
-            # Before the op that updates an inout argument, its name means the old value.
-            first, then = sorted((writer.get(read.tensor, i), i))
-            if group_of[first] == group_of[then] or group_of[then] in after[group_of[first]]:
-                continue
-            after[group_of[first]].add(group_of[then])
-            waits[group_of[then]] += 1
+    for first, then in edges:
+        if group_of[first] == group_of[then] or group_of[then] in after[group_of[first]]:
+            continue
+        after[group_of[first]].add(group_of[then])
+        waits[group_of[then]] += 1
     for group in members:
         if group in leads:
             members[group] = [group, *(i for i in members[group] if i != group)]

@@ -13,7 +13,7 @@ from opc.tensor.groups import is_contraction
 from opc.tensor.ir import Dim, Function, Op, Read, reads
 from passes.tensor._algebra import is_pointwise, is_total
 from passes.tensor._contraction import classify_contraction
-from passes.tensor._groups import run_order
+from passes.tensor._groups import run_edges, run_order
 from passes.tensor._match import Index, feed_domain, feed_rows, join_domain, join_rows, same_rows
 
 Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
@@ -78,7 +78,7 @@ class Fuse:
         grouping = _Grouping(ir)
         if self.enabled:
             grouping.grow(self, context.machine)
-        order = run_order(grouping.ops, grouping.group_of, grouping.leads)
+        order = run_order(grouping.ops, grouping.group_of, grouping.leads, grouping.edges)
         assert order is not None, "every step kept the groups orderable"
         names: dict[int, str] = {}
         for i in order:
@@ -93,6 +93,7 @@ class _Grouping:
     def __init__(self, function: Function) -> None:
         self.ops = list(function.ops)
         self.group_of = list(range(len(self.ops)))
+        self.edges = run_edges(self.ops)
         self.shapes = {name: t.shape for name, t in function.tensors().items()}
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
@@ -135,7 +136,7 @@ class _Grouping:
 
     def _orderable(self, members: list[int], j: int) -> bool:
         trial = [members[0] if i == j else group for i, group in enumerate(self.group_of)]
-        return run_order(self.ops, trial, self.leads) is not None
+        return run_order(self.ops, trial, self.leads, self.edges) is not None
 
     def _written(self, members: list[int]) -> dict[str, Index]:
         return {t.name: self.ops[m].pieces[0].index for m in members for t in self.ops[m].outputs}
