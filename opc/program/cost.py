@@ -124,19 +124,34 @@ def _runs(stream: Stream, extents: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _charged_bytes(shape: Shape, machine: Machine, burst: int) -> int:
-    """Bytes a transfer is charged for: each contiguous run pays at least one burst.
+    """Bytes a transfer is charged for: each run that is contiguous on every side pays at least one burst.
 
-    Spaces with a fractal reorder inside the block, so their side never breaks a run.
+    A copy that turns an array therefore moves single elements. Spaces with a fractal reorder inside
+    the block, so their side never breaks a run.
     """
-    charged = 0
+    sides = []
     for stream in (shape.destinations[0], *shape.sources):
         space = machine.spaces.get(stream.space)
-        if space is not None and space.fractal is not None:
-            run, runs = _elements(shape.extents), 1
-        else:
-            run, runs = _runs(stream, shape.extents)
-        charged = max(charged, runs * max(burst, run * stream.dtype.bytes))
-    return charged
+        if space is None or space.fractal is None:
+            sides.append(stream)
+    elements = _elements(shape.extents)
+    run = elements if not sides else _common_run(sides, shape.extents)
+    widest = max(s.dtype.bytes for s in (shape.destinations[0], *shape.sources))
+    return elements // run * max(burst, run * widest)
+
+
+def _common_run(streams: list[Stream], extents: tuple[int, ...]) -> int:
+    """Elements that lie side by side, in the same order, in every stream."""
+    run = 1
+    moving = [i for i, e in enumerate(extents) if e > 1]
+    while True:
+        next_dim = next(
+            (i for i in moving if all(s.strides[i] == run * s.dtype.bytes for s in streams)), None
+        )
+        if next_dim is None:
+            return run
+        run *= extents[next_dim]
+        moving.remove(next_dim)
 
 
 def _blocks(shape: Shape, machine: Machine) -> int:
