@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         _message("opc: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as `opc … | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return 0
 
 
@@ -55,6 +55,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         raise
     except OSError as problem:  # a full disk under `opc … > file`, a closed terminal
         reason = problem.strerror or str(problem)
+        _abandon_output()
         return report(fail(RuntimeCallError, "E0923", f"cannot write the output: {reason}"), options.json)
     except MemoryError:
         help = "use smaller sizes: --set NAME=VALUE"
@@ -62,6 +63,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
     except Exception as problem:
         return _internal(problem, arguments, options)
     return status
+
+
+def _abandon_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not fail on it again at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def report(error: OpcError, as_json: bool = False) -> int:
