@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from opc.machine.model import Machine
 from opc.program.dependence import Dependences, Touch, instr_touches
@@ -187,7 +188,9 @@ class Solver:
             rest = distance == 0 and not self._meets_first(touched[a, first], stmts[b], then, around)
             needs.append(Flag(a, first, b, then, distance, rest=rest))
         # Nearest pairs first: a flag from the last source before a target serves the earlier ones too.
-        return sorted(needs, key=lambda f: (f.distance, f.target, -f.source, f.first, f.then))
+        return sorted(
+            _closest(needs, stmts), key=lambda f: (f.distance, f.target, -f.source, f.first, f.then)
+        )
 
     def _meets_first(
         self, source: tuple[Touch, ...], stmt: Stmt, pipe: str, around: tuple[Loop, ...]
@@ -198,6 +201,30 @@ class Solver:
         once = replace(stmt, extent=1)
         target = tuple(t for _, p, found in self._nodes((once,)) if p == pipe for t in found)
         return bool(self.known.between([source, target], around, 0))
+
+
+def _closest(needs: Sequence[Flag], stmts: tuple[Stmt, ...]) -> list[Flag]:
+    """Needs without those that another implies: between the same pipes, from no earlier to no later a statement.
+
+    A flag is set after all earlier work of its pipe and holds back all later work of the other, so the
+    closest pair speaks for the pairs around it. Loops only speak for themselves: flags inside may order them.
+    """
+    groups: dict[tuple[str, str, int], list[Flag]] = {}
+    for need in needs:
+        groups.setdefault((need.first, need.then, need.distance), []).append(need)
+    kept: list[Flag] = []
+    for group in groups.values():
+        nearest = len(stmts)  # least target among pairs of instructions whose source comes later
+        for source, same in groupby(sorted(group, key=lambda f: (-f.source, f.target)), lambda f: f.source):
+            own = nearest
+            for need in same:
+                if need.target < own:
+                    kept.append(need)
+                if isinstance(stmts[need.target], Instr):
+                    own = min(own, need.target)
+                    if isinstance(stmts[source], Instr):
+                        nearest = min(nearest, need.target)
+    return kept
 
 
 def _inside(stmt: Stmt, extents: dict[str, int]) -> Iterator[tuple[Instr, dict[str, int]]]:
