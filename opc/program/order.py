@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 Node = tuple[str, Hashable, int]  # kind, pipe or flag, point
 End = tuple[str, Hashable]  # ("later" | "earlier" | "work" | "rest", pipe) or ("enter" | "leave", flag)
@@ -52,6 +53,9 @@ class Order:
         self._looped, self._unordered = looped, unordered
         self._numbers: dict[Node, int] = {}
         self._next: list[list[tuple[int, int, Hashable]]] = []
+        self._place: list[
+            float
+        ] = []  # where in the body each node lies; edges of distance 0 lead no way back
         self._labelled: dict[Hashable, list[int]] = {}
         for p in pipes:
             self._chain(p)
@@ -87,6 +91,7 @@ class Order:
         number = self._numbers.setdefault(node, len(self._next))
         if number == len(self._next):
             self._next.append([])
+            self._place.append(_place(node))
         return number
 
     def add(self, source: Node, target: Node, distance: int = 0, label: Hashable = None) -> None:
@@ -116,6 +121,8 @@ class Order:
         """Least distance to each node (more than ``limit`` if farther), complete only for ``goal`` if given."""
         best = [limit + 1] * len(self._next)
         queue = deque([(source, 0)])
+        place = self._place
+        last = place[goal] if goal >= 0 else inf
         while queue:
             node, at = queue.popleft()
             if best[node] < at:
@@ -126,6 +133,8 @@ class Order:
                 total = at + distance
                 if best[target] <= total or (label is not None and label == without):
                     continue
+                if total == limit and place[target] > last:
+                    continue  # past the goal, with no iteration left to come round again
                 best[target] = total
                 # Distance 0 goes first, so that nodes settle in order.
                 if distance:
@@ -170,6 +179,13 @@ class Order:
         for f in names:
             if ("leave", f, 0) in seen:
                 yield "leave", f
+
+
+def _place(node: Node) -> float:
+    kind, _, k = node
+    if kind in ("work", "rest"):
+        return 2 * k + 0.5
+    return k if kind in ("earlier", "later") else -1.0 if kind == "enter" else inf
 
 
 def _point(kind: str, j: int, point: int) -> int:
