@@ -114,8 +114,11 @@ def matmul(a: object, b: object, *, out: object = None) -> Array:
     return _call("matmul", (a, b), (), out)
 
 
-def linear(x: object, w: object, bias: object, *, out: object = None) -> Array:
-    """``x[M,K] @ w[N,K].T + bias[N]``; returns ``[M,N]``."""
+def linear(x: object, w: object, bias: object = None, *, out: object = None) -> Array:
+    """``x[M,K] @ w[N,K].T + bias[N]``, without ``bias`` no shift; returns ``[M,N]``."""
+    if bias is None:
+        weights = view(w, "linear")
+        bias = np.zeros(weights.shape[:1], weights.dtype)
     return _call("linear", (x, w, bias), (), out)
 
 
@@ -145,10 +148,28 @@ def layer_norm(x: object, gamma: object, beta: object, *, eps: float = 1e-5, out
 def _call(
     name: str, values: tuple[object, ...], attributes: tuple[tuple[str, int | float], ...], out: object
 ) -> Array:
-    arrays = tuple(view(v, name) for v in values)
+    arrays = _in_order(name, tuple(view(v, name) for v in values))
     layouts: tuple[_Layout, ...] = tuple((a.shape, a.dtype, a.strides) for a in arrays)
     result: Array = _kernel(name, layouts, attributes)(*arrays, out=out)
     return result
+
+
+def _in_order(name: str, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Arrays in memory orders that one kernel takes: images as the first image has them, all else in C order.
+
+    What lies otherwise (a transposed matrix, weights in channels-last order) is copied.
+    """
+    found: list[Array] = []
+    last: bool | None = None
+    for param, a in zip(_info(name).params, arrays, strict=False):
+        image = a.ndim == 4 and param.kind != "param"
+        if image and last is None:
+            last = _channels_last(a.shape, a.strides)
+        if image and last:
+            found.append(np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+        else:
+            found.append(np.ascontiguousarray(a))
+    return (*found, *arrays[len(found) :])
 
 
 def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:

@@ -150,3 +150,17 @@ def test_bad_arrays(call: Callable[[], Any], code: str) -> None:
     with pytest.raises(opc.RuntimeCallError) as caught:
         call()
     assert caught.value.code == code
+
+
+def test_any_memory_order_is_taken() -> None:
+    random = np.random.default_rng(2)
+    a, b = (random.standard_normal((6, 5)).astype(np.float32) for _ in range(2))
+    np.testing.assert_allclose(opc.ops.matmul(a, b.T), a @ b.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(opc.ops.linear(a, b), a @ b.T, rtol=1e-5, atol=1e-5)
+    x = random.standard_normal((2, 4, 6, 7)).astype(np.float32)
+    w = random.standard_normal((8, 4, 3, 3)).astype(np.float32)
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    turned = np.ascontiguousarray(w.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    expected = opc.ops.conv2d(x, w, pad=1)
+    for image in (x, last):
+        np.testing.assert_allclose(opc.ops.conv2d(image, turned, pad=1), expected, rtol=1e-5, atol=1e-5)
