@@ -86,17 +86,20 @@ def injective(piece: Piece, bounds: Box) -> bool:
     """Whether distinct points of the parallel dimensions get distinct output indices."""
     spans = {name: high - low for name, (low, high) in bounds.items() if high > low}
     open_dims = set(spans)
+    guards = parallel_guards(piece)
     progress = True
     while open_dims and progress:
         progress = False
         for form in piece.index:
-            terms = sorted((abs(c), name) for name, c in form.terms if name in open_dims)
-            reach, ok = 0, bool(terms)
-            for c, name in terms:
-                ok = ok and c > reach
-                reach += c * spans[name]
+            terms = sorted((abs(c), name, c) for name, c in form.terms if name in open_dims)
+            lower, ok = Affine(), bool(terms)
+            for step, name, c in terms:
+                # Digits: what the smaller ones can add up to (guards may bound it) stays below one step.
+                rest = lower * -1 + (interval(lower, bounds)[0] + step - 1)
+                ok = ok and nonnegative(rest, bounds, guards)
+                lower = lower + Affine.var(name, c)
             if ok:
-                open_dims.difference_update(name for _, name in terms)
+                open_dims.difference_update(name for _, name, _ in terms)
                 progress = True
     if not open_dims:
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -17,10 +19,11 @@ from tests.e2e.oracle import assert_correct
 KINDS = ("normal", "constant", "integer", "shifted", "adversarial")
 CPUS = [m for m in machine.names() if machine.load(m).kind == "cpu" and not features.missing(machine.load(m))]
 # The sizes are small as they are, so shrinking would only spend the time budget of the suite.
+# ``make test-long`` sets OPC_EXAMPLES: more cases, new ones each time.
 EXAMPLES = settings(
-    max_examples=12,
+    max_examples=int(os.environ.get("OPC_EXAMPLES", "25")),
     deadline=None,
-    derandomize=True,
+    derandomize="OPC_EXAMPLES" not in os.environ,
     database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
