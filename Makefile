@@ -49,6 +49,9 @@ budget: ## size of files and functions
 test: ## the tests, on $(JOBS) processes
 	$(BIN)/python -m pytest -n $(JOBS) tests
 
+test-long: setup-dev ## random shapes of the shipped kernels, EXAMPLES new ones for each kernel and machine
+	OPC_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_random_shapes.py
+
 bless: ## rewrite the golden files whose meaning did not change
 	$(BIN)/python -m pytest tests --bless
 

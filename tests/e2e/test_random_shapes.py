@@ -66,6 +66,18 @@ def pooling(draw: st.DrawFn) -> dict[str, int]:
     return sizes | {"pad": draw(st.integers(0, size - 1))}
 
 
+@st.composite
+def grouped(draw: st.DrawFn) -> dict[str, int]:
+    groups, inside = draw(st.sampled_from([1, 2, 3, 5])), draw(st.integers(1, 9))
+    sizes = draw(images()) | {"groups": groups, "CG": inside, "C": inside * groups}
+    sizes |= {
+        "K": groups * draw(st.integers(1, 18)),
+        "R": draw(st.integers(1, 3)),
+        "S": draw(st.integers(1, 3)),
+    }
+    return sizes | {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 2))}
+
+
 matrices = st.fixed_dictionaries({"M": channels, "N": channels, "K": channels})
 rows = st.fixed_dictionaries({"M": small, "N": st.integers(1, 140)})
 
@@ -76,6 +88,20 @@ CASES = {
     "matmul": matrices,
     "softmax": rows,
     "layer_norm": rows,
+    "gelu": rows,
+    "argmax": rows,
+    "conv_bn_add_relu": fused(),
+    "depthwise_conv_bn_relu": fused(),
+    "grouped_conv": grouped(),
+    "avg_pool2d": pooling(),
+    "linear_bias_relu": matrices,
+    "attention_scores": st.fixed_dictionaries(
+        {"B": small, "H": small, "M": channels, "N": channels, "D": channels}
+    ),
+    "batch_stats": images().flatmap(
+        lambda s: st.fixed_dictionaries({"C": channels} | {n: st.just(v) for n, v in s.items()})
+    ),
+    "concat": st.fixed_dictionaries({"N": small, "A": channels, "B": channels}),
 }
 
 
