@@ -154,10 +154,3 @@ class Affine:
                 return str(self.const)
             parts.append(f" {'-' if self.const < 0 else '+'} {abs(self.const)}")
         return "".join(parts)
-
-
-def as_affine(value: Affine | int | str) -> Affine:
-    """Numbers and text (parsed) to a form; forms pass through."""
-    if isinstance(value, Affine):
-        return value
-    return Affine((), value) if isinstance(value, int) else Affine.parse(value)

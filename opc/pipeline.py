@@ -9,12 +9,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from opc.errors import PassError, fail
 from opc.machine.model import Machine
-
-IR = TypeVar("IR")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from opc.program.ir import Access, Buffer, Instr, Program, Stmt, instructions
 
 TILES = 8
 ROWS, ROW_BYTES = 16, 64
-TILE_BYTES = ROWS * ROW_BYTES
 GROUP_BYTES = 4
 Plain = Callable[[Instr, View | None, dict[int, View]], None]
 _MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}

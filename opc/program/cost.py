@@ -100,11 +100,6 @@ def work(instr: Instr) -> int:
     return _elements(tuple(e for _, e in instr.dims))
 
 
-def contiguous_run(access: Access, instr: Instr, buffers: Mapping[str, Buffer]) -> tuple[int, int]:
-    """(elements in one contiguous run, number of runs) of an access over the iteration box."""
-    return _runs(_stream(access, instr, buffers), tuple(e for _, e in instr.dims))
-
-
 def _elements(extents: tuple[int, ...]) -> int:
     count = 1
     for extent in extents:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opc.affine import Affine
-from opc.program.ir import Access, Imm
+from opc.program.ir import Access
 from opc.tensor.ir import Piece, Tensor
 from passes.lowering._axes import Axis
 from passes.lowering._emit import memory_access
@@ -39,8 +39,3 @@ def by_dims(operand: Access, axes: tuple[Axis, ...]) -> Access:
     """An access by whole axes restated over the axes' dimensions."""
     flat: dict[str, Affine | int] = {a.name: a.flat() for a in axes}
     return Access(operand.buffer, tuple(f.substitute(flat) for f in operand.index), operand.slot)
-
-
-def literal(value: float | int) -> Value:
-    """A constant as a value."""
-    return Value(Imm(value))
