@@ -17,19 +17,22 @@ from opc.tensor.inputs import random_inputs
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from passes import PIPELINES, load
+from tests.cpu import tile_trap
 from tests.lowering.test_lowering import FUNCTIONS, lowered, specialise
 
 CPUS = [name for name in machine.names() if machine.load(name).kind == "cpu"]
 
 
-def run(function: Function, name: str, arrays: dict[str, Array], threads: int) -> dict[str, Array]:
-    """Results of the compiled kernel, in logical order."""
+def run(
+    function: Function, name: str, arrays: dict[str, Array], threads: int, tiles: bool = False
+) -> dict[str, Array]:
+    """Results of the compiled kernel, in logical order. ``tiles``: tile instructions run as such, not emulated."""
     target = machine.load(name)
     module = lowered(function, name)
     for step in PIPELINES["program"]:
         module = load(step)().run(module, Context(target))
-    tiles = any(f.startswith("amx") for f in target.features)
-    kernel = compile_kernel(module.prepare, module.run, target, host_features=not tiles, emulate=tiles)
+    emulate = any(f.startswith("amx") for f in target.features) and not tiles
+    kernel = compile_kernel(module.prepare, module.run, target, host_features=not emulate, emulate=emulate)
     table = function.tensors()
     memory = {n: np.array(physical(a, table[n]), order="C") for n, a in arrays.items()}
     for b in (*kernel.prepare_arguments, *kernel.run_arguments):
@@ -54,6 +57,24 @@ def test_within_the_bound_at_any_thread_count(path: Path, name: str, dtype: DTyp
     arrays = random_inputs(function, 5)
     expected = oracle(function, arrays)
     one, two = (run(function, name, arrays, threads) for threads in (1, 2))
+    for result in function.results:
+        report = check(one[result], expected[result])
+        assert report.ok, f"{result}: {report}"
+        assert one[result].tobytes() == two[result].tobytes()
+
+
+@pytest.mark.skipif(not tile_trap.available(), reason="needs an x86-64 host without AMX, and gcc")
+@pytest.mark.parametrize("path", FUNCTIONS, ids=lambda p: p.stem)
+def test_tile_instructions_as_a_processor_would_run_them(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = specialise(path, DType.BF16)
+    arrays = random_inputs(function, 5)
+    expected = oracle(function, arrays)
+    with tile_trap.trapping(tmp_path_factory.getbasetemp(), monkeypatch) as trapped:
+        one, two = (run(function, "amx", arrays, threads, tiles=True) for threads in (1, 2))
+    assert trapped.faults == 0, trapped.message
+    assert trapped.counts["ldtilecfg"] == trapped.counts["tilerelease"]
     for result in function.results:
         report = check(one[result], expected[result])
         assert report.ok, f"{result}: {report}"
