@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from opc.cpu import checks, elementwise, gather, layout, mma, reduce, tiles
+from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tiles
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
@@ -66,6 +66,9 @@ class Phase:
     def _instruction(self, i: Instr) -> None:
         if i.opcode_class == "sync":
             return  # program order holds on one core, and phases are joined
+        if i.op == "prefetch":
+            prefetch.emit(self.f, i, self._view(i.sources[0]), self.machine.line_bytes)
+            return
         if self.tiles.touches(i):
             self.tiles.emit(i, self._view, self._plain)
         else:

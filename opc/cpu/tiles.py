@@ -25,6 +25,7 @@ TILES = 8
 ROWS, ROW_BYTES = 16, 64
 GROUP_BYTES = 4
 Plain = Callable[[Instr, View | None, dict[int, View]], None]
+_LOADS = {"": "tileloadd64", "stream": "tileloaddt164"}
 _MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}
 
 
@@ -275,7 +276,8 @@ class TileUnit:
         found = self._strided(i, i.dst[0], view(source))
         if found is None or found[0].register:
             return False
-        self._load(self.tiles[i.dst[0].buffer], self.f.pointer(found[0].base, found[0].form), found[1])
+        pointer = self.f.pointer(found[0].base, found[0].form)
+        self._load(self.tiles[i.dst[0].buffer], pointer, found[1], _LOADS[i.hint])
         return True
 
     def _store_direct(self, i: Instr, position: int, source: Access, view: Callable[[Access], View]) -> bool:
@@ -331,7 +333,7 @@ class TileUnit:
             else:
                 self.f.call("llvm.x86.tilezero", "void", [str(block.number)], ["i8 immarg"])
 
-    def _load(self, tile: Tile, pointer: str, stride: int) -> None:
+    def _load(self, tile: Tile, pointer: str, stride: int, load: str = _LOADS[""]) -> None:
         for block in tile.blocks():
             at = self._block_pointer(block, pointer, stride)
             if self.emulated:
@@ -339,7 +341,7 @@ class TileUnit:
                     self.f, self.storage, block.number, at, str(stride), (block.rows, block.row_bytes)
                 )
             else:
-                self._move("llvm.x86.tileloadd64", block.number, at, stride)
+                self._move(f"llvm.x86.{load}", block.number, at, stride)
 
     def _store(self, tile: Tile, pointer: str, stride: int) -> None:
         for block in tile.blocks():

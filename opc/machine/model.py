@@ -76,6 +76,7 @@ class Machine:
     pipes: tuple[str, ...]  # in-order queues, first is the one that dispatches
     vector_pipe: str = ""
     cube_pipe: str = ""
+    prefetch_pipe: str = ""  # runs prefetches; none on machines without caches
     vector_costs: dict[str, VectorCost] = field(default_factory=dict)  # by function or "default"
     operand_dtypes: tuple[
         DType, ...
@@ -95,6 +96,11 @@ class Machine:
     def role(self, role: str) -> Space:
         """The space that plays ``role``; KeyError if this machine has none."""
         return self.spaces[self.roles[role]]
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of a cache line: what one prefetch brings."""
+        return self.limits.get("line_bytes", 64)
 
     def has_role(self, role: str) -> bool:
         return role in self.roles

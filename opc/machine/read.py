@@ -118,6 +118,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         pipes=tuple(r.get(pipes, "names", list, "pipes.")),
         vector_pipe=r.get(vector, "pipe", str, "vector.", ""),
         cube_pipe=r.get(cube, "pipe", str, "cube.", ""),
+        prefetch_pipe=r.get(pipes, "prefetch", str, "pipes.", ""),
         vector_costs=_vector_costs(r, vector),
         operand_dtypes=tuple(
             r.dtype(t, "cube.operand_dtypes") for t in r.get(cube, "operand_dtypes", list, "cube.", [])
@@ -245,7 +246,8 @@ def _vector_costs(r: _Reader, vector: Any) -> dict[str, VectorCost]:
 
 
 def _check_pipes(r: _Reader, m: Machine) -> None:
-    for what, pipe in (("vector.pipe", m.vector_pipe), ("cube.pipe", m.cube_pipe)):
+    named = (("vector.pipe", m.vector_pipe), ("cube.pipe", m.cube_pipe), ("pipes.prefetch", m.prefetch_pipe))
+    for what, pipe in named:
         if pipe and pipe not in m.pipes:
             r.problem("E0610", f"'{what}' names pipe '{pipe}', which is not in pipes.names")
     for t in m.dtypes.get("cube", ()):

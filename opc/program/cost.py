@@ -83,6 +83,9 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
     if shape.opcode_class == "cube":
         busy = machine.cube_issue + _blocks(shape, machine)
         return Cost(busy, busy + machine.cube_latency)
+    if shape.op == "prefetch":
+        lines = float(_repeats(shape.sources[0], shape, machine.line_bytes))
+        return Cost(lines, lines)
     if shape.opcode_class == "vector":
         return _vector_cost(shape, machine)
     source = shape.sources[0] if shape.sources else shape.destinations[0]

@@ -83,7 +83,9 @@ def touches(stmt: Stmt) -> tuple[Touch, ...]:
 
 
 def instr_touches(instr: Instr, inside: Extents) -> list[Touch]:
-    """Accesses of one instruction; the variables in ``inside`` range freely."""
+    """Accesses of one instruction; the variables in ``inside`` range freely. A prefetch has none."""
+    if instr.op == "prefetch":
+        return []
     extents = {**inside, **instr.extents}
     found = [_touch(a, extents, True, False) for a in instr.sources]
     overwrites = instr.init is not None and instr.init.is_const and instr.init.const == 0

@@ -122,7 +122,7 @@ class _Runner:
             env.pop(stmt.var, None)
 
     def prepare(self, i: Instr) -> Callable[[Env], None]:
-        if i.opcode_class == "sync":
+        if i.opcode_class == "sync" or i.op == "prefetch":
             return lambda env: None
         if i.opcode_class == "cube":
             return self.cube(i)

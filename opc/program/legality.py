@@ -4,7 +4,8 @@
            types are legal in memory.
  2. E0561  Offsets: one per slot, aligned, inside the space; slots of a buffer are disjoint; two buffers
            share bytes only when their live ranges are disjoint.
- 3. E0562  The machine has a route for every instruction's class, source space and target space.
+ 3. E0562  The machine has a route for every instruction's class, source space and target space, and a pipe
+           for prefetches, which read memory.
  4. E0563  Cube operands: spaces by role, element types the cube multiplies, the accumulator's type.
  5. E0564  Scale forms are the machine's; a changed type needs "convert".
  6. E0565  The vector unit has the function and the element types.
@@ -123,6 +124,12 @@ def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[
 
 
 def _routes(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    if i.op == "prefetch":
+        if not machine.prefetch_pipe:
+            yield "E0562", f"{machine.name} has no caches that a prefetch could fill"
+        elif table[i.sources[0].buffer].kind == "local":
+            yield "E0562", f"a prefetch reads memory, and '{i.sources[0].buffer}' is local"
+        return
     target = table[i.dst[0].buffer].space
     # The second cube operand's space follows from its role; its route is the first operand's.
     accesses = i.sources[:1] if i.opcode_class == "cube" else i.sources

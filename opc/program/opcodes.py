@@ -26,8 +26,16 @@ class Opcode:
 
 _MOVES = (
     Opcode("copy_in.copy", 1, 1, False, "dst = src, or `fill` where the index leaves its buffer"),
+    Opcode("copy_in.prefetch", 0, 1, False, "brings memory nearer ahead of its use and means nothing"),
     Opcode("copy_out.copy", 1, 1, False, "dst = src towards memory, converted to the type of dst"),
 )
+# "stream": data that is used once and should not push other data out of the near caches.
+# A prefetch says which cache it fills.
+HINTS: dict[str, tuple[str, ...]] = {
+    "copy_in.copy": ("stream",),
+    "copy_out.copy": ("stream",),
+    "copy_in.prefetch": ("l1", "l2", "l3"),
+}
 _CUBE = (Opcode("cube.mma", 1, 2, True, "dst[m,n] (+)= sum over the other dims of a·b, in the type of dst"),)
 _SCALE = (
     Opcode("scale.drain", 1, 1, False, "dst = forms(src): accumulator to vector space; forms are in `scale`"),

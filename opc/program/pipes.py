@@ -29,5 +29,7 @@ def pipe_of(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> st
     """
     if instr.flag is not None:
         return instr.flag[1] if instr.op == "wait_flag" else instr.flag[0]
+    if instr.op == "prefetch":
+        return machine.prefetch_pipe
     route = route_of(instr, buffers, machine)
     return route.pipe if route is not None else ""

@@ -88,6 +88,8 @@ def _attributes(i: Instr) -> str:
         items.append(f"form={i.form}")
     if i.scale:
         items.append(f"scale={'+'.join(i.scale)}")
+    if i.hint:
+        items.append(f"hint={i.hint}")
     if i.stage is not None:
         items.append(f"stage={i.stage}")
     if i.chain:
@@ -247,6 +249,8 @@ def _operands(opcode: str, rest: str) -> Instr:
     if equals:
         fields["dst"] = tuple(_read_operands(left))
         fields["src"] = tuple(_read_operands(right))
+    elif OPCODES[opcode].sources and not OPCODES[opcode].destinations:
+        fields["src"] = tuple(_read_operands(left))
     elif left.strip():
         raise ValueError(f"unexpected '{left.strip()}'")
     return Instr(opcode, **fields)  # type: ignore[arg-type]
@@ -305,6 +309,8 @@ def _read_attributes(text: str) -> dict[str, object]:
             fields[key] = _read_number(raw)
         elif key == "scale":
             fields[key] = tuple(raw.split("+"))
+        elif key == "hint":
+            fields[key] = raw
         else:
             raise ValueError(f"unknown attribute '{key}'")
     return fields

@@ -7,10 +7,12 @@ Structure (always checked):
  2. E0551  A buffer's extents are at least 1, its slots at least 1, and 1 unless it is local.
  3. E0552  Loop and dim extents are at least 1; ``parallel`` loops are outermost.
  4. E0553  Operand counts are the opcode's; ``init`` only where it reduces, ``fill`` only on copies,
-           ``form`` only on iota and reduce_moments, ``scale`` only on drains, ``flag`` exactly on sync.
+           ``form`` only on iota and reduce_moments, ``scale`` only on drains, ``flag`` exactly on sync,
+           ``hint`` one of the opcode's.
  5. E0554  Every access names a buffer, has one index form per axis, and uses names in scope; a slot
            and ``init`` depend on loop variables only; destinations are not read-only buffers.
- 6. E0555  Every access stays inside its buffer for all loop values, except sources of copies with ``fill``.
+ 6. E0555  Every access stays inside its buffer for all loop values, except sources of copies with ``fill``
+           and of prefetches.
  7. E0556  A destination index is injective: in all dims, or in its own dims where the opcode reduces.
  8. E0557  A reduction starts: ``init`` can be 0, or the destination was written before; every dim of a
            cube or reducing instruction occurs in an operand.
@@ -31,7 +33,7 @@ from opc.machine.model import Machine
 from opc.program.injective import overlaps_when_shifted, proves_injective
 from opc.program.ir import BUFFER_KINDS, Access, Instr, Program, Stmt
 from opc.program.legality import LEVELS, machine_problems
-from opc.program.opcodes import OPCODES
+from opc.program.opcodes import HINTS, OPCODES
 from opc.program.text import print_stmt
 
 _SUMMING = ("cube.mma", "vector.reduce_sum", "vector.reduce_moments")
@@ -144,6 +146,8 @@ class _Checker:
         for attribute, legal in allowed.items():
             if getattr(i, attribute) not in (None, ()) and not legal:
                 self.report("E0553", f"{i.opcode} has no '{attribute}'", i)
+        if i.hint and i.hint not in HINTS.get(i.opcode, ()):
+            self.report("E0553", f"{i.opcode} has no hint '{i.hint}'", i)
         if i.op == "iota" and i.form is None:
             self.report("E0553", "vector.iota needs a 'form'", i)
         if i.opcode_class == "sync" and i.flag is None:
@@ -178,7 +182,8 @@ class _Checker:
             self.report("E0554", f"'{a.buffer}' is {b.kind}, it cannot be written", i)
 
     def bounds(self, i: Instr, extents: dict[str, int]) -> None:
-        for access in (*i.dst, *(i.sources if i.fill is None else ())):
+        kept = i.fill is None and i.op != "prefetch"
+        for access in (*i.dst, *(i.sources if kept else ())):
             shape = self.table[access.buffer].shape
             for axis, (form, extent) in enumerate(zip(access.index, shape, strict=True)):
                 low, high = form.interval(extents)

@@ -52,6 +52,25 @@ DAMAGE = [
 ]
 
 
+HINTS = """program v1 hints machine avx2 {
+  buffer x: f32[64]@gm input
+  buffer y: f32[64]@gm output
+  buffer t: f32[8]@reg local
+  loop i < 8 {
+    copy_in.prefetch x[i*8 + j + 8] for j<8 {hint=l2, line=1}
+    copy_in.copy t[j] = x[i*8 + j] for j<8 {hint=stream}
+    copy_out.copy y[i*8 + j] = t[j] for j<8 {hint=stream, stage=1}
+  }
+}
+"""
+
+
+def test_hints_and_prefetches_read_back() -> None:
+    program = parse_program(HINTS)
+    assert print_program(program) == HINTS
+    assert problems(program, machines.load("avx2")) == []
+
+
 @pytest.mark.parametrize(("old", "new", "message"), DAMAGE)
 def test_damage_is_named_with_its_line(old: str, new: str, message: str) -> None:
     assert old in SMALL

@@ -56,6 +56,8 @@ BROKEN = [
     ("E0550", GOOD, "= t[j], 2.0 for j<64", "= t[j], 2.0 for i<64", "'i' is already in use"),
     ("E0551", GOOD, "buffer s: f32[4]@ub local", "buffer s: f32[0]@ub local", "below 1"),
     ("E0551", GOOD, "input", "input slots 2", "cannot have 2 slots"),
+    ("E0553", GOOD, VECTOR, VECTOR + " {hint=stream}", "has no hint 'stream'"),
+    ("E0562", GOOD, VECTOR, "copy_in.prefetch x[0, j + 64] for j<64", "no caches"),
     ("E0552", GOOD, "loop i < 2", "parallel i < 2", "not outermost"),
     ("E0552", GOOD, "loop i < 2", "loop i < 0", "runs 0 times"),
     ("E0552", GOOD, "2.0 for j<64", "2.0 for j<64, z<0", "below 1"),

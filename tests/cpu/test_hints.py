@@ -1,0 +1,46 @@
+"""Hints and prefetches: they change which instructions are emitted and nothing that is computed."""
+
+from __future__ import annotations
+
+import pytest
+
+from opc.cpu import aot
+from opc.cpu.kernel import lower
+from opc.machine import load
+from opc.program.text import parse_program
+from tests.cpu.native import agree
+from tests.cpu.test_tiles import BYTES
+from tests.program.test_text import HINTS
+
+FAR = """program v1 far machine avx2 {
+  buffer x: f32[4,512]@gm input
+  buffer y: f32[4,16]@gm output
+  buffer t: f32[16]@reg local
+  loop i < 4 {
+    copy_in.prefetch x[i + r, j] for r<2, j<512 {hint=l1}
+    copy_in.prefetch x[i + 1, j*4] for j<128
+    copy_in.copy t[j] = x[i, j] for j<16
+    copy_out.copy y[i, j] = t[j] for j<16
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("text", [HINTS, FAR], ids=["hints", "beyond-the-end"])
+def test_results_are_those_without_hints(text: str) -> None:
+    agree(text)
+
+
+def test_a_prefetch_touches_each_line_once() -> None:
+    text = aot.emit_llvm(lower(None, parse_program(HINTS), load("avx2")))
+    assert text.count("call void @llvm.prefetch.p0(") == 1
+    assert "i32 immarg 2" in text  # l2
+
+
+def test_streamed_tiles_are_loaded_past_the_near_cache() -> None:
+    streamed = BYTES.replace("x[m, k] for m<16, k<64\n", "x[m, k] for m<16, k<64 {hint=stream}\n")
+    assert streamed != BYTES
+    text = aot.emit_llvm(lower(None, parse_program(streamed), load("amx")))
+    assert text.count("call void @llvm.x86.tileloaddt164(") == 1
+    assert "tileloaddt1" in aot.emit_assembly(lower(None, parse_program(streamed), load("amx")))
+    agree(streamed, "amx", emulate=True)
