@@ -92,8 +92,6 @@ def build(data: dict[str, Any], file: str) -> Machine:
     vector = r.get(data, "vector", dict, "")
     pipes = r.get(data, "pipes", dict, "")
     kind = r.get(data, "kind", str, "")
-    if kind not in ("cpu", "npu"):
-        r.problem("E0605", f'\'kind\' must be "cpu" or "npu", not {kind!r}')
     machine = Machine(
         name=r.get(data, "name", str, ""),
         kind=kind,
@@ -246,6 +244,8 @@ def _vector_costs(r: _Reader, vector: Any) -> dict[str, VectorCost]:
 
 
 def _check_pipes(r: _Reader, m: Machine) -> None:
+    if m.kind not in ("cpu", "npu"):
+        r.problem("E0605", f'\'kind\' must be "cpu" or "npu", not {m.kind!r}')
     named = (("vector.pipe", m.vector_pipe), ("cube.pipe", m.cube_pipe), ("pipes.prefetch", m.prefetch_pipe))
     for what, pipe in named:
         if pipe and pipe not in m.pipes:
