@@ -9,7 +9,7 @@ from opc.cpu.kernel import lower
 from opc.machine import load
 from opc.program.text import parse_program
 from tests.cpu.native import agree
-from tests.cpu.test_tiles import BYTES
+from tests.cpu.test_tiles import PRODUCT
 from tests.program.test_text import HINTS
 
 FAR = """program v1 far machine avx2 {
@@ -38,9 +38,9 @@ def test_a_prefetch_touches_each_line_once() -> None:
 
 
 def test_streamed_tiles_are_loaded_past_the_near_cache() -> None:
-    streamed = BYTES.replace("x[m, k] for m<16, k<64\n", "x[m, k] for m<16, k<64 {hint=stream}\n")
-    assert streamed != BYTES
+    streamed = PRODUCT.replace("for m<28, c<32\n", "for m<28, c<32 {hint=stream}\n", 1)
+    assert streamed != PRODUCT
     text = aot.emit_llvm(lower(None, parse_program(streamed), load("amx")))
-    assert text.count("call void @llvm.x86.tileloaddt164(") == 1
+    assert text.count("call void @llvm.x86.tileloaddt164(") == 2
     assert "tileloaddt1" in aot.emit_assembly(lower(None, parse_program(streamed), load("amx")))
     agree(streamed, "amx", emulate=True)
