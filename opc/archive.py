@@ -13,6 +13,7 @@ from opc import machine as machines
 from opc.build import Build, text_of, verify
 from opc.errors import IRError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes, write_atomic
+from opc.pipeline import NUMERICS, STRICT
 
 if TYPE_CHECKING:
     from opc.program.ir import Module
@@ -34,6 +35,7 @@ def save(build: Build, path: str | Path) -> None:
     manifest = {
         "format": FORMAT,
         "machine": build.machine.name,
+        "numerics": build.numerics,
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()},
     }
     buffer = io.BytesIO()
@@ -52,6 +54,9 @@ def read(path: str | Path) -> Build:
         raise _unusable(path, f"it is no saved kernel ({problem})") from None
     if manifest.get("format") != FORMAT:
         raise _unusable(path, f"its format is {manifest.get('format')}, this opc reads {FORMAT}")
+    numerics = manifest.get("numerics", STRICT)
+    if numerics not in NUMERICS:
+        raise _unusable(path, f"its numerics are {numerics}, this opc knows {', '.join(NUMERICS)}")
     for name, text in parts.items():
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"].get(name):
             raise _unusable(path, f"its part {name} is damaged")
@@ -64,7 +69,7 @@ def read(path: str | Path) -> Build:
         _agree(source, module)
     except OpcError as error:
         raise _unusable(path, error.diagnostics[0].message) from None
-    return Build(machine, source, function, module, module, ())
+    return Build(machine, source, function, module, module, (), numerics)
 
 
 def _parts(raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:

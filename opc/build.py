@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opc.errors import IRError, OpcError, PassError, fail
 from opc.files import write_atomic
 from opc.machine.model import ROLES, Machine
-from opc.pipeline import Context, Pass, Pipeline, Step
+from opc.pipeline import STRICT, Context, Pass, Pipeline, Step
 from opc.program.ir import Module, Program
 from opc.tensor.ir import Function
+
+if TYPE_CHECKING:
+    from opc.tensor.bound import Array, Bounded
 
 After = Callable[[Step], None]
 
@@ -29,6 +32,15 @@ class Build:
     tiled: Module
     module: Module
     steps: tuple[Step, ...]
+    numerics: str = STRICT
+
+    def oracle(self, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
+        """What a call on ``arrays`` must give: values of the source, within the bound that its numerics state."""
+        from opc.tensor.interpret import oracle, oracle_under
+
+        if self.numerics == STRICT:
+            return oracle(self.source, arrays)
+        return oracle_under(self.source, self.function, arrays)
 
 
 def text_of(ir: Any) -> str:
@@ -95,7 +107,12 @@ def _accepts(p: Pass, ir: Any, machine: Machine) -> None:
 
 
 def run_passes(
-    ir: Any, passes: Sequence[Pass], machine: Machine, after: After | None = None, dump: Path | None = None
+    ir: Any,
+    passes: Sequence[Pass],
+    machine: Machine,
+    after: After | None = None,
+    dump: Path | None = None,
+    numerics: str = STRICT,
 ) -> tuple[Any, list[Step]]:
     """Run ``passes`` on ``ir``, verified after each; a pass that breaks leaves its input in ``dump``.
 
@@ -103,18 +120,19 @@ def run_passes(
     """
     done: list[Step] = []
     level = "tiled"
+    context = Context(machine, numerics)
     for p in passes:
         level = _LEVELS.get(p.name, level)
         _accepts(p, ir, machine)
         check = partial(verify, machine=machine, level=level)
         try:
-            ir, steps = Pipeline((p,), check).run(ir, Context(machine), after)
+            ir, steps = Pipeline((p,), check).run(ir, context, after)
         except OpcError as problem:
             if not isinstance(problem, IRError):
                 raise  # the kernel is at fault, not the pass
-            raise _blame(problem, ir, p, machine, dump) from problem
+            raise _blame(problem, ir, p, context, dump) from problem
         except Exception as problem:
-            raise _blame(problem, ir, p, machine, dump) from problem
+            raise _blame(problem, ir, p, context, dump) from problem
         done += steps
     return ir, done
 
@@ -124,7 +142,7 @@ class PassFailedError(Exception):
 
 
 def _blame(
-    problem: Exception, ir: Any, culprit: Pass, machine: Machine, dump: Path | None
+    problem: Exception, ir: Any, culprit: Pass, context: Context, dump: Path | None
 ) -> PassFailedError:
     failure = PassFailedError(f"pass '{culprit.name}' failed: {type(problem).__name__}: {problem}")
     if dump is None:
@@ -132,7 +150,9 @@ def _blame(
 
         dump = Path(tempfile.mkdtemp(prefix="opc-"))
     where = write_atomic(dump / f"before-{culprit.name}.ir", text_of(ir))
-    failure.add_note(f"replay: opc opt {where} --passes '{pass_text(culprit)}' --machine {machine.name}")
+    licence = "" if context.numerics == STRICT else f" --numerics {context.numerics}"
+    machine = context.machine.name
+    failure.add_note(f"replay: opc opt {where} --passes '{pass_text(culprit)}' --machine {machine}{licence}")
     return failure
 
 

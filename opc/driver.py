@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from opc.dtypes import DType
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
-from opc.pipeline import Pass
+from opc.pipeline import NUMERICS, STRICT, Pass
 from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
@@ -104,20 +105,33 @@ def _passes() -> ModuleType:
 
 
 def build(
-    function: Function, machine: Machine, after: After | None = None, dump: Path | None = None
+    function: Function,
+    machine: Machine,
+    after: After | None = None,
+    dump: Path | None = None,
+    numerics: str = STRICT,
 ) -> Build:
     """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
-    lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump)
-    tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump)
-    module, last = run_passes(tiled, pipeline("program"), machine, after, dump)
-    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last))
+    licence(numerics)
+    lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump, numerics)
+    tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump, numerics)
+    module, last = run_passes(tiled, pipeline("program"), machine, after, dump, numerics)
+    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics)
+
+
+def licence(numerics: str) -> str:
+    """``numerics`` if it is one of NUMERICS. Raises RuntimeCallError E0930."""
+    if numerics in NUMERICS:
+        return numerics
+    known = ", ".join(NUMERICS)
+    raise fail(RuntimeCallError, "E0930", f"unknown numerics '{numerics}'", help=f"numerics: {known}")
 
 
 def in_source_order(built: Build) -> Build:
     """The same build without the passes that reorder instructions, to compare with."""
     passes = tuple(p for p in pipeline("program") if p.name not in REORDERING)
-    module, steps = run_passes(built.tiled, passes, built.machine)
-    return Build(built.machine, built.source, built.function, built.tiled, module, tuple(steps))
+    module, steps = run_passes(built.tiled, passes, built.machine, numerics=built.numerics)
+    return replace(built, module=module, steps=tuple(steps))
 
 
 def compile(
@@ -128,6 +142,7 @@ def compile(
     layout: str | None = None,
     machine: str | Path | None = None,
     threads: int | None = None,
+    numerics: str = STRICT,
     **sizes: int | float,
 ) -> Kernel:
     """Compile a kernel and return it ready to call.
@@ -137,12 +152,13 @@ def compile(
     ``sizes`` set the kernel's symbolic sizes and attributes (``N=8, stride=2``); the rest come from its example.
     ``dtype`` is the type variable T (default: the machine's), ``layout`` the memory order of images
     ("nchw", "nhwc"), ``machine`` a shipped machine or a ``.toml`` file (default: this computer's CPU),
-    ``threads`` how many to use (default: ``OPC_NUM_THREADS``, else every CPU of this process).
+    ``threads`` how many to use (default: ``OPC_NUM_THREADS``, else every CPU of this process),
+    ``numerics`` what may be done to rounding ("strict", or "fast": see docs/language.md).
 
     Raises LanguageError (E01–E03) for the text and the sizes, MachineError (E06) for what the machine lacks,
     RuntimeCallError (E09) for files and settings.
     """
-    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes)
+    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes, numerics)
 
 
 def compile_sized(
@@ -153,20 +169,23 @@ def compile_sized(
     machine: str | Path | None,
     threads: int | None,
     sizes: Mapping[str, int | float],
+    numerics: str = STRICT,
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
     text, file = _source(source)
     # What is no text names nothing: the lookups below then say what is known.
     kernel, layout, machine = (None if v is None else str(v) for v in (kernel, layout, machine))
+    numerics = licence(str(numerics))
     target = target_machine("cpu", machine)
     count = thread_count(threads)
     function = specialise(text, file, target, kernel, sizes, dtype, layout)
 
     def on_npu() -> NpuKernel:
         other = target if target.kind == "npu" else target_machine("npu")
-        return npu_kernel(build(specialise(text, file, other, kernel, sizes, dtype, layout), other))
+        lowered = specialise(text, file, other, kernel, sizes, dtype, layout)
+        return npu_kernel(build(lowered, other, numerics=numerics))
 
-    return _kernel(build(function, target), on_npu, count)
+    return _kernel(build(function, target, numerics=numerics), on_npu, count)
 
 
 def load(path: str | Path) -> Kernel:
@@ -178,7 +197,7 @@ def load(path: str | Path) -> Kernel:
     def on_npu() -> NpuKernel:
         if saved.machine.kind == "npu":
             return npu_kernel(saved)
-        return npu_kernel(build(saved.source, target_machine("npu")))
+        return npu_kernel(build(saved.source, target_machine("npu"), numerics=saved.numerics))
 
     return _kernel(saved, on_npu, thread_count(None))
 

@@ -52,6 +52,7 @@ class Kernel:
         self.signature = Signature(build.source)
         self.name = build.source.name
         self.machine = build.machine.name
+        self.numerics = build.numerics
         self.doc = build.source.doc
 
     def __repr__(self) -> str:

@@ -5,7 +5,8 @@
 Arrays are NumPy arrays, or anything with DLPack or ``__array_interface__``; images may be in C order (NCHW) or
 channels last. Every function takes ``out=``, returns a new array otherwise, and raises RuntimeCallError
 (E09xx) for arrays it cannot use and LanguageError (E03xx) for shapes that do not go together. The operators are
-the kernels of ``kernels_dsl``; ``opc.compile`` gives one of them as an object with bound parameters.
+the kernels of ``kernels_dsl``; convolutions take ``numerics=``, and ``opc.compile`` gives one of them as an object
+with bound parameters.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from opc import driver
 from opc.arrays import Array, view
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
+from opc.pipeline import STRICT
 
 if TYPE_CHECKING:
     from opc.kernel import Kernel
@@ -39,10 +41,11 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
     out: object = None,
+    numerics: str = STRICT,
 ) -> Array:
     """2-D cross-correlation of ``x[N,C,H,W]`` with ``w[K,C/groups,R,S]``; returns ``[N,K,P,Q]``."""
     attributes = (("stride", stride), ("pad", pad), ("dilation", dilation), ("groups", groups))
-    return _call("conv2d", (x, w), attributes, out)
+    return _call("conv2d", (x, w), attributes, out, numerics)
 
 
 def conv_bn_relu(
@@ -57,13 +60,14 @@ def conv_bn_relu(
     pad: int = 1,
     eps: float = 1e-5,
     out: object = None,
+    numerics: str = STRICT,
 ) -> Array:
     """Convolution, batch normalisation with the given statistics, and ReLU in one kernel.
 
     ``x[N,C,H,W]``, ``w[K,C,R,S]``, the rest f32 ``[K]``; returns ``[N,K,P,Q]``.
     """
     attributes = (("stride", stride), ("pad", pad), ("eps", eps))
-    return _call("conv_bn_relu", (x, w, gamma, beta, mean, var), attributes, out)
+    return _call("conv_bn_relu", (x, w, gamma, beta, mean, var), attributes, out, numerics)
 
 
 def conv_bn_add_relu(
@@ -79,10 +83,11 @@ def conv_bn_add_relu(
     pad: int = 1,
     eps: float = 1e-5,
     out: object = None,
+    numerics: str = STRICT,
 ) -> Array:
     """As ``conv_bn_relu``, adding ``residual[N,K,P,Q]`` before ReLU."""
     attributes = (("stride", stride), ("pad", pad), ("eps", eps))
-    return _call("conv_bn_add_relu", (x, w, gamma, beta, mean, var, residual), attributes, out)
+    return _call("conv_bn_add_relu", (x, w, gamma, beta, mean, var, residual), attributes, out, numerics)
 
 
 def batch_norm(
@@ -146,11 +151,15 @@ def layer_norm(x: object, gamma: object, beta: object, *, eps: float = 1e-5, out
 
 
 def _call(
-    name: str, values: tuple[object, ...], attributes: tuple[tuple[str, int | float], ...], out: object
+    name: str,
+    values: tuple[object, ...],
+    attributes: tuple[tuple[str, int | float], ...],
+    out: object,
+    numerics: str = STRICT,
 ) -> Array:
     arrays = _in_order(name, tuple(view(v, name) for v in values))
     layouts: tuple[_Layout, ...] = tuple((a.shape, a.dtype, a.strides) for a in arrays)
-    result: Array = _kernel(name, layouts, attributes)(*arrays, out=out)
+    result: Array = _kernel(name, layouts, attributes, numerics)(*arrays, out=out)
     return result
 
 
@@ -201,7 +210,7 @@ def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
 
 @lru_cache(maxsize=512)
 def _specialised(
-    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]
+    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...], numerics: str
 ) -> Kernel:
     info = _info(name)
     sizes: dict[str, int | float] = dict(attributes)
@@ -223,15 +232,15 @@ def _specialised(
             dtype = _element_type(param.name, kind)
         if len(shape) == 4 and param.kind != "param" and layout is None:
             layout = "nhwc" if _channels_last(shape, strides) else "nchw"
-    return driver.compile_sized(kernels_dsl.path(name), name, dtype, layout, None, None, sizes)
+    return driver.compile_sized(kernels_dsl.path(name), name, dtype, layout, None, None, sizes, numerics)
 
 
 def _kernel(
-    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...]
+    name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...], numerics: str
 ) -> Kernel:
     # One compilation at a time: two threads that meet a new shape together must not both compile it.
     with _LOCK:
-        return _specialised(name, layouts, attributes)
+        return _specialised(name, layouts, attributes, numerics)
 
 
 @lru_cache(maxsize=64)

@@ -14,12 +14,15 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from opc.errors import PassError, fail
 from opc.machine.model import Machine
 
+STRICT, FAST = NUMERICS = ("strict", "fast")
+
 
 @dataclass(frozen=True)
 class Context:
     """What a pass may know beside the IR."""
 
     machine: Machine
+    numerics: str = STRICT  # which of NUMERICS: what passes may do to rounding
 
 
 @runtime_checkable

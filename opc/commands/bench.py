@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
         return 2
     rows: list[dict[str, Any]] = []
     for job in jobs(options, source(options)):
-        built = driver.build(job.function, job.machine, dump=Path("build") / job.kernel / "failed")
+        failed = Path("build") / job.kernel / "failed"
+        built = driver.build(job.function, job.machine, dump=failed, numerics=options.numerics)
         kernel = driver.callable_kernel(built, options.threads)
         arrays = data.arguments(job.function)
         inputs = {n: a for n, a in arrays.items() if kernel.signature.slot(n).kind != "param"}

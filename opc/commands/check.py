@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     for job in jobs(options, source(options)):
 
         def lower(job: Job = job) -> Build:
-            return driver.build(job.function, job.machine)
+            return driver.build(job.function, job.machine, numerics=options.numerics)
 
         if refusals.attempt(lower) is not None:
             passed.append(job)

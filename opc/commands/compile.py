@@ -76,7 +76,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         if options.print_after in ("all", step.name):
             kept.append((f"{len(kept):02d}-{step.name}.{job.machine.name}.ir", text_of(step.ir)))
 
-    built = driver.build(job.function, job.machine, after, folder / "failed")
+    built = driver.build(job.function, job.machine, after, folder / "failed", options.numerics)
     artefacts = Artefacts(folder, options.emit)
     artefacts.common(built, file)
     for name, ir in kept:

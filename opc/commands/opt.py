@@ -8,6 +8,7 @@ from pathlib import Path
 
 from opc import driver
 from opc.build import parse_ir, run_passes, text_of, verify
+from opc.commands.options import add_numerics
 from opc.files import read_text, write_atomic
 from opc.pipeline import Step, parse_passes
 from opc.report.tables import duration, table
@@ -20,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--passes", default="", metavar="a,b{size=4}", help="passes to run, in order; none: verify only"
     )
     parser.add_argument("--machine", default="avx2", metavar="NAME|FILE.toml", help="machine to compile for")
+    add_numerics(parser)
     parser.add_argument(
         "--print-after", metavar="PASS|all", help="print the IR after this pass too, on stderr"
     )
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         if options.print_after in ("all", step.name):
             sys.stderr.write(f"# after {step.name}\n{text_of(step.ir)}")
 
-    result, steps = run_passes(ir, passes, machine, after, Path("build"))
+    result, steps = run_passes(ir, passes, machine, after, Path("build"), options.numerics)
     if options.time:
         rows = [(s.name, duration(s.seconds), "" if s.changed else "unchanged") for s in steps]
         sys.stderr.write(table(("pass", "time", ""), rows) + "\n")

@@ -14,6 +14,7 @@ from opc import driver
 from opc.errors import MachineError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
+from opc.pipeline import NUMERICS, STRICT
 from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     """Declare the options that select machines."""
     parser.add_argument("--target", choices=["cpu", "npu"], help="only this target (default: both)")
     parser.add_argument("--machine", metavar="NAME|FILE.toml", help="a machine instead of the default one")
+    add_numerics(parser)
+
+
+def add_numerics(parser: argparse.ArgumentParser) -> None:
+    """Declare the licence for rewrites that round otherwise than the source."""
+    parser.add_argument(
+        "--numerics", choices=NUMERICS, default=STRICT, help="what may be done to rounding (default: strict)"
+    )
 
 
 def sizes(text: str) -> dict[str, int | float]:

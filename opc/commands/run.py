@@ -19,7 +19,6 @@ from opc.dtypes import DType
 from opc.errors import CheckError, Diagnostic, RuntimeCallError, fail
 from opc.report.tables import table
 from opc.tensor.bound import Report, check
-from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function, Tensor
 
 LIMIT = 1 << 33  # scalar evaluations that the oracle is willing to do
@@ -77,10 +76,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _execute(job: Job, options: argparse.Namespace, given: dict[str, Array]) -> list[Outcome]:
     _affordable(job.function)
-    built = driver.build(job.function, job.machine, dump=Path("build") / job.kernel / "failed")
+    failed = Path("build") / job.kernel / "failed"
+    built = driver.build(job.function, job.machine, dump=failed, numerics=options.numerics)
     arrays = arguments(job.function, given, options.seed)
     # The oracle reads before the kernel writes: inout arguments change in place.
-    expected = oracle(job.function, arrays)
+    expected = built.oracle(arrays)
     if job.machine.kind == "npu":
         results = driver.npu_kernel(built).simulate(arrays)
     else:

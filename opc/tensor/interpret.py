@@ -7,6 +7,7 @@ blocks of its domain, with NumPy doing the inner loops.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 
@@ -62,6 +63,17 @@ def oracle(
     """
     run = _Run(f, Mode(np.dtype(np.float64), track=True), chains or {})
     return {name: e.bounded() for name, e in run.function(arrays).items()}
+
+
+def oracle_under(source: Function, licensed: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
+    """Values of ``source``, with the bounds of ``licensed``: what a licence turned it into, which rounds otherwise."""
+    wanted, bounds = oracle(source, arrays), oracle(licensed, arrays)
+    found = {}
+    for name, want in wanted.items():
+        # The reference is computed in float64, whose share of its bound counts where the result is no wider.
+        share = DType.F64.roundoff / (want.dtype.roundoff or 1.0)
+        found[name] = replace(bounds[name], value=want.value, bound=bounds[name].bound + share * want.bound)
+    return found
 
 
 def exact(f: Function, arrays: Mapping[str, Array]) -> bool:
