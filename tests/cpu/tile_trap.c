@@ -23,6 +23,15 @@ static __thread struct {
 
 static uint64_t counts[KINDS];
 static uint64_t faults;
+
+/* One executed instruction: tile numbers for products, address and distance of rows for moves. */
+typedef struct {
+    int32_t kind, reg, rm, vvvv, rows, bytes;
+    uint64_t address;
+    int64_t stride;
+} Record;
+static Record *records;
+static uint64_t record_limit, record_count;
 static char message[256];
 static struct sigaction before;
 
@@ -198,6 +207,15 @@ static void perform(int kind, const Decoded *d) {
     }
 }
 
+static void record(int kind, const Decoded *d) {
+    uint64_t at = __atomic_fetch_add(&record_count, 1, __ATOMIC_RELAXED);
+    if (at >= record_limit)
+        return;
+    int number = d->reg & (TILES - 1);
+    records[at] = (Record){kind, d->reg, d->rm, d->vvvv, tile.rows[number], tile.bytes[number],
+                           (uint64_t)(uintptr_t)d->base, d->index};
+}
+
 static void handle(int signal, siginfo_t *info, void *context) {
     (void)signal, (void)info;
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -209,6 +227,8 @@ static void handle(int signal, siginfo_t *info, void *context) {
     }
     __atomic_fetch_add(&counts[kind], 1, __ATOMIC_RELAXED);
     perform(kind, &d);
+    if (records)
+        record(kind, &d);
     registers[REG_RIP] += (greg_t)d.length;
 }
 
@@ -220,6 +240,13 @@ int trap_install(void) {
     memset(counts, 0, sizeof counts);
     faults = 0, message[0] = 0;
     return sigaction(SIGILL, &action, &before);
+}
+
+/* Keep the first ``limit`` instructions executed from now on; 0 to stop. Returns how many ran since the last call. */
+uint64_t trap_record(Record *memory, uint64_t limit) {
+    uint64_t ran = record_count;
+    records = limit ? memory : NULL, record_limit = limit, record_count = 0;
+    return ran;
 }
 
 int trap_remove(void) { return sigaction(SIGILL, &before, NULL); }

@@ -39,28 +39,29 @@ class Trapped:
 
 
 @cache
-def _library(folder: str) -> ctypes.CDLL:
-    target = Path(folder) / "tile_trap.so"
+def library(folder: Path) -> ctypes.CDLL:
+    """The trap, compiled into ``folder``."""
+    target = folder / "tile_trap.so"
     command = ["gcc", "-O2", "-mavx2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", str(target), str(_SOURCE)], check=True)
-    library = ctypes.CDLL(str(target))
-    library.trap_message.restype = ctypes.c_char_p
-    library.trap_count.restype = library.trap_faults.restype = ctypes.c_uint64
-    return library
+    trap = ctypes.CDLL(str(target))
+    trap.trap_message.restype = ctypes.c_char_p
+    trap.trap_count.restype = trap.trap_faults.restype = trap.trap_record.restype = ctypes.c_uint64
+    return trap
 
 
 @contextmanager
 def trapping(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Trapped]:
     """Within, this host passes for one with AMX. The record is filled in at the end."""
-    library = _library(str(folder))
+    trap = library(folder)
     host = features.host_features() | TILE_FEATURES
     patch.setattr(features, "host_features", lambda: host)
     patch.setattr(features, "amx_permitted", lambda: True)
     found = Trapped({})
-    assert library.trap_install() == 0
+    assert trap.trap_install() == 0
     try:
         yield found
     finally:
-        library.trap_remove()
-        found.counts = {name: library.trap_count(i) for i, name in enumerate(KINDS)}
-        found.faults, found.message = library.trap_faults(), library.trap_message().decode()
+        trap.trap_remove()
+        found.counts = {name: trap.trap_count(i) for i, name in enumerate(KINDS)}
+        found.faults, found.message = trap.trap_faults(), trap.trap_message().decode()
