@@ -134,4 +134,4 @@ def _convert(name: str, key: str, raw: str, kind: Any) -> Any:
             f"option {key}={raw} of pass '{name}' is not a {label}",
             help=f"give a {label}",
         ) from None
-    return raw
+    return raw.removeprefix('"').removesuffix('"')

@@ -9,15 +9,17 @@ from typing import ClassVar
 
 from opc.affine import Affine
 from opc.dtypes import DType
-from opc.errors import MachineError, fail
+from opc.errors import MachineError, PassError, fail
 from opc.machine import load, names
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
+from passes.lowering._contractions import nest_type
 from passes.lowering._emit import Emitter
 from passes.lowering._guards import Rectangle, without_guards
+from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -52,14 +54,18 @@ class Tile:
         }
     """
 
+    plans: str = ""  # choices for the contractions of run, in order, separated by ";" (see `_knobs.py`)
+
     name: ClassVar[str] = "tile"
     level: ClassVar[str] = "lowering"
 
     def run(self, function: Function, context: Context) -> Module:
-        """The module of both programs, buffers still in role spaces. Raises MachineError E062x, E0630."""
+        """The module of both programs, buffers still in role spaces. Raises MachineError E062x, E0630, and
+        PassError E0707.
+        """
         check_dtypes(function, context.machine)
-        prepare, run = (_Lowering(function, context.machine, early).run() for early in (True, False))
-        return Module(prepare, run)
+        prepare = Lowering(function, context.machine, True).run()
+        return Module(prepare, Lowering(function, context.machine, False, parse_plans(self.plans)).run())
 
 
 def check_dtypes(function: Function, machine: Machine) -> None:
@@ -92,18 +98,38 @@ def _need(dtype: DType, unit: str, machine: Machine, what: str) -> None:
 
 
 @dataclass
-class _Lowering:
+class Lowering:
+    """Makes one of a function's two programs. ``plans`` fixes choices of its contractions, in order."""
+
     function: Function
     machine: Machine
     prepare: bool
+    plans: tuple[Knobs, ...] = ()
 
-    def run(self) -> Program:
+    def __post_init__(self) -> None:
         self.emit = Emitter(self.function.name, self.machine)
         self.tensors = self.function.tensors()
+
+    def run(self) -> Program:
+        """The whole program."""
         self._declare()
+        nests = {id(nest.ops[0]): nest for nest in self.contractions()}
         for group in self._groups():
-            self._group(group)
+            self._group(group, nests.get(id(group[0])))
         return self.emit.program()
+
+    def contractions(self) -> list[ContractionNest]:
+        """The nests of the groups that the cube takes, in program order. Raises PassError E0707."""
+        found = [(group, c) for group in self._groups() if (c := self._cube(group[0])) is not None]
+        if len(self.plans) > len(found):
+            message = f"{len(self.plans)} plans for {len(found)} contractions"
+            raise fail(PassError, "E0707", message, help="give one plan per contraction, separated by ';'")
+        plans = (*self.plans, *[Knobs()] * (len(found) - len(self.plans)))
+        return [self._nest(group, c, knobs) for (group, c), knobs in zip(found, plans, strict=True)]
+
+    def _nest(self, group: tuple[Op, ...], c: Contraction, knobs: Knobs) -> ContractionNest:
+        make = nest_type(c, self.tensors, self.machine)
+        return make(self.emit, group, c, self.tensors, self._stored(group), knobs)
 
     def _groups(self) -> Iterator[tuple[Op, ...]]:
         numbered = enumerate(op for op in self.function.ops if op.prepare == self.prepare)
@@ -136,12 +162,11 @@ class _Lowering:
             t.name for op in group for t in op.outputs if t.name in outside or t.name in self.function.results
         )
 
-    def _group(self, group: tuple[Op, ...]) -> None:
+    def _group(self, group: tuple[Op, ...], contraction: ContractionNest | None) -> None:
         stored = self._stored(group)
-        c = self._cube(group[0])
-        if c is not None:
+        if contraction is not None:
             self._workspace(stored)
-            ContractionNest(self.emit, group, c, self.tensors, stored).run()
+            contraction.run()
             return
         if len(group) > 1 and _fits_one_nest(group):
             nest = RowNest(self.emit, group, self.tensors, stored)

@@ -12,6 +12,7 @@ from opc.arrays import Array, empty, physical
 from opc.cpu.kernel import compile_kernel
 from opc.dtypes import DType
 from opc.pipeline import Context
+from opc.program.ir import Module
 from opc.tensor.bound import check
 from opc.tensor.inputs import random_inputs
 from opc.tensor.interpret import oracle
@@ -27,8 +28,19 @@ def run(
     function: Function, name: str, arrays: dict[str, Array], threads: int, tiles: bool = False
 ) -> dict[str, Array]:
     """Results of the compiled kernel, in logical order. ``tiles``: tile instructions run as such, not emulated."""
+    return run_module(lowered(function, name), function, name, arrays, threads, tiles)
+
+
+def run_module(
+    module: Module,
+    function: Function,
+    name: str,
+    arrays: dict[str, Array],
+    threads: int,
+    tiles: bool = False,
+) -> dict[str, Array]:
+    """Results of a placed module after the program passes."""
     target = machine.load(name)
-    module = lowered(function, name)
     for step in PIPELINES["program"]:
         module = load(step)().run(module, Context(target))
     emulate = any(f.startswith("amx") for f in target.features) and not tiles
