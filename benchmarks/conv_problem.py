@@ -1,0 +1,77 @@
+"""Convolution, batch normalisation and ReLU: the data, and the folded weights that libraries are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.case import Array, Case, numpy_dtype
+from benchmarks.shapes import RESNET50, Conv
+
+EPS = 1e-5
+_SEED = 50
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """One convolution of ResNet-50."""
+
+    case: Case
+
+    @property
+    def conv(self) -> Conv:
+        """Its shape."""
+        return RESNET50[self.case.name]
+
+    @property
+    def kernel(self) -> str:
+        """Name in ``kernels_dsl``."""
+        return "conv_bn_relu"
+
+    @property
+    def layout(self) -> str | None:
+        """Channels last, dense: nothing is padded ahead."""
+        return "nhwc"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes and attributes of the kernel."""
+        c = self.conv
+        image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
+        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
+
+    @property
+    def flops(self) -> int:
+        """Operations of the convolution."""
+        return self.conv.flops(self.case.batch)
+
+    @property
+    def moved(self) -> int:
+        """Bytes of image, weights and result."""
+        c = self.conv
+        image = self.case.batch * (c.channels * c.image**2 + c.filters * c.out**2)
+        return (image + c.filters * c.channels * c.size**2) * numpy_dtype(self.case.dtype).itemsize
+
+    def arrays(self) -> dict[str, Array]:
+        """Normal data, weights scaled so that the convolution's result has variance one."""
+        c, kind = self.conv, numpy_dtype(self.case.dtype)
+        random = np.random.default_rng(_SEED)
+        x = random.standard_normal((self.case.batch, c.image, c.image, c.channels), np.float32)
+        w = random.standard_normal((c.filters, c.channels, c.size, c.size), np.float32)
+        w *= (c.channels * c.size**2) ** -0.5
+        vectors = random.standard_normal((4, c.filters), np.float32)
+        return {
+            "x": x.astype(kind).transpose(0, 3, 1, 2),
+            "w": w.astype(kind),
+            "gamma": 1 + np.clip(vectors[0], -2, 2) / 4,
+            "beta": vectors[1],
+            "mean": vectors[2] / 4,
+            "var": 1 + np.clip(vectors[3], -2, 2) / 4,
+        }
+
+    def folded(self, arrays: dict[str, Array]) -> tuple[Array, Array]:
+        """Weights and bias with the batch normalisation in them, f32; libraries do this ahead of time."""
+        scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPS)
+        w = arrays["w"].astype(np.float32) * scale[:, None, None, None]
+        return w, arrays["beta"] - arrays["mean"] * scale

@@ -1,0 +1,87 @@
+"""What a worker process runs: an engine prepares cases, a prepared case is called and gives its result."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.case import Array, Case
+
+
+class UnsupportedError(Exception):
+    """The engine is there, but not for this case; the message says why."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``call`` computes once; ``result`` gives what it computed, images as ``[N, H, W, C]``."""
+
+    call: Callable[[], object]
+    result: Callable[[], Array]
+
+
+class Engine(ABC):
+    """One way to compute a case, alone in its process, with a fixed number of threads."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    @abstractmethod
+    def version(self) -> str:
+        """Version and settings, for the report."""
+
+    @abstractmethod
+    def prepare(self, case: Case) -> Prepared:
+        """Compile and pack everything that can be done ahead of a call. Raises UnsupportedError."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How to start an engine: ``place`` is module:class, ``needs`` the packages it lives in."""
+
+    name: str
+    place: str
+    needs: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    jemalloc: bool = False
+    families: tuple[str, ...] = ("conv",)
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is opc, whose results must be inside the oracle's bound."""
+        return self.name.startswith("opc")
+
+    def missing(self) -> str | None:
+        """Why the engine cannot start on this computer, or None."""
+        for package in self.needs:
+            if importlib.util.find_spec(package) is None:
+                return f"{package} is not installed"
+        return None
+
+    def make(self, threads: int) -> Engine:
+        """The engine; imports what it needs."""
+        module, _, name = self.place.partition(":")
+        made: Engine = getattr(importlib.import_module(module), name)(threads)
+        return made
+
+
+ENGINES = {
+    e.name: e
+    for e in (
+        Entry("opc", "benchmarks.peers.own:Own"),
+        Entry("onednn", "benchmarks.peers.pytorch:OneDnn", ("torch",), jemalloc=True),
+        Entry("onnxruntime", "benchmarks.peers.onnx_runtime:OnnxRuntime", ("onnxruntime",)),
+        Entry("openvino", "benchmarks.peers.open_vino:OpenVino", ("openvino",)),
+        Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),
+        Entry("torch-compile", "benchmarks.peers.pytorch:Compiled", ("torch",), jemalloc=True),
+    )
+}
+
+
+def optional(name: str) -> Any:
+    """A package that may be missing, untyped: its absence must not fail a type check."""
+    return importlib.import_module(name)

@@ -1,0 +1,169 @@
+"""Runs cases on engines in turn: each engine in its own process, every result checked before it is timed."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.case import Array, Case
+from benchmarks.check import Checker, Verdict
+from benchmarks.engine import ENGINES, Entry
+from benchmarks.process import EngineError, Process
+from benchmarks.results import Results, Sample
+
+Say = Callable[[str], None]
+Run = tuple[float, bool]  # seconds, and whether it had its core to itself
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure: ``rounds`` of about ``seconds`` each per engine and case, at least ``runs`` calls in all."""
+
+    processes: int = 3
+    rounds: int = 7
+    seconds: float = 0.004
+    runs: int = 21
+    slowest: float = 2.0  # an engine whose call takes longer is not timed
+    cold: int = 0  # bytes to evict before every call
+
+
+class Session:
+    """One set of fresh processes with one number of threads."""
+
+    def __init__(self, results: Results, checker: Checker, plan: Plan, say: Say) -> None:
+        self.results, self.checker, self.plan, self.say = results, checker, plan, say
+        self.running: dict[str, Process] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="opc-bench-")
+
+    def start(self, engines: Sequence[Entry], threads: int, preload: str | None) -> None:
+        """Start engines together; those that cannot start are noted as missing."""
+        cpus = set(sorted(os.sched_getaffinity(0))[-threads:])
+        folder = Path(self._folder.name)
+        for entry in engines:
+            if (reason := entry.missing()) is not None:
+                self.results.missing[entry.name] = reason
+                continue
+            log = folder / f"{entry.name}.log"
+            self.running[entry.name] = Process(entry, threads, cpus, preload, log)
+        for name, process in list(self.running.items()):
+            try:
+                about = process.about()
+                self.results.engines[name] = f"{about['version']}, {about['allocator']}"
+            except EngineError as problem:
+                self._lose(name, f"does not start: {problem}")
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self.running.values():
+            process.close()
+        self.running.clear()
+        self._folder.cleanup()
+
+    def peaks(self, dtypes: Sequence[str], threads: int) -> None:
+        """Measure the machine's own limits, in whichever process is there: none computes meanwhile."""
+        process = next(iter(self.running.values()))
+        for dtype in dtypes:
+            found = process.ask("peak", dtype=dtype)["operations"]
+            key = f"{dtype}/{threads}"
+            self.results.peaks[key] = max(found, self.results.peaks.get(key, 0.0))
+
+    def measure(self, case: Case, number: int) -> None:
+        """Prepare, check and time one case on every engine that takes it."""
+        calls: dict[str, float] = {}
+        for name in list(self.running):
+            first = self._ready(name, case)
+            if first is not None:
+                calls[name] = first
+        for name, rounds in self._rounds(case, calls).items():
+            self.results.samples.append(_sample(number, case, name, rounds))
+
+    def _ready(self, name: str, case: Case) -> float | None:
+        """Seconds of a warm call, or None if the engine leaves this case out."""
+        process = self.running[name]
+        try:
+            answer = process.ask("prepare", limit=300, case=case.to_json())
+            if "unsupported" in answer:
+                self.results.missing.setdefault(f"{name} {case.dtype}", answer["unsupported"])
+                return None
+            verdict = self._check(name, case, process)
+            if verdict.problem is not None:
+                self._fail(name, case, verdict.problem)
+                return None
+            if answer["first"] > 10 * self.plan.slowest:
+                return self._left_out(name, case, answer["first"])
+            seconds = float(min(process.ask("time", warm=0, runs=2, cold=0)["seconds"]))
+            return self._left_out(name, case, seconds) if seconds > self.plan.slowest else seconds
+        except EngineError as problem:
+            self._fail(name, case, str(problem))
+            return None
+
+    def _check(self, name: str, case: Case, process: Process) -> Verdict:
+        path = Path(self._folder.name) / "result.npy"
+        process.ask("result", path=str(path))
+        result: Array = np.load(path)
+        if not ENGINES[name].ours:
+            return self.checker.peer(case, result)
+        verdict = self.checker.own(name, case, result)
+        self.results.checked[name] = max(verdict.ratio, self.results.checked.get(name, 0.0))
+        return verdict
+
+    def _rounds(self, case: Case, calls: dict[str, float]) -> dict[str, list[list[Run]]]:
+        """Timed runs by engine; the order is shuffled every round, so that no engine always follows another."""
+        plan, order = self.plan, list(calls)
+        shuffle = random.Random(str(case)).shuffle
+        runs = {
+            n: max(-(-plan.runs // plan.rounds), min(50, int(plan.seconds / s))) for n, s in calls.items()
+        }
+        found: dict[str, list[list[Run]]] = {n: [] for n in order}
+        for _ in range(plan.rounds):
+            shuffle(order)
+            for name in list(order):
+                try:
+                    answer = self.running[name].ask("time", warm=2, runs=runs[name], cold=plan.cold)
+                except EngineError as problem:
+                    self._fail(name, case, str(problem))
+                    order.remove(name)
+                    found.pop(name)
+                    continue
+                found[name].append(list(zip(answer["seconds"], answer["alone"], strict=True)))
+        return found
+
+    def _left_out(self, name: str, case: Case, seconds: float) -> float | None:
+        self.say(f"{name}: {case}: {seconds:.2g} s a call, not timed")
+        return None
+
+    def _fail(self, name: str, case: Case, problem: str) -> None:
+        text = f"{name}: {case}: {problem}"
+        self.say(text)
+        if ENGINES[name].ours:
+            self.results.failures.append(text)
+
+    def _lose(self, name: str, reason: str) -> None:
+        self.running.pop(name).close()
+        self.results.missing[name] = reason
+        self.say(f"{name}: {reason}")
+
+
+def _sample(number: int, case: Case, name: str, rounds: list[list[Run]]) -> Sample:
+    runs = [run for each in rounds for run in each]
+    return Sample(
+        number,
+        case,
+        name,
+        tuple(map(typical, rounds)),
+        min(seconds for seconds, _ in runs),
+        len(runs),
+        sum(not alone for _, alone in runs) / len(runs),
+    )
+
+
+def typical(runs: Sequence[Run]) -> float:
+    """Median of the runs that had their core to themselves, of all if none had."""
+    return statistics.median([s for s, alone in runs if alone] or [s for s, _ in runs])

@@ -1,0 +1,140 @@
+"""What the machine can do: loops of multiply-adds in registers (FMA, and TDP where there is AMX) as LLVM text.
+
+The best of several short runs, on every CPU of the process at once: what a kernel is held against.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from benchmarks.case import Array
+from opc.cpu import features
+from opc.cpu.jit import Code, Target, host_triple
+
+_TURNS = 1_000_000  # about a millisecond
+_TRIES = 40
+
+
+def operations(dtype: str, threads: int) -> float:
+    """Multiply-adds of that type a second, times two, on ``threads`` CPUs together; the best of many runs."""
+    tiles = dtype == "bf16" and features.amx_permitted()
+    call, each = _tile_loop() if tiles else _fma_loop()
+    turns = _TURNS // 8 if tiles else _TURNS
+    cpus = sorted(os.sched_getaffinity(0))[-threads:]
+    return len(cpus) * each * turns / together(lambda: call(turns), cpus, _TRIES)
+
+
+def together(call: Callable[[], object], cpus: list[int], tries: int) -> float:
+    """Seconds of the shortest try, a try being one call on every CPU, begun together and lasting to the last."""
+    barrier, spans = threading.Barrier(len(cpus)), np.zeros((len(cpus), tries, 2))
+
+    def run(index: int) -> None:
+        os.sched_setaffinity(threading.get_native_id(), {cpus[index]})
+        for turn in range(tries):
+            barrier.wait()
+            start = time.perf_counter()
+            call()
+            spans[index, turn] = start, time.perf_counter()
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(cpus))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return float((spans[:, :, 1].max(axis=0) - spans[:, :, 0].min(axis=0)).min())
+
+
+Loop = Callable[[int], object]
+
+
+@lru_cache(maxsize=1)
+def _fma_loop() -> tuple[Loop, float]:
+    """A loop of independent FMAs, and its operations per turn."""
+    wide = "avx512f" in features.host_features()
+    lanes, chains = (16, 24) if wide else (8, 12)
+    kind = f"<{lanes} x float>"
+    phis = "\n".join(
+        f"  %a{i} = phi {kind} [ zeroinitializer, %entry ], [ %b{i}, %loop ]" for i in range(chains)
+    )
+    calls = "\n".join(
+        f"  %b{i} = call {kind} @llvm.fma.v{lanes}f32({kind} %x, {kind} %x, {kind} %a{i})"
+        for i in range(chains)
+    )
+    sums = "\n".join(f"  store volatile {kind} %b{i}, ptr %out, align 64" for i in range(chains))
+    text = f"""
+declare {kind} @llvm.fma.v{lanes}f32({kind}, {kind}, {kind})
+define void @fma_peak(i64 %turns, ptr %out) #0 {{
+entry:
+  %x = load volatile {kind}, ptr %out, align 64
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+{phis}
+{calls}
+  %j = add i64 %i, 1
+  %more = icmp ult i64 %j, %turns
+  br i1 %more, label %loop, label %done
+done:
+{sums}
+  ret void
+}}
+attributes #0 = {{ nounwind "min-legal-vector-width"="{lanes * 32}" "prefer-vector-width"="{lanes * 32}" }}
+"""
+    wanted = {"avx", "avx2", "fma", "avx512f", "avx512vl"} & features.host_features()
+    return _loaded("fma_peak", text, frozenset(wanted)), 2.0 * lanes * chains
+
+
+@lru_cache(maxsize=1)
+def _tile_loop() -> tuple[Loop, float]:
+    """A loop of four tile products on four accumulators, and its operations per turn."""
+    configuration = bytes([1, *[0] * 15]) + b"".join(n.to_bytes(2, "little") for n in [64] * 8 + [0] * 8)
+    configuration += bytes([16] * 8 + [0] * 8)
+    shown = "".join(f"\\{b:02X}" for b in configuration)
+    zeros = "\n".join(f"  call void @llvm.x86.tilezero(i8 {t})" for t in range(8))
+    products = "\n".join(
+        f"  call void @llvm.x86.tdpbf16ps(i8 {m * 2 + n}, i8 {4 + m}, i8 {6 + n})"
+        for m in (0, 1)
+        for n in (0, 1)
+    )
+    text = f"""
+@configuration = private constant [64 x i8] c"{shown}", align 64
+declare void @llvm.x86.ldtilecfg(ptr)
+declare void @llvm.x86.tilerelease()
+declare void @llvm.x86.tilezero(i8)
+declare void @llvm.x86.tdpbf16ps(i8, i8, i8)
+define void @tile_peak(i64 %turns, ptr %out) {{
+entry:
+  call void @llvm.x86.ldtilecfg(ptr @configuration)
+{zeros}
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %j, %loop ]
+{products}
+  %j = add i64 %i, 1
+  %more = icmp ult i64 %j, %turns
+  br i1 %more, label %loop, label %done
+done:
+  call void @llvm.x86.tilerelease()
+  ret void
+}}
+"""
+    return _loaded("tile_peak", text, frozenset({"amx-tile", "amx-bf16"})), 4 * 2.0 * 16 * 16 * 32
+
+
+def _loaded(name: str, text: str, wanted: frozenset[str]) -> Loop:
+    code = Code(text, Target(host_triple(), wanted))
+    function = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(code.address(name))
+    raw = np.zeros(128, np.uint8)
+    out = raw.ctypes.data + -raw.ctypes.data % 64
+
+    def call(turns: int, keep: tuple[Code, Array] = (code, raw)) -> None:
+        function(turns, out)
+
+    return call

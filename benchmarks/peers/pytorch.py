@@ -1,0 +1,113 @@
+"""PyTorch: eager, torch.compile with freezing, and oneDNN's fused convolution without dispatch around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.case import Array, Case, numpy_dtype
+from benchmarks.conv_problem import EPS, ConvProblem
+from benchmarks.engine import Engine, Prepared, optional
+
+
+class _Torch(Engine):
+    """What the three share. Memory comes from jemalloc where it is preloaded: glibc maps fresh pages for
+    every large result, which would be measured instead of the kernel.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.torch = optional("torch")
+        self.torch.set_num_threads(threads)
+        self.torch.set_grad_enabled(False)
+
+    def version(self) -> str:
+        return f"torch {self.torch.__version__}, channels last"
+
+    def tensor(self, array: Array) -> Any:
+        """The array as a tensor with the same memory."""
+        if array.dtype == np.float32:
+            return self.torch.from_numpy(array)
+        return self.torch.from_numpy(array.view(np.int16)).view(self.torch.bfloat16)
+
+    def array(self, tensor: Any) -> Array:
+        """An image tensor as ``[N, H, W, C]`` in float32."""
+        found: Array = tensor.detach().permute(0, 2, 3, 1).float().numpy()
+        return found
+
+    def folded(self, what: ConvProblem) -> tuple[Any, Any, Any]:
+        """Image, weights and bias, batch normalisation folded."""
+        arrays, kind = what.arrays(), numpy_dtype(what.case.dtype)
+        w, b = what.folded(arrays)
+        last = self.torch.channels_last
+        weights = self.tensor(w.astype(kind)).to(memory_format=last)
+        return self.tensor(arrays["x"]), weights, self.tensor(b.astype(kind))
+
+
+class OneDnn(_Torch):
+    """oneDNN's convolution with ReLU: weights and bias folded, weights packed ahead for this shape."""
+
+    def version(self) -> str:
+        return f"torch {self.torch.__version__}, mkldnn::_convolution_pointwise, packed weights"
+
+    def prepare(self, case: Case) -> Prepared:
+        what, ops = ConvProblem(case), self.torch.ops.mkldnn
+        x, w, b = self.folded(what)
+        pad, stride, one = [what.conv.pad] * 2, [what.conv.stride] * 2, [1, 1]
+        packed = ops._reorder_convolution_weight(w, pad, stride, one, 1, list(x.shape))
+        call = ops._convolution_pointwise.default  # the overload itself: no overload resolution per call
+        state: dict[str, Any] = {}
+
+        def run() -> None:
+            state["y"] = call(x, packed, b, pad, stride, one, 1, "relu", [], "")
+
+        return Prepared(run, lambda: self.array(state["y"]))
+
+
+class Eager(_Torch):
+    """``conv2d`` with folded weights, then ``relu_``."""
+
+    def prepare(self, case: Case) -> Prepared:
+        what = ConvProblem(case)
+        x, w, b = self.folded(what)
+        conv2d, stride, pad = self.torch.conv2d, what.conv.stride, what.conv.pad
+        state: dict[str, Any] = {}
+
+        def run() -> None:
+            state["y"] = conv2d(x, w, b, stride, pad).relu_()
+
+        return Prepared(run, lambda: self.array(state["y"]))
+
+
+class Compiled(_Torch):
+    """The module that a user writes, through inductor with frozen parameters."""
+
+    def version(self) -> str:
+        return f"torch {self.torch.__version__}, torch.compile, freezing, channels last"
+
+    def prepare(self, case: Case) -> Prepared:
+        what, torch = ConvProblem(case), self.torch
+        optional("torch._inductor.config").freezing = True
+        torch._dynamo.reset()
+        arrays = what.arrays()
+        model = torch.compile(self._module(what, arrays))
+        x = self.tensor(arrays["x"])
+        state: dict[str, Any] = {}
+
+        def run() -> None:
+            state["y"] = model(x)
+
+        return Prepared(run, lambda: self.array(state["y"]))
+
+    def _module(self, what: ConvProblem, arrays: dict[str, Array]) -> Any:
+        torch, c = self.torch, what.conv
+        conv = torch.nn.Conv2d(c.channels, c.filters, c.size, c.stride, c.pad, bias=False)
+        norm = torch.nn.BatchNorm2d(c.filters, eps=EPS)
+        module = torch.nn.Sequential(conv, norm, torch.nn.ReLU()).eval()
+        values = {"0.weight": "w", "1.weight": "gamma", "1.bias": "beta"}
+        values |= {"1.running_mean": "mean", "1.running_var": "var"}
+        state = {k: torch.from_numpy(arrays[v].astype(np.float32)) for k, v in values.items()}
+        module.load_state_dict(state, strict=False)
+        kind = torch.float32 if what.case.dtype == "f32" else torch.bfloat16
+        return module.to(kind).to(memory_format=torch.channels_last)

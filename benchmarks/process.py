@@ -1,0 +1,97 @@
+"""A worker process seen from the harness: requests with a time limit, stopped while it is not asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine import Entry
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class EngineError(Exception):
+    """The engine failed, died or took too long."""
+
+
+class Process:
+    """One engine at work. Start it, ask it, close it; it runs only while it answers."""
+
+    def __init__(self, entry: Entry, threads: int, cpus: set[int], preload: str | None, log: Path) -> None:
+        self.entry, self.log = entry, log
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", entry.name, str(threads)],
+            cwd=ROOT,
+            env=_environment(entry, threads, preload),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("wb"),
+            preexec_fn=lambda: os.sched_setaffinity(0, cpus),
+        )
+        self._begin({"do": "about"})
+        self._begun = True
+
+    def about(self, limit: float = 120) -> dict[str, Any]:
+        """The answer to the question asked at the start, which waits for imports."""
+        found = self._finish(limit)
+        self._stop()
+        return found
+
+    def ask(self, do: str, limit: float = 120, **request: Any) -> dict[str, Any]:
+        """Wake the engine, ask, stop it again. Raises EngineError."""
+        self._child.send_signal(signal.SIGCONT)
+        self._begin({"do": do, **request})
+        answer = self._finish(limit)
+        self._stop()
+        if "error" in answer:
+            raise EngineError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _stop(self) -> None:
+        self._child.send_signal(signal.SIGSTOP)
+
+    def _begin(self, request: dict[str, Any]) -> None:
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise EngineError(self._last_words()) from None
+
+    def _finish(self, limit: float) -> dict[str, Any]:
+        assert self._child.stdout is not None
+        ready, _, _ = select.select([self._child.stdout], [], [], limit)
+        if not ready:
+            self.close()
+            raise EngineError(f"no answer in {limit:g} s")
+        line = self._child.stdout.readline()
+        if not line:
+            raise EngineError(self._last_words())
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"ended: {lines[-1][:400] if lines else 'without a word'}"
+
+
+def _environment(entry: Entry, threads: int, preload: str | None) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "OPC_NUM_THREADS": str(threads)}
+    if entry.jemalloc and preload:
+        kept["LD_PRELOAD"] = preload
+    return kept | entry.environment
