@@ -49,6 +49,7 @@ class Entry:
     environment: dict[str, str] = field(default_factory=dict)
     jemalloc: bool = False
     families: tuple[str, ...] = ("conv",)
+    numerics: str = "strict"
 
     @property
     def ours(self) -> bool:
@@ -73,6 +74,9 @@ ENGINES = {
     e.name: e
     for e in (
         Entry("opc", "benchmarks.peers.own:Own"),
+        Entry("opc-tuned", "benchmarks.peers.own:Tuned"),
+        Entry("opc-fast", "benchmarks.peers.own:Fast", numerics="fast"),
+        Entry("opc-source-order", "benchmarks.peers.own:SourceOrder"),
         Entry("onednn", "benchmarks.peers.pytorch:OneDnn", ("torch",), jemalloc=True),
         Entry("onnxruntime", "benchmarks.peers.onnx_runtime:OnnxRuntime", ("onnxruntime",)),
         Entry("openvino", "benchmarks.peers.open_vino:OpenVino", ("openvino",)),

@@ -55,9 +55,12 @@ class Session:
         for name, process in list(self.running.items()):
             try:
                 about = process.about()
-                self.results.engines[name] = f"{about['version']}, {about['allocator']}"
             except EngineError as problem:
-                self._lose(name, f"does not start: {problem}")
+                about = {"unsupported": f"does not start: {problem}"}
+            if "unsupported" in about:
+                self._lose(name, about["unsupported"])
+            else:
+                self.results.engines[name] = f"{about['version']}, {about['allocator']}"
 
     def close(self) -> None:
         """End all processes."""
@@ -110,7 +113,7 @@ class Session:
         result: Array = np.load(path)
         if not ENGINES[name].ours:
             return self.checker.peer(case, result)
-        verdict = self.checker.own(name, case, result)
+        verdict = self.checker.own(ENGINES[name].numerics, case, result)
         self.results.checked[name] = max(verdict.ratio, self.results.checked.get(name, 0.0))
         return verdict
 

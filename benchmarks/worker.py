@@ -32,8 +32,12 @@ class Worker:
         self.evictor: Evictor | None = None
 
     def about(self) -> dict[str, Any]:
-        """What this engine is."""
-        return {"version": self.engine.version(), "allocator": _allocator()}
+        """What this engine is, or why it is none."""
+        try:
+            version = self.engine.version()
+        except UnsupportedError as problem:
+            return {"unsupported": str(problem)}
+        return {"version": version, "allocator": _allocator()}
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """Get a case ready and call it once; how long both took."""
