@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.case import Array
 from opc.cpu import features
-from opc.cpu.jit import Code, Target, host_triple
+from opc.cpu.jit import Target, host_triple, loaded
 
 _TURNS = 1_000_000  # about a millisecond
 _TRIES = 40
@@ -129,7 +129,7 @@ done:
 
 
 def _loaded(name: str, text: str, wanted: frozenset[str]) -> Loop:
-    code = Code(text, Target(host_triple(), wanted))
+    code = loaded(text, Target(host_triple(), wanted))
     function = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(code.address(name))
     raw = np.zeros(128, np.uint8)
     out = raw.ctypes.data + -raw.ctypes.data % 64

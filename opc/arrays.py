@@ -9,7 +9,7 @@ import numpy as np
 
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
-from opc.tensor.ir import Tensor
+from opc.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

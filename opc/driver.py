@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from opc import machine as machines
-from opc.build import After, Build, run_passes
 from opc.cpu.threads import count as thread_count
 from opc.dtypes import DType
 from opc.errors import MachineError, RuntimeCallError, fail
-from opc.files import read_bytes
-from opc.machine.model import Machine
-from opc.pipeline import NUMERICS, STRICT, Pass
-from opc.tensor.ir import Function
+from opc.numerics import NUMERICS, STRICT
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the compiler
+    from pathlib import Path
+    from types import ModuleType
+
+    from opc.build import After, Build
+    from opc.cache.kernels import Saved
+    from opc.cache.key import Request
+    from opc.cpu.kernel import Unit
     from opc.kernel import Kernel
     from opc.lang import File
+    from opc.machine.model import Machine
     from opc.native import NativeKernel
     from opc.npu_kernel import NpuKernel
+    from opc.pipeline import Pass
+    from opc.tensor.ir import Function
 
 NPU = "ascend910"
 REORDERING = frozenset({"pipeline", "list-schedule"})
@@ -31,6 +34,8 @@ REORDERING = frozenset({"pipeline", "list-schedule"})
 
 def target_machine(target: str, name: str | None = None) -> Machine:
     """The machine for ``target`` ("cpu" or "npu"): ``name`` if given, the host's CPU, or the shipped NPU."""
+    from opc import machine as machines
+
     if name is not None:
         return machines.load(name)
     if target == "npu":
@@ -93,6 +98,8 @@ def pass_named(name: str) -> type:
 
 def _passes() -> ModuleType:
     """The package beside this one. Raises RuntimeCallError E0928 if another of that name hides it."""
+    from pathlib import Path
+
     import passes
 
     found = Path(passes.__file__ or "").parent
@@ -112,6 +119,8 @@ def build(
     numerics: str = STRICT,
 ) -> Build:
     """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
+    from opc.build import Build, run_passes
+
     licence(numerics)
     lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump, numerics)
     tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump, numerics)
@@ -129,6 +138,8 @@ def licence(numerics: str) -> str:
 
 def in_source_order(built: Build) -> Build:
     """The same build without the passes that reorder instructions, to compare with."""
+    from opc.build import run_passes
+
     passes = tuple(p for p in pipeline("program") if p.name not in REORDERING)
     module, steps = run_passes(built.tiled, passes, built.machine, numerics=built.numerics)
     return replace(built, module=module, steps=tuple(steps))
@@ -172,20 +183,84 @@ def compile_sized(
     numerics: str = STRICT,
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
+    from opc.cache.kernels import find
+    from opc.cache.key import Request, key_of
+
     text, file = _source(source)
     # What is no text names nothing: the lookups below then say what is known.
     kernel, layout, machine = (None if v is None else str(v) for v in (kernel, layout, machine))
-    numerics = licence(str(numerics))
-    target = target_machine("cpu", machine)
     count = thread_count(threads)
-    function = specialise(text, file, target, kernel, sizes, dtype, layout)
+    request = Request(text, file, kernel, sizes, dtype, layout, machine, str(numerics))
+    key = key_of(request)
+    saved = find(key) if key else None
+    return _from_cache(saved, request, count) if saved else _compiled(request, key, count)
+
+
+def _compiled(request: Request, key: str | None, threads: int) -> Kernel:
+    """A kernel compiled now, and kept under ``key`` if it is native."""
+    target = target_machine("cpu", request.machine)
+    built = build(_specialised(request, target), target, numerics=request.numerics)
 
     def on_npu() -> NpuKernel:
-        other = target if target.kind == "npu" else target_machine("npu")
-        lowered = specialise(text, file, other, kernel, sizes, dtype, layout)
-        return npu_kernel(build(lowered, other, numerics=numerics))
+        return npu_kernel(built) if target.kind == "npu" else _on_npu(request)
 
-    return _kernel(build(function, target, numerics=numerics), on_npu, count)
+    kernel = _kernel(built, on_npu, threads)
+    if key and target.kind == "cpu":
+        _keep(key, request, built, kernel)
+    return kernel
+
+
+def _keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
+    from opc.build import text_of
+    from opc.cache.kernels import Saved, keep
+    from opc.files import read_text
+
+    own = request.machine if (request.machine or "").endswith(".toml") else None
+    saved = Saved(
+        kernel.signature,
+        kernel.native.code.executable,
+        kernel.machine,
+        tuple(built.machine.features),
+        text_of(built.source),
+        read_text(own) if own else "",
+    )
+    keep(key, saved)
+
+
+def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
+    """A kernel around code that another process made; its IRs are made again if someone asks."""
+    from opc.cpu.executable import CpuKernel
+    from opc.kernel import Kernel
+    from opc.native import NativeKernel
+
+    def rebuild() -> Build:
+        from opc import machine as machines
+        from opc.tensor.text import parse_function
+
+        own = saved.machine_file
+        target = machines.parse(own, saved.machine) if own else machines.load(saved.machine)
+        return build(parse_function(saved.source, "source.tensor"), target, numerics=request.numerics)
+
+    def unit() -> Unit:
+        from opc.cpu.kernel import lower
+
+        built = kernel.build
+        return lower(*built.module.programs, built.machine)
+
+    native = NativeKernel(CpuKernel(saved.executable, unit))
+    about = saved.signature, saved.machine, request.numerics
+    kernel = Kernel(*about, native, rebuild, lambda: _on_npu(request), threads)
+    return kernel
+
+
+def _specialised(request: Request, machine: Machine) -> Function:
+    r = request
+    return specialise(r.text, r.file, machine, r.kernel, r.sizes, r.dtype, r.layout)
+
+
+def _on_npu(request: Request) -> NpuKernel:
+    other = target_machine("npu")
+    return npu_kernel(build(_specialised(request, other), other, numerics=request.numerics))
 
 
 def load(path: str | Path) -> Kernel:
@@ -209,15 +284,20 @@ def callable_kernel(built: Build, threads: int | None = None) -> Kernel:
 
 def _kernel(built: Build, on_npu: Callable[[], NpuKernel], threads: int) -> Kernel:
     from opc.kernel import Kernel
+    from opc.signature import Signature
 
-    return Kernel(built, native_kernel(built) if built.machine.kind == "cpu" else None, on_npu, threads)
+    native = native_kernel(built) if built.machine.kind == "cpu" else None
+    about = Signature.of(built.source), built.machine.name, built.numerics
+    return Kernel(*about, native, lambda: built, on_npu, threads)
 
 
 def native_kernel(built: Build) -> NativeKernel:
     """Machine code of a build. Raises RuntimeCallError if this computer lacks a feature the machine needs."""
+    from opc.cpu.kernel import compile_kernel
     from opc.native import NativeKernel
 
-    return NativeKernel(built)
+    prepare, run = built.module.programs
+    return NativeKernel(compile_kernel(prepare, run, built.machine))
 
 
 def npu_kernel(built: Build) -> NpuKernel:
@@ -230,4 +310,6 @@ def npu_kernel(built: Build) -> NpuKernel:
 def _source(source: str | Path) -> tuple[str | bytes, str]:
     if isinstance(source, str) and ("{" in source or "\n" in source):
         return source, "<string>"
+    from opc.files import read_bytes
+
     return read_bytes(str(source)), str(source)

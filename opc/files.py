@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opc.errors import RuntimeCallError, fail
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SOURCE_LIMIT = 4 << 20  # bytes of one source text
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opc.build import Build
 from opc.errors import RuntimeCallError, fail
 from opc.signature import Signature
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from opc.arrays import Array
+    from opc.build import Build
     from opc.native import NativeKernel
     from opc.npu import Timeline
     from opc.npu_kernel import NpuKernel
@@ -40,20 +40,21 @@ class Kernel:
 
     def __init__(
         self,
-        build: Build,
+        signature: Signature,
+        machine: str,
+        numerics: str,
         native: NativeKernel | None,
+        build: Callable[[], Build],
         npu: Callable[[], NpuKernel],
         threads: int,
     ) -> None:
-        self._build, self._native, self._make_npu = build, native, npu
+        self.signature, self.machine, self.numerics = signature, machine, numerics
+        self.name, self.doc = signature.kernel, signature.doc
+        self._native, self._make_build, self._make_npu = native, build, npu
         self._threads = threads
+        self._made_build: Build | None = None
         self._npu: NpuKernel | None = None
         self._lock = threading.Lock()
-        self.signature = Signature(build.source)
-        self.name = build.source.name
-        self.machine = build.machine.name
-        self.numerics = build.numerics
-        self.doc = build.source.doc
 
     def __repr__(self) -> str:
         return f"<opc.Kernel {self.name}{self.signature} on {self.machine}>"
@@ -127,6 +128,14 @@ class Kernel:
             return self._npu
 
     @property
+    def build(self) -> Build:
+        """The IRs; a kernel that came from the cache makes them when someone asks."""
+        with self._lock:
+            if self._made_build is None:
+                self._made_build = self._make_build()
+            return self._made_build
+
+    @property
     def llvm_ir(self) -> str:
         """Optimised LLVM IR."""
         return self.native.code.llvm_ir
@@ -141,14 +150,14 @@ class Kernel:
         """Tensor IR after its passes, as canonical text."""
         from opc.build import text_of
 
-        return text_of(self._build.function)
+        return text_of(self.build.function)
 
     @property
     def program_ir(self) -> str:
         """Program IR after its passes, as canonical text."""
         from opc.build import text_of
 
-        return text_of(self._build.module)
+        return text_of(self.build.module)
 
     @property
     def listing(self) -> str:
@@ -176,7 +185,7 @@ class Kernel:
         """Write the kernel to one file that ``opc.load`` reads; whole or not at all. Raises E0923."""
         from opc.archive import save
 
-        save(self._build, path)
+        save(self.build, path)
 
 
 class BoundKernel:

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from opc.arrays import Array
-from opc.build import Build
-from opc.cpu.kernel import CpuKernel, compile_kernel
+from opc.cpu.executable import CpuKernel
 
 _ALIGN = 64
 
 
 class NativeKernel:
-    """Machine code of a build; safe to call from several threads at once."""
+    """Machine code of a kernel; safe to call from several threads at once."""
 
-    def __init__(self, build: Build) -> None:
-        prepare, run = build.module.programs
-        self.code: CpuKernel = compile_kernel(prepare, run, build.machine)
-        self._prepare_names = tuple(b.name for b in self.code.prepare_arguments)
-        self._run_names = tuple(b.name for b in self.code.run_arguments)
+    def __init__(self, code: CpuKernel) -> None:
+        self.code = code
+        prepare, run = code.executable.prepare, code.executable.run
+        self._prepare_names = prepare.arguments if prepare else ()
+        self._run_names = run.arguments
         self._own = threading.local()
 
     @property

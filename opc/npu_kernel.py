@@ -29,7 +29,7 @@ class NpuKernel:
         """What ``simulate`` takes and returns."""
         from opc.signature import Signature
 
-        return Signature(self.build.source)
+        return Signature.of(self.build.source)
 
     @property
     def text(self) -> str:

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from opc.errors import PassError, fail
 from opc.machine.model import Machine
-
-STRICT, FAST = NUMERICS = ("strict", "fast")
+from opc.numerics import FAST as FAST
+from opc.numerics import NUMERICS as NUMERICS
+from opc.numerics import STRICT as STRICT
 
 
 @dataclass(frozen=True)

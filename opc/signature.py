@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from opc.arrays import Array, as_input, as_output, byte_strides, empty, overlaps
 from opc.errors import RuntimeCallError, fail
-from opc.tensor.ir import Function, Tensor
+from opc.tensor.tensor import Tensor
+
+if TYPE_CHECKING:
+    from opc.tensor.ir import Function
 
 
 class Slot:
@@ -44,14 +47,21 @@ class Slot:
 class Signature:
     """Arguments in declared order, then results."""
 
-    def __init__(self, function: Function) -> None:
-        table = function.tensors()
-        self.kernel = function.name
-        self.args = tuple(Slot(a.tensor, a.kind) for a in function.args)
-        names = {a.name for a in self.args}
-        self.results = tuple(Slot(table[r], "output") for r in function.results if r not in names)
+    def __init__(
+        self, kernel: str, args: Iterable[tuple[Tensor, str]], results: Iterable[Tensor], doc: str = ""
+    ) -> None:
+        self.kernel, self.doc = kernel, doc
+        self.args = tuple(Slot(tensor, kind) for tensor, kind in args)
+        self.results = tuple(Slot(tensor, "output") for tensor in results)
         self.params = tuple(a for a in self.args if a.kind == "param")
         self.in_place = any(a.kind == "inout" for a in self.args)
+
+    @staticmethod
+    def of(function: Function) -> Signature:
+        """The signature of a tensor function; arguments that are written are not results as well."""
+        table, args = function.tensors(), {a.tensor.name for a in function.args}
+        results = [table[r] for r in function.results if r not in args]
+        return Signature(function.name, ((a.tensor, a.kind) for a in function.args), results, function.doc)
 
     def __str__(self) -> str:
         def show(slot: Slot) -> str:

@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from importlib import metadata
 
 from opc import __version__, machine
+from opc.cache import folder
 from opc.cpu import features, threads
 from opc.errors import OpcError
 
@@ -40,6 +42,7 @@ def findings() -> dict[str, str]:
     found["AMX permission"] = "granted" if features.amx_permitted() else "not available"
     found["OpenMP"] = _openmp()
     found["threads"] = _threads()
+    found["cache"] = _cache()
     found["machine"] = os.environ.get("OPC_MACHINE") or features.pick_machine()
     for name in machine.names():
         described = machine.load(name)
@@ -67,6 +70,20 @@ def _llvm() -> str:
 def _openmp() -> str:
     runtime = threads.runtime()
     return runtime.name if runtime is not None else "none found: kernels run on one thread"
+
+
+def _cache() -> str:
+    found = folder.find()
+    if not found.usable:
+        return f"{found.path} {found.problem}".lstrip()
+    place = found.path
+    while not os.path.isdir(place):  # made on first use
+        place = os.path.dirname(place)
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as problem:
+        return f"{found.path} cannot be written: {problem.strerror}"
+    return found.path
 
 
 def _threads() -> str:

@@ -13,6 +13,7 @@ COMMANDS = {
     "check": "check a source file, build nothing",
     "bench": "time a kernel against its machine's limits",
     "machine": "list or show machine descriptions",
+    "cache": "list, check, shrink or empty the cache of compiled kernels",
     "explain": "explain a diagnostic code",
     "doctor": "report what this computer offers",
     "completion": "print a shell completion script",

@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from opc.cpu import cpuid, jit
 from opc.cpu.emit import Entry
@@ -24,9 +23,6 @@ from opc.cpu.kernel import Unit
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
 from opc.program.ir import Buffer
-
-if TYPE_CHECKING:
-    import llvmlite.binding as llvm
 
 MOST_THREADS = 64
 _PACKED, _WORKSPACE = "packed.", "workspace."  # no tensor has such a name
@@ -144,29 +140,19 @@ def _run(unit: Unit, prefix: str) -> str:
     return _function(f"{prefix}_run", _run_order(entry), body)
 
 
-def _compiled(unit: Unit) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    machine = unit.target.machine(pic=True)
-    return jit.optimise(llvm_text(unit), machine), machine
-
-
 def emit_object(unit: Unit) -> bytes:
     """A relocatable object; the same input gives the same bytes."""
-    with jit.LOCK:
-        module, machine = _compiled(unit)
-        return bytes(machine.emit_object(module))
+    return jit.object_code(llvm_text(unit), unit.target)
 
 
 def emit_assembly(unit: Unit) -> str:
     """The same code as text."""
-    with jit.LOCK:
-        module, machine = _compiled(unit)
-        return str(machine.emit_assembly(module))
+    return jit.assembly(llvm_text(unit), unit.target)
 
 
 def emit_llvm(unit: Unit) -> str:
     """Optimised LLVM text."""
-    with jit.LOCK:
-        return str(_compiled(unit)[0])
+    return jit.optimised_text(llvm_text(unit), unit.target)
 
 
 def emit_header(unit: Unit, memory_order: dict[str, str] | None = None) -> str:

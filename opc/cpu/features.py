@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import platform
 from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from opc.machine.model import Machine
+if TYPE_CHECKING:
+    from opc.machine.model import Machine
 
-_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO = "/proc/cpuinfo"
 # The kernel's names where they differ from LLVM's.
 _NAMES = {
     "pni": "sse3",
@@ -34,13 +35,14 @@ _TILE_DATA = 18
 def host_features() -> frozenset[str]:
     """CPU features of this host by LLVM's names; empty where ``/proc/cpuinfo`` does not list them."""
     try:
-        text = _CPUINFO.read_text(encoding="ascii", errors="replace")
+        # Line by line: the kernel writes the rest, hundreds of processors, only when it is read.
+        with open(_CPUINFO, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                key, _, flags = line.partition(":")
+                if key.strip() in ("flags", "Features"):
+                    return frozenset(_NAMES.get(flag, flag) for flag in flags.split())
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        key, _, flags = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(_NAMES.get(flag, flag) for flag in flags.split())
+        pass
     return frozenset()
 
 

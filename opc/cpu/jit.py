@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opc.cpu.image import Loaded
+from opc.cpu.link import link
 from opc.errors import RuntimeCallError, fail
 
 if TYPE_CHECKING:
@@ -77,25 +79,43 @@ def optimise(text: str, target: llvm.TargetMachine) -> llvm.ModuleRef:
     return module
 
 
-class Code:
-    """Compiled code in this process; addresses live as long as the object."""
+def object_code(text: str, target: Target) -> bytes:
+    """A relocatable object; the same input gives the same bytes."""
+    with LOCK:
+        machine = target.machine(pic=True)
+        return bytes(machine.emit_object(optimise(text, machine)))
 
-    def __init__(self, text: str, target: Target) -> None:
+
+def loaded(text: str, target: Target) -> Loaded:
+    """A module's code in this process. Raises UnlinkableError for what opc's own linker does not know."""
+    return Loaded(link(object_code(text, target)))
+
+
+def assembly(text: str, target: Target) -> str:
+    """The same code as text."""
+    with LOCK:
+        machine = target.machine(pic=True)
+        return str(machine.emit_assembly(optimise(text, machine)))
+
+
+def optimised_text(text: str, target: Target) -> str:
+    """LLVM text after optimisation."""
+    with LOCK:
+        return str(optimise(text, target.machine(pic=True)))
+
+
+class Engine:
+    """An object that LLVM links in this process; addresses live as long as the object."""
+
+    def __init__(self, data: bytes) -> None:
         import llvmlite.binding as llvm
 
         with LOCK:
-            machine = target.machine()
-            module = optimise(text, machine)
-            self.module = module
-            self._machine = target.machine()
-            self.engine = llvm.create_mcjit_compiler(module, machine)
+            machine = Target(host_triple(), frozenset()).machine()
+            self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+            self.engine.add_object_file(llvm.ObjectFileRef.from_data(data))
             self.engine.finalize_object()
 
     def address(self, symbol: str) -> int:
         """Address of a function."""
         return int(self.engine.get_function_address(symbol))
-
-    def assembly(self) -> str:
-        """Assembly text of the optimised module."""
-        with LOCK:
-            return str(self._machine.emit_assembly(self.module))

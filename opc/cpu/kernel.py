@@ -1,20 +1,19 @@
-"""A compiled kernel: two entries, the sizes of its blobs, and calls by address."""
+"""From a pair of programs to code: LLVM text for both entries, and the executable made of it."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opc.cpu import emit, features, threads
+from opc.cpu import emit, features, jit
 from opc.cpu.emit import Entry
+from opc.cpu.executable import CpuKernel, EntryPoint, Executable
 from opc.cpu.function import Module
-from opc.cpu.jit import Code, Target, host_triple
+from opc.cpu.image import Image, Loaded
+from opc.cpu.jit import Target, host_triple
+from opc.cpu.link import UnlinkableError, link
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.machine.model import Machine
-from opc.program.ir import Buffer, Program
-
-_SIGNATURE = [ctypes.c_void_p] * 4 + [ctypes.c_int, ctypes.c_void_p]
+from opc.program.ir import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,22 @@ class Unit:
     @property
     def packed_size(self) -> int:
         """Bytes that prepare writes and run reads."""
-        return max(self.run.layout.packed, self.prepare.layout.packed if self.prepare else 0)
+        return self.described(b"").packed_size
 
     def workspace_size(self, threads: int) -> int:
         """Bytes of workspace for a call on that many threads (prepare needs no more)."""
-        entries = [e for e in (self.prepare, self.run) if e is not None]
-        shared = max(e.layout.workspace for e in entries)
-        return shared + max(e.layout.scratch * max(1, min(threads, e.width)) for e in entries)
+        return self.described(b"").workspace_size(threads)
+
+    def described(self, code: Image | bytes) -> Executable:
+        """``code``, which was made of this unit, with what its callers must know."""
+        run, prepare = _point(self.run), _point(self.prepare) if self.prepare else None
+        packed = max(e.layout.packed for e in (self.run, self.prepare) if e is not None)
+        return Executable(self.name, code, packed, run, prepare)
+
+
+def _point(entry: Entry) -> EntryPoint:
+    names = tuple(b.name for b in entry.arguments)
+    return EntryPoint(entry.symbol, names, entry.layout.workspace, entry.layout.scratch, entry.width)
 
 
 def lower(
@@ -72,75 +80,15 @@ def lower(
     return Unit(run.name, module.text(), Target(module.triple, wanted), first, second)
 
 
-class CpuKernel:
-    """Executable form of a Unit in this process.
-
-    Pointers are addresses of C-contiguous arrays; the caller owns ``packed`` and ``workspace`` and keeps
-    every array alive during the call. Calls release the GIL, and any number may run at once on different
-    workspaces.
-    """
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self.name = unit.name
-        self._code = Code(unit.text, unit.target)
-        kind = ctypes.CFUNCTYPE(None, *_SIGNATURE)
-        self._run = kind(self._code.address(unit.run.symbol))
-        self._prepare = kind(self._code.address(unit.prepare.symbol)) if unit.prepare else None
-
-    @property
-    def run_arguments(self) -> tuple[Buffer, ...]:
-        """Buffers that ``run`` wants addresses of, in order."""
-        return self.unit.run.arguments
-
-    @property
-    def prepare_arguments(self) -> tuple[Buffer, ...]:
-        """Buffers that ``prepare`` wants addresses of, in order."""
-        return self.unit.prepare.arguments if self.unit.prepare else ()
-
-    @property
-    def packed_size(self) -> int:
-        return self.unit.packed_size
-
-    def workspace_size(self, nthreads: int = 1) -> int:
-        return self.unit.workspace_size(nthreads)
-
-    def prepare(self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1) -> None:
-        """Fill ``packed`` from the parameters."""
-        if self._prepare is not None and self.unit.prepare is not None:
-            self._call(self._prepare, self.unit.prepare, pointers, packed, workspace, nthreads)
-
-    def run(self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1) -> None:
-        """Compute the outputs; ``pointers`` are the addresses of ``run_arguments``."""
-        self._call(self._run, self.unit.run, pointers, packed, workspace, nthreads)
-
-    def _call(
-        self, function: object, entry: Entry, pointers: Sequence[int], packed: int, workspace: int, n: int
-    ) -> None:
-        if len(pointers) != len(entry.arguments):
-            raise fail(
-                RuntimeCallError, "E0906", f"{len(pointers)} arrays for {len(entry.arguments)} arguments"
-            )
-        n = min(n, entry.width)
-        runtime = threads.team_runtime() if n > 1 else None
-        if runtime is None:
-            n = 1
-        array = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
-        shared = max(
-            self.unit.run.layout.workspace, self.unit.prepare.layout.workspace if self.unit.prepare else 0
-        )
-        assert callable(function)
-        function(array, packed, workspace, workspace + shared, n, runtime.address if runtime else None)
-
-    @property
-    def llvm_ir(self) -> str:
-        """LLVM text after optimisation."""
-        return str(self._code.module)
-
-    @property
-    def asm(self) -> str:
-        """Assembly text."""
-        return self._code.assembly()
+def executable(unit: Unit) -> Executable:
+    """Machine code of a unit for this process, linked where opc's own linker can."""
+    data = jit.object_code(unit.text, unit.target)
+    try:
+        image = link(data)
+        Loaded(image)  # every C function that it calls is there
+    except (UnlinkableError, AttributeError):
+        return unit.described(data)
+    return unit.described(image)
 
 
 def compile_kernel(
@@ -163,4 +111,5 @@ def compile_kernel(
                 f"this computer cannot run code for machine '{machine.name}': it lacks {', '.join(lacking)}",
                 help=f"use --machine {features.pick_machine()}, or emit an object for another computer",
             )
-    return CpuKernel(lower(prepare, run, machine, host_features=host_features or emulate, emulate=emulate))
+    unit = lower(prepare, run, machine, host_features=host_features or emulate, emulate=emulate)
+    return CpuKernel(executable(unit), lambda: unit)

@@ -8,7 +8,6 @@ import ctypes
 import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from opc.errors import RuntimeCallError, fail
 
@@ -43,7 +42,8 @@ def _open(name: str) -> Runtime | None:
 def _mapped() -> list[str]:
     """OpenMP libraries that this process has loaded already."""
     try:
-        text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+            text = maps.read()
     except OSError:
         return []
     return sorted(set(_MAPPED.findall(text)))

@@ -36,16 +36,21 @@ def _load_file(path: str) -> Machine:
     return _read(Path(path))
 
 
+def parse(text: str, file: str) -> Machine:
+    """The machine that TOML text describes. Raises MachineError (E06xx)."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
+        raise fail(MachineError, "E0603", f"machine file '{file}' is not TOML: {problem}") from None
+    return build(data, file)
+
+
 def _read(path: Path) -> Machine:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise fail(MachineError, "E0602", f"cannot read machine file '{path}': {_reason(problem)}") from None
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as problem:
-        raise fail(MachineError, "E0603", f"machine file '{path}' is not TOML: {problem}") from None
-    return build(data, str(path))
+    return parse(text, str(path))
 
 
 def _reason(problem: Exception) -> str:

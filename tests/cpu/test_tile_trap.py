@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from opc.cpu.jit import Code, Target, host_triple
+from opc.cpu.jit import Target, host_triple, loaded
 from tests.cpu import tile_trap
 
 pytestmark = pytest.mark.skipif(not tile_trap.available(), reason="needs an x86-64 host without AMX, and gcc")
@@ -44,7 +44,8 @@ def _product(
         config[16 + 2 * number], config[48 + number] = row_bytes, rows
     bits = lambda values: (np.asarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16)  # noqa: E731
     a, b, c = bits([[1, 2, 3, 4], [5, 6, 7, 8]]), bits([[1, 0], [0, 1], [1, 1]] * 2), np.zeros(6, np.float32)
-    code = Code(_TEXT.replace("LEFT", str(left)), Target(host_triple(), frozenset({"amx-tile", "amx-bf16"})))
+    target = Target(host_triple(), frozenset({"amx-tile", "amx-bf16"}))
+    code = loaded(_TEXT.replace("LEFT", str(left)), target)
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(code.address("product"))
     with tile_trap.trapping(factory.getbasetemp(), patch) as trapped:
         call(config.ctypes.data, a.ctypes.data, b.ctypes.data, c.ctypes.data)

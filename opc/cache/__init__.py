@@ -1,0 +1,1 @@
+"""The cache of compiled kernels: what one process compiled, the next one loads."""
