@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.case import Array
 from opc.cpu import features
+from opc.cpu.image import Loaded
 from opc.cpu.jit import Target, host_triple, loaded
 
 _TURNS = 1_000_000  # about a millisecond
@@ -134,7 +135,7 @@ def _loaded(name: str, text: str, wanted: frozenset[str]) -> Loop:
     raw = np.zeros(128, np.uint8)
     out = raw.ctypes.data + -raw.ctypes.data % 64
 
-    def call(turns: int, keep: tuple[Code, Array] = (code, raw)) -> None:
+    def call(turns: int, keep: tuple[Loaded, Array] = (code, raw)) -> None:
         function(turns, out)
 
     return call
