@@ -52,6 +52,12 @@ class Emitter:
                 tensor.name, tensor.dtype, shape, self.machine.roles["memory"], kind
             )
 
+    def workspace(self, hint: str, dtype: DType, shape: Sequence[int]) -> str:
+        """Declare a buffer of the caller's memory that all cores share; returns its name."""
+        name = self._unique(hint, self.buffers)
+        self.buffers[name] = Buffer(name, dtype, tuple(shape), self.machine.roles["memory"], "workspace")
+        return name
+
     def local(self, hint: str, dtype: DType, shape: Sequence[int], role: str) -> str:
         """Declare a core-private buffer; returns its name."""
         name = self._unique(hint, self.buffers)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from opc.errors import OpcError, PassError, fail
 
 # Fields that are names, with the names they take; the others are positive whole numbers.
-_WORDS = {"order": ("rows", "columns")}
+_WORDS = {
+    "order": ("rows", "columns"), "stage": ("direct", "slab", "whole"), "inner": ("rows", "columns"),
+    "stream": ("none", "a", "b"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +22,18 @@ class Knobs:
     """None: the cost model decides. A value that does not fit a shape is brought to the nearest that does.
 
     ``rows``: of an accumulator block. ``slab``: rows of the innermost but one M dim staged together.
-    ``order``: what stays near while the other goes round, and is spread over cores.
+    ``order``: what stays near while the other goes round, and is spread over cores. Of a cube that is fed tile
+    by tile: ``columns`` of an accumulator block; ``stage``: operand A in place, or copied per slab or once;
+    ``inner``: what goes round inside a slab; ``stream``: the operand kept out of the nearest cache.
     """
 
     rows: int | None = None
     slab: int | None = None
     order: str | None = None
+    columns: int | None = None
+    stage: str | None = None
+    inner: str | None = None
+    stream: str | None = None
 
     @staticmethod
     def parse(text: str) -> Knobs:

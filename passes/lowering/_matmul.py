@@ -57,8 +57,12 @@ class ContractionNest:
         self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored)
         self.shape = self._shape()
         self.accumulator = self.machine.accumulator_role(self.shape.operand)
-        self.plan = self.plan_of(self.shape)
         self.ragged = self._ragged()
+        self.choose()
+
+    def choose(self) -> None:
+        """Decide on tile sizes."""
+        self.plan = self.plan_of(self.shape)
 
     def plan_of(self, shape: Shape) -> Plan:
         """Tile sizes for this kind of machine."""

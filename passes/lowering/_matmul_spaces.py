@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from opc.affine import Affine
 from opc.program.ir import Access
 from opc.tensor.ir import Dim, Read
-from passes.lowering._axes import Frame
-from passes.lowering._matmul import Staged, Tiles
-from passes.lowering._matmul_tiles import TileNest
+from passes.lowering._axes import Axis, Frame
+from passes.lowering._emit import Tile
+from passes.lowering._expr import Evaluator, Value
+from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces
 from passes.lowering._stage import staged_bytes
 
+# Rows of an accumulator tile that one epilogue block holds in vector registers.
+_EPILOGUE_ROWS = 4
 
-class SpaceNest(TileNest):
+
+class SpaceNest(ContractionNest):
     """Both operands are staged as soon as no remaining loop changes them, whole or chunk by chunk."""
 
     def plan_of(self, shape: Shape) -> Plan:
@@ -62,3 +68,68 @@ class SpaceNest(TileNest):
         if staged_bytes(read, self.tensors[read.tensor], frame) > room:
             return None
         return self._stage(read, frame, last)
+
+    def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
+        """Copy one chunk of both operands to the operand spaces and multiply."""
+        frame = self._frame(tiles, chunk)
+        rows, cols, *ks = frame.axes
+        k = Axis("k_", tuple(d for a in ks for d in a.dims))
+        c = self.contraction
+        a_source = self._operand(c.a, frame, staged.rows, {**chunk, **self._within(inside)})
+        b_source = self._operand(c.b, frame, staged.weights, chunk)
+        a_type, b_type = (self.tensors[r.tensor].dtype for r in (c.a, c.b))
+        a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
+        b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
+        self.emit.emit(
+            "copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source]
+        )
+        self.emit.emit(
+            "copy_in.copy", frame.dims((*ks, cols)), [Access(b, (k.flat(), cols.flat()))], [b_source]
+        )
+        m, n, kk = (Affine.var(x) for x in ("m_", "n_", "k_"))
+        self.emit.emit(
+            "cube.mma",
+            [("m_", rows.size), ("n_", cols.size), ("k_", k.size)],
+            [Access(acc, (m, n))],
+            [Access(a, (m, kk)), Access(b, (kk, n))],
+            init=order(chunk),
+            chain=self._chain(),
+        )
+
+    def _drain(self, tiles: Tiles, frame: Frame, acc: str, staged: Staged) -> None:
+        """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
+        axes, dtype = frame.axes, self.shape.accumulator
+        source = Evaluator.at(acc, axes)
+        vector = self.machine.role("vector")
+        if self.machine.roles[self.accumulator] == vector.name:
+            self.epilogue.apply(frame, Value(source, axes, dtype, True), staged.values)
+            return
+        role = "vector" if vector.addressable else "scratch"
+        drained = self.emit.local("drained", dtype, [a.size for a in axes], role)
+        target = Evaluator.at(drained, axes)
+        self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [source])
+        if vector.addressable:
+            self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
+            return
+        for block, shift in self._blocks(tiles):
+            # As many rows at a time as the register file holds.
+            sub = self._tile_frame(block)
+            part = at(Access(drained, tuple(a.flat() for a in axes)), shift)
+            self.epilogue.apply(sub, self._reload(part, sub), staged.values)
+
+    def _reload(self, drained: Access, frame: Frame) -> Value:
+        axes = frame.axes
+        out = self.emit.local("in", self.shape.accumulator, [a.size for a in axes], "vector")
+        dims = Access(out, tuple(a.flat() for a in axes))
+        self.emit.emit("copy_in.copy", frame.dims(axes), [dims], [drained])
+        return Value(Evaluator.at(out, axes), axes, self.shape.accumulator, True)
+
+    def _blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
+        """(tiles of a block of rows, the block within the accumulator tile)."""
+        if not self.shape.m:
+            yield tiles, {}
+            return
+        q = self.shape.m[-1].name
+        whole = tiles[q]
+        for t in self.emit.even_tiles(f"{q}_e", whole.size, min(_EPILOGUE_ROWS, whole.size)):
+            yield {**tiles, q: Tile(whole.base + t.base, t.size, t.order)}, {q: t}

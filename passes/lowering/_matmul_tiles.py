@@ -1,90 +1,399 @@
-"""Contractions on a cube that is fed: chunks of both operands are copied to its operand spaces."""
+"""Contractions on a cube that is fed from memory tile by tile: blocks of accumulator tiles, one buffer a tile.
+
+Operand A is read where it lies, or from a copy that holds its padding and the order that tiles want: one per
+slab of rows in the stage space, or one of everything in a parallel loop of its own before the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 
 from opc.affine import Affine
+from opc.dtypes import DType
 from opc.program.ir import Access
+from opc.tensor.ir import Dim
 from passes.lowering._axes import Axis, Frame
-from passes.lowering._emit import Tile
+from passes.lowering._emit import Tile, memory_access
 from passes.lowering._expr import Evaluator, Value
-from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
-from passes.lowering._plan import Plan, Shape
-from passes.lowering._plan_tiles import plan_tiles
+from passes.lowering._knobs import Knobs
+from passes.lowering._matmul import ContractionNest, Tiles
+from passes.lowering._plan_tiles import Operands, Priced, TilePlan, plan_tiles
+from passes.lowering._row_layout import RowLayout, copied, copy_dims, copy_source, in_place
+from passes.lowering._tile_blocks import cover
 
-# Rows of an accumulator tile that one epilogue block holds in vector registers.
+# Rows that one step of the epilogue holds in vector registers.
 _EPILOGUE_ROWS = 4
+# Plans beyond this factor of the best estimate are not worth timing.
+_RIVALS = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where A's rows are read: a buffer's index forms over the contraction's dims, M dims counted from ``base``."""
+
+    buffer: str
+    index: tuple[Affine, ...]
+    base: Mapping[str, Affine]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Tiles of a block: first row and rows of each tile row, first column and columns of each tile column."""
+
+    along: str
+    starts: tuple[tuple[int, dict[str, int]], ...]
+    columns: tuple[tuple[int, int], ...]
 
 
 class TileNest(ContractionNest):
-    """Operands come from memory or the staged slab; the accumulator is drained before the epilogue."""
+    """Every buffer in the operand and accumulator spaces is one tile."""
 
-    def plan_of(self, shape: Shape) -> Plan:
-        """See the base class."""
-        return plan_tiles(shape, self.machine, self.knobs)
-
-    def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
-        """Copy one chunk of both operands to the operand spaces and multiply."""
-        frame = self._frame(tiles, chunk)
-        rows, cols, *ks = frame.axes
-        k = Axis("k_", tuple(d for a in ks for d in a.dims))
+    def choose(self) -> None:
+        """Pick the plan; the others are rivals."""
         c = self.contraction
-        a_source = self._operand(c.a, frame, staged.rows, {**chunk, **self._within(inside)})
-        b_source = self._operand(c.b, frame, staged.weights, chunk)
-        a_type, b_type = (self.tensors[r.tensor].dtype for r in (c.a, c.b))
-        a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
-        b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
-        self.emit.emit(
-            "copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source]
+        self.tensor = self.tensors[c.a.tensor]
+        summed = frozenset(d.name for d in self.shape.k)
+        operands = Operands(c.a, self.tensor, summed, c.a.fill is not None, self.ragged is not None)
+        self.priced: list[Priced] = plan_tiles(self.shape, operands, self.machine, self.knobs)
+        self.tiling: TilePlan = self.priced[0].plan
+        self.summed = summed
+
+    def alternatives(self) -> list[Knobs]:
+        """See the base class."""
+        best = self.priced[0]
+        near = [p.plan.knobs for p in self.priced[1:] if p.cycles <= best.cycles * _RIVALS]
+        return [k for k in dict.fromkeys(near) if k != best.plan.knobs]
+
+    def run(self) -> None:
+        """Emit the whole nest."""
+        self.emit.line = self.ops[0].line
+        # A result that is also read must not be computed twice.
+        self.overlap = all(self.emit.buffers[name].kind != "inout" for name in self.stored)
+        self.whole = self._copy_everything() if self.tiling.stage == "whole" else None
+        s = self.shape
+        dims = [*s.batch, *s.m, *(s.n[-2:-1] if self.tiling.per else ())]
+        if self.tiling.parallel in {d.name for d in dims}:
+            self._slabs(sorted(dims, key=lambda d: d.name != self.tiling.parallel), {})
+            return
+        with self.emit.loop("one", 1, parallel=True):
+            self._slabs(dims, {})
+
+    def _slabs(self, dims: list[Dim], tiles: Tiles) -> None:
+        """Loops around slabs of rows, batches, and groups of columns where those are spread."""
+        if not dims:
+            self._one_slab(tiles)
+            return
+        d = dims[0]
+        parallel = d.name == self.tiling.parallel
+        if d in self.shape.n:
+            found = self._column_groups(d, parallel)
+        else:
+            found = self.emit.tiles(d.name, d.extent, self.tiling.slab.get(d.name, 1), parallel)
+        for tile in found:
+            self._slabs(dims[1:], {**tiles, d.name: tile})
+
+    def _column_groups(self, d: Dim, parallel: bool) -> Iterator[Tile]:
+        """Groups of blocks of columns; a ragged last block is a group of its own."""
+        last = self.ragged is not None
+        yield from self.emit.tiles(d.name, d.extent - last, self.tiling.per, parallel)
+        if last:
+            with self.emit.loop(f"{d.name}_o", 1, parallel):
+                yield Tile(Affine((), d.extent - 1), 1, Affine((), d.extent - 1))
+
+    def _one_slab(self, tiles: Tiles) -> None:
+        """One slab: its copy of A if it has one, then blocks of rows and columns."""
+        source = self.whole or self._copy_slab(tiles) or self._in_place(tiles)
+        rows = [lambda t, d=d: self._row_blocks(d, t) for d in self.shape.m]
+        columns = [lambda t, d=d: self._columns(d, t) for d in self.shape.n]
+        order = [*columns, *rows] if self.tiling.inner == "rows" else [*rows, *columns]
+        for inside in self._nest(order, tiles):
+            self._block(inside, source)
+
+    def _nest(self, loops: list, tiles: Tiles) -> Iterator[Tiles]:  # type: ignore[type-arg]
+        if not loops:
+            yield tiles
+            return
+        for more in loops[0](tiles):
+            yield from self._nest(loops[1:], {**tiles, **more})
+
+    def _row_blocks(self, d: Dim, tiles: Tiles) -> Iterator[Tiles]:
+        """Blocks of one M dim within its slab, all of one size; the last may overlap the one before."""
+        outer = tiles[d.name]
+        size = min(self.tiling.rows.block.get(d.name, 1), outer.size)
+        found = self.emit.tiles(d.name, outer.size, size)
+        if self.overlap and outer.size % size:
+            found = self._overlapping(d.name, outer.size, size)
+        for t in found:
+            yield {d.name: Tile(outer.base + t.base, t.size, t.order)}
+
+    def _overlapping(self, name: str, extent: int, size: int) -> Iterator[Tile]:
+        found = cover(extent, size)
+        with self.emit.loop(f"{name}_o", found.count) as var:
+            yield Tile(var * found.step, size, var)
+        if found.tail:
+            yield Tile(Affine((), extent - size), size, Affine((), found.count))
+
+    def _columns(self, d: Dim, tiles: Tiles) -> Iterator[Tiles]:
+        """Blocks of one N dim; the last block of ragged packed weights has fewer valid columns."""
+        names = [n.name for n in self.shape.n]
+        if d.name in tiles:  # a group of blocks, of which a parallel iteration has some
+            group = tiles[d.name]
+            with self.emit.loop(f"{d.name}_o", group.size) as var:
+                yield {d.name: Tile(group.base + var, 1, var)}
+            return
+        if d.name == names[-1]:
+            extent = d.extent
+            if self.ragged is not None and tiles[names[-2]].base.is_const and self._last(tiles[names[-2]]):
+                extent = self.ragged
+            for t in self.emit.tiles(d.name, extent, min(self.tiling.columns, extent)):
+                yield {d.name: t}
+            return
+        ragged = self.ragged is not None and d.name == names[-2]
+        if d.extent > ragged:
+            for t in self.emit.tiles(d.name, d.extent - ragged, 1):
+                yield {d.name: t}
+        if ragged:
+            yield {d.name: Tile(Affine((), d.extent - 1), 1, Affine((), d.extent - 1))}
+
+    def _last(self, tile: Tile) -> bool:
+        return tile.base == Affine((), self.shape.n[-2].extent - 1)
+
+    # Operand A.
+
+    def _in_place(self, tiles: Tiles) -> _Source:
+        layout = in_place(self.contraction.a, self.tensor)
+        return self._source(self.tensor.name, layout, {}, tiles)
+
+    def _copy_everything(self) -> _Source:
+        """Copy A in a parallel loop of its own, spread along the axis that is longest."""
+        layout = self.tiling.layout
+        shape = [p.count for p in layout.parts]
+        name = self.emit.workspace(f"{self.tensor.name}_rows", self.tensor.dtype, shape)
+        spread = max(range(len(shape) - 1), key=lambda i: shape[i]) if len(shape) > 1 else 0
+        index = copy_source(layout, self._base({}))
+        dims = copy_dims(layout)
+        with self.emit.loop(dims[spread][0], shape[spread], parallel=True) as var:
+            at: dict[str, Affine | int] = {dims[spread][0]: var}
+            inside = [Affine.var(d).substitute(at) for d, _ in dims]
+            rest = [d for i, d in enumerate(dims) if i != spread]
+            self._copy(name, inside, rest, [f.substitute(at) for f in index])
+        return self._source(name, layout, {}, {})
+
+    def _copy_slab(self, tiles: Tiles) -> _Source | None:
+        if self.tiling.stage != "slab":
+            return None
+        extents = {d.name: tiles[d.name].size for d in self.shape.m} | {
+            d.name: d.extent for d in self.shape.k
+        }
+        plan = self.tiling
+        split = any(p.axis == q.axis for p in plan.layout.parts for q in plan.layout.parts if p is not q)
+        layout = copied(self.contraction.a, self.tensor, extents, self.summed, plan.rows.inner, split)
+        name = self.emit.local(
+            f"{self.tensor.name}_stage", self.tensor.dtype, [p.count for p in layout.parts], "stage"
         )
+        dims = copy_dims(layout)
+        index = copy_source(layout, self._base(tiles))
+        self._copy(name, [Affine.var(d) for d, _ in dims], dims, index)
+        return self._source(name, layout, {d.name: tiles[d.name].base for d in self.shape.m}, {})
+
+    def _base(self, tiles: Tiles) -> tuple[Affine, ...]:
+        """Where A's axes start for these tiles."""
+        at: dict[str, Affine | int] = {
+            d.name: tiles[d.name].base if d.name in tiles else 0
+            for d in (*self.shape.batch, *self.shape.m, *self.shape.k)
+        }
+        return tuple(f.substitute(at) for f in self.contraction.a.index)
+
+    def _copy(
+        self, name: str, inside: list[Affine], dims: list[tuple[str, int]], index: list[Affine]
+    ) -> None:
         self.emit.emit(
-            "copy_in.copy", frame.dims((*ks, cols)), [Access(b, (k.flat(), cols.flat()))], [b_source]
+            "copy_in.copy", dims, [Access(name, tuple(inside))], [memory_access(self.tensor, index)],
+            fill=self.contraction.a.fill,
+        )  # fmt: skip
+
+    def _source(
+        self, name: str, layout: RowLayout, base: Mapping[str, Affine], fixed: Mapping[str, Tile]
+    ) -> _Source:
+        at: dict[str, Affine | int] = {
+            d.name: fixed[d.name].base for d in self.shape.batch if d.name in fixed
+        }
+        return _Source(name, tuple(p.position.substitute(at) for p in layout.parts), base)
+
+    # One block.
+
+    def _block(self, tiles: Tiles, source: _Source) -> None:
+        """Clear the accumulators, feed the cube, drain, and run the epilogue."""
+        grid = self._grid(tiles)
+        rows = [prod(box.values()) for _, box in grid.starts]
+        acc = [
+            [
+                self._register("acc", self.shape.accumulator, r, width, "accumulator")
+                for _, width in grid.columns
+            ]
+            for r in rows
+        ]
+        for chunk in self._chunks(list(self.shape.k), {}):
+            self._multiply_block(tiles, grid, chunk, source, acc)
+        drained = self.emit.local(
+            "drained", self.shape.accumulator, [sum(rows), sum(w for _, w in grid.columns)], "scratch"
         )
+        self._drain_block(drained, acc, rows, grid)
+        for part, first in self._epilogue_blocks(tiles):
+            self._finish(drained, part, first, tiles)
+
+    def _register(self, hint: str, dtype: DType, rows: int, columns: int, role: str) -> str:
+        return self.emit.local(hint, dtype, [rows, columns], role)
+
+    def _grid(self, tiles: Tiles) -> _Grid:
+        plan = self.tiling.rows
+        block = {d.name: tiles[d.name].size for d in self.shape.m}
+        size = plan.tile.get(plan.along, 1)
+        starts = []
+        for start in range(0, block.get(plan.along, 1), size):
+            box = {d: min(n, block[d]) for d, n in plan.tile.items()}
+            if plan.along in box:
+                box[plan.along] = min(size, block[plan.along] - start)
+            starts.append((start, box))
+        last = tiles[self.shape.n[-1].name]
+        width = self.machine.cube_shape[self.shape.operand][1]
+        # Packed columns beyond the valid ones are zeros, so tiles keep their width there.
+        limit = self.shape.n[-1].extent - last.base.const if last.base.is_const else last.size
+        columns = tuple((at, min(width, limit - at)) for at in range(0, last.size, width))
+        return _Grid(plan.along, tuple(starts), columns)
+
+    def _chunks(self, dims: list[Dim], chunk: Tiles) -> Iterator[Tiles]:
+        if not dims:
+            yield chunk
+            return
+        d = dims[0]
+        for tile in self.emit.tiles(d.name, d.extent, self.tiling.chunk[d.name]):
+            yield from self._chunks(dims[1:], {**chunk, d.name: tile})
+
+    def _multiply_block(
+        self, tiles: Tiles, grid: _Grid, chunk: Tiles, source: _Source, acc: list[list[str]]
+    ) -> None:
+        """One chunk of K: load every tile of both operands once, multiply every pair."""
+        k = Axis("k_", tuple((d.name, chunk[d.name].size) for d in self.shape.k))
+        dtype = self.tensor.dtype
+        stream = self.tiling.stream
+        a = []
+        for start, box in grid.starts:
+            name = self._register("a", dtype, prod(box.values()), k.size, "operand_a")
+            rows = Axis("m_", tuple(box.items()))
+            self._load(
+                name, (rows, k), self._rows_at(source, tiles, chunk, grid.along, start, box), stream == "a"
+            )
+            a.append(name)
+        b = []
+        for at, width in grid.columns:
+            name = self._register("b", dtype, k.size, width, "operand_b")
+            self._load(
+                name,
+                (k, Axis("n_", ((self.shape.n[-1].name, width),))),
+                self._columns_at(tiles, chunk, at),
+                stream == "b",
+            )
+            b.append(name)
         m, n, kk = (Affine.var(x) for x in ("m_", "n_", "k_"))
+        first = sum((t.order for t in chunk.values()), Affine())
+        for i, (_, box) in enumerate(grid.starts):
+            for j, (_, width) in enumerate(grid.columns):
+                self.emit.emit(
+                    "cube.mma", [("m_", prod(box.values())), ("n_", width), ("k_", k.size)],
+                    [Access(acc[i][j], (m, n))], [Access(a[i], (m, kk)), Access(b[j], (kk, n))],
+                    init=first, chain=self._chain(),
+                )  # fmt: skip
+
+    def _load(self, name: str, axes: tuple[Axis, Axis], source: Access, stream: bool) -> None:
+        dims = [d for axis in axes for d in axis.dims]
         self.emit.emit(
-            "cube.mma",
-            [("m_", rows.size), ("n_", cols.size), ("k_", k.size)],
-            [Access(acc, (m, n))],
-            [Access(a, (m, kk)), Access(b, (kk, n))],
-            init=order(chunk),
-            chain=self._chain(),
-        )
+            "copy_in.copy", dims, [Access(name, tuple(axis.flat() for axis in axes))], [source],
+            hint="stream" if stream else "",
+        )  # fmt: skip
 
-    def _drain(self, tiles: Tiles, frame: Frame, acc: str, staged: Staged) -> None:
-        """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
-        axes, dtype = frame.axes, self.shape.accumulator
-        source = Evaluator.at(acc, axes)
-        vector = self.machine.role("vector")
-        if self.machine.roles[self.accumulator] == vector.name:
-            self.epilogue.apply(frame, Value(source, axes, dtype, True), staged.values)
-            return
-        role = "vector" if vector.addressable else "scratch"
-        drained = self.emit.local("drained", dtype, [a.size for a in axes], role)
-        target = Evaluator.at(drained, axes)
-        self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [source])
-        if vector.addressable:
-            self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
-            return
-        for block, shift in self._blocks(tiles):
-            # As many rows at a time as the register file holds.
-            sub = self._tile_frame(block)
-            part = at(Access(drained, tuple(a.flat() for a in axes)), shift)
-            self.epilogue.apply(sub, self._reload(part, sub), staged.values)
+    def _rows_at(
+        self, source: _Source, tiles: Tiles, chunk: Tiles, along: str, start: int, box: dict[str, int]
+    ) -> Access:
+        at: dict[str, Affine | int] = {d.name: chunk[d.name].local(d.name) for d in self.shape.k}
+        for d in self.shape.m:
+            here = tiles[d.name].base - source.base.get(d.name, Affine())
+            here = here + (start if d.name == along else 0)
+            at[d.name] = here + (Affine.var(d.name) if box.get(d.name, 1) > 1 else Affine())
+        for d in self.shape.batch:
+            at[d.name] = tiles[d.name].base
+        return Access(source.buffer, tuple(f.substitute(at) for f in source.index))
 
-    def _reload(self, drained: Access, frame: Frame) -> Value:
-        axes = frame.axes
-        out = self.emit.local("in", self.shape.accumulator, [a.size for a in axes], "vector")
-        dims = Access(out, tuple(a.flat() for a in axes))
-        self.emit.emit("copy_in.copy", frame.dims(axes), [dims], [drained])
-        return Value(Evaluator.at(out, axes), axes, self.shape.accumulator, True)
+    def _columns_at(self, tiles: Tiles, chunk: Tiles, start: int) -> Access:
+        b = self.contraction.b
+        at: dict[str, Affine | int] = {d.name: chunk[d.name].local(d.name) for d in self.shape.k}
+        at.update({d.name: tiles[d.name].base for d in (*self.shape.batch, *self.shape.n)})
+        last = self.shape.n[-1].name
+        at[last] = tiles[last].base + Affine.var(last) + start
+        return memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
 
-    def _blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
-        """(tiles of a block of rows, the block within the accumulator tile)."""
-        if not self.shape.m:
-            yield tiles, {}
+    def _drain_block(self, drained: str, acc: list[list[str]], rows: list[int], grid: _Grid) -> None:
+        m, n = Affine.var("m_"), Affine.var("n_")
+        top = 0
+        for row, count in zip(acc, rows, strict=True):
+            for name, (at, width) in zip(row, grid.columns, strict=True):
+                self.emit.emit(
+                    "scale.drain", [("m_", count), ("n_", width)], [Access(drained, (m + top, n + at))],
+                    [Access(name, (m, n))],
+                )  # fmt: skip
+            top += count
+
+    # The epilogue.
+
+    def _epilogue_blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Affine]]:
+        """(M tiles of a few rows, the first of these rows in the drained block); all of one size."""
+        names = self._block_order()
+        sizes = {n: tiles[n].size for n in names}
+        step = dict.fromkeys(names, 1)
+        room = _EPILOGUE_ROWS
+        for n in reversed(names):
+            step[n] = max(t for t in range(1, min(room, sizes[n]) + 1) if sizes[n] % t == 0)
+            room //= step[n]
+            if step[n] < sizes[n]:
+                break
+        yield from self._steps(names, sizes, step, tiles, Affine())
+
+    def _steps(
+        self, names: list[str], sizes: dict[str, int], step: dict[str, int], tiles: Tiles, first: Affine
+    ) -> Iterator[tuple[Tiles, Affine]]:
+        if not names:
+            yield tiles, first
             return
-        q = self.shape.m[-1].name
-        whole = tiles[q]
-        for t in self.emit.even_tiles(f"{q}_e", whole.size, min(_EPILOGUE_ROWS, whole.size)):
-            yield {**tiles, q: Tile(whole.base + t.base, t.size, t.order)}, {q: t}
+        name, rest = names[0], names[1:]
+        weight = prod(sizes[n] for n in rest)
+        with self.emit.loop(f"{name}_e", sizes[name] // step[name]) as var:
+            base = var * step[name]
+            part = Tile(tiles[name].base + base, step[name], base)
+            yield from self._steps(rest, sizes, step, {**tiles, name: part}, first + base * weight)
+
+    def _block_order(self) -> list[str]:
+        """M dims as they number the rows of a drained block: slowest first."""
+        rows = list(self.tiling.rows.block)
+        return [*(d.name for d in self.shape.m if d.name not in rows), *rows]
+
+    def _finish(self, drained: str, part: Tiles, first: Affine, tiles: Tiles) -> None:
+        names = self._block_order()
+        s = self.shape
+        rows = Axis("m_", tuple((n, part[n].size) for n in names))
+        cols = Axis("n_", tuple((d.name, tiles[d.name].size) for d in s.n))
+        base = {d.name: part[d.name].base for d in (*s.batch, *s.m, *s.n)}
+        frame = Frame((rows, cols), base)
+        inner = {n: tiles[n].size for n in names}
+        row, weight = first, 1
+        for n in reversed(names):
+            row = row + (Affine.var(n, weight) if part[n].size > 1 else Affine())
+            weight *= inner[n]
+        axes, dtype = frame.axes, s.accumulator
+        out = self.emit.local("in", dtype, [a.size for a in axes], "vector")
+        self.emit.emit(
+            "copy_in.copy", frame.dims(axes), [Access(out, tuple(a.flat() for a in axes))],
+            [Access(drained, (row, cols.flat()))],
+        )  # fmt: skip
+        self.epilogue.apply(frame, Value(Evaluator.at(out, axes), axes, dtype, True), {})
