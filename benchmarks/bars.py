@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.case import Case
+from benchmarks.problems.elementwise import IMAGES
 from benchmarks.results import Results, geometric_mean
 
 PEERS = ("onednn", "onnxruntime", "openvino")
 USER_CALL = "torch-compile"
 DIRECT = ("opc-tuned", "opc")  # the first that was measured counts
 LICENSED = ("opc-fast", *DIRECT)
+_NO_AMX = "this computer has no AMX: no verdict"
 _FEW_SLOW, _SLOW, _TOO_SLOW = 5, 0.95, 0.85
 
 
@@ -64,7 +66,7 @@ class Bar:
 def conv_bars(results: Results) -> list[Bar]:
     """Every bar of the convolutions."""
     amx = bool(results.settings.get("amx"))
-    unfit = "" if amx else "this computer has no AMX: measured where it is cheap, no verdict"
+    unfit = "" if amx else _NO_AMX
     licence = "" if "opc-fast" in results.engines else "measured without the licence numerics=fast"
     bars = [
         _over_peers(results, "bf16_vs_best_peer", "bf16", DIRECT, {1: 1.6, 8: 1.45}, unfit),
@@ -83,9 +85,11 @@ def chosen(results: Results, case: Case, engines: Sequence[str]) -> str | None:
     return next((e for e in engines if results.of(case, e)), None)
 
 
-def over_best_peer(results: Results, case: Case, engines: Sequence[str]) -> float | None:
+def over_best_peer(
+    results: Results, case: Case, engines: Sequence[str], peers: Sequence[str] = PEERS
+) -> float | None:
     """Our speed over that of the case's fastest peer."""
-    ours, theirs = chosen(results, case, engines), results.fastest(case, PEERS)
+    ours, theirs = chosen(results, case, engines), results.fastest(case, peers)
     return results.speedup(case, ours, theirs) if ours and theirs else None
 
 
@@ -150,6 +154,25 @@ def _worst_shape(results: Results, amx: bool) -> Bar:
         found = (Situation(str(case), cells[case], _TOO_SLOW),)
     reason = f"{len(slow)} of {len(cells)} cells below {_SLOW} (at most {_FEW_SLOW})"
     return Bar("worst_shape", _TOO_SLOW, found, reason, "short" if len(slow) > _FEW_SLOW else "")
+
+
+def matmul_bars(results: Results) -> list[Bar]:
+    """Every bar of the matrix products; all shapes count."""
+    unfit = "" if results.settings.get("amx") else _NO_AMX
+    return [
+        _against(results, "matmul_f32", "f32", DIRECT, "torch", {1: 0.97}),
+        _against(results, "matmul_bf16", "bf16", DIRECT, "torch", {1: 1.0}, unfit),
+    ]
+
+
+def elementwise_bars(results: Results) -> list[Bar]:
+    """Bandwidth as a share of the triad's, kernel by kernel; what arithmetic or reductions bound is only shown."""
+    found = []
+    for case in results.cases():
+        value = over_best_peer(results, case, DIRECT, ("triad",))
+        if value is not None and case.name in IMAGES:
+            found.append(Situation(f"{case.name} {case.dtype} threads {case.threads}", value, 0.9))
+    return [Bar("bandwidth", 0.9, tuple(found))]
 
 
 def bar_lines(bars: Iterable[Bar]) -> list[str]:

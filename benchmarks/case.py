@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = dict[str, Array]
+Sizes = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Case:
-    """One cell of the tables. ``name`` says which problem of its family, see the family's module."""
+    """One cell of the tables. ``name`` says which problem of its family, see ``benchmarks/problems``."""
 
     family: str
     name: str
@@ -28,24 +32,16 @@ class Case:
         """The same numbers on one thread: what all thread counts must agree on."""
         return Case(self.family, self.name, self.dtype, self.batch, 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 class Problem(Protocol):
     """What every engine computes for a case: the kernel of opc that defines it, and its data."""
 
     @property
-    def case(self) -> Case:
-        """Which case this is."""
+    def source(self) -> str:
+        """The kernel's text."""
 
     @property
-    def kernel(self) -> str:
-        """Name in ``kernels_dsl``."""
-
-    @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> Sizes:
         """Sizes and attributes of the kernel."""
 
     @property
@@ -54,14 +50,21 @@ class Problem(Protocol):
 
     @property
     def flops(self) -> int:
-        """Operations of one call."""
+        """Operations of one call; 0 where only traffic counts."""
 
     @property
     def moved(self) -> int:
         """Bytes of arguments and results, each once."""
 
-    def arrays(self) -> dict[str, Array]:
+    @property
+    def repeats(self) -> int:
+        """How many equal pieces the data, and so the result, is made of along its first axis."""
+
+    def arrays(self) -> Arrays:
         """Seeded arguments by name, axes in the kernel's order, memory in the layout's."""
+
+    def parts(self) -> Iterator[tuple[Sizes, Arrays]]:
+        """Smaller problems whose results, one after the other, are the result, or its first piece."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -73,8 +76,5 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def problem(case: Case) -> Problem:
     """The problem behind a case."""
-    from benchmarks import conv_problem
-
-    families: dict[str, type] = {"conv": conv_problem.ConvProblem}
-    found: Problem = families[case.family](case)
-    return found
+    made: Problem = importlib.import_module(f"benchmarks.problems.{case.family}").problem(case)
+    return made

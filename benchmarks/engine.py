@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.case import Array, Case
@@ -18,10 +18,14 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """``call`` computes once; ``result`` gives what it computed, images as ``[N, H, W, C]``."""
+    """``call`` computes once; ``result`` gives what it computed, images as ``[N, H, W, C]``.
+
+    ``inputs`` is what a producer has just written where weights are measured cold: it is read before a call.
+    """
 
     call: Callable[[], object]
     result: Callable[[], Array]
+    inputs: tuple[Array, ...] = ()
 
 
 class Engine(ABC):
@@ -46,10 +50,10 @@ class Entry:
     name: str
     place: str
     needs: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
     jemalloc: bool = False
     families: tuple[str, ...] = ("conv",)
     numerics: str = "strict"
+    computes: bool = True  # a yardstick's result is nobody's
 
     @property
     def ours(self) -> bool:
@@ -70,16 +74,19 @@ class Entry:
         return made
 
 
+_ALL = ("conv", "matmul", "elementwise")
 ENGINES = {
     e.name: e
     for e in (
-        Entry("opc", "benchmarks.peers.own:Own"),
-        Entry("opc-tuned", "benchmarks.peers.own:Tuned"),
+        Entry("opc", "benchmarks.peers.own:Own", families=_ALL),
+        Entry("opc-tuned", "benchmarks.peers.own:Tuned", families=_ALL),
         Entry("opc-fast", "benchmarks.peers.own:Fast", numerics="fast"),
         Entry("opc-source-order", "benchmarks.peers.own:SourceOrder"),
         Entry("onednn", "benchmarks.peers.pytorch:OneDnn", ("torch",), jemalloc=True),
         Entry("onnxruntime", "benchmarks.peers.onnx_runtime:OnnxRuntime", ("onnxruntime",)),
         Entry("openvino", "benchmarks.peers.open_vino:OpenVino", ("openvino",)),
+        Entry("torch", "benchmarks.peers.pytorch:Matmul", ("torch",), jemalloc=True, families=("matmul",)),
+        Entry("triad", "benchmarks.peers.triad:Triad", families=("elementwise",), computes=False),
         Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),
         Entry("torch-compile", "benchmarks.peers.pytorch:Compiled", ("torch",), jemalloc=True),
     )

@@ -7,7 +7,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.case import Array, Case
 from benchmarks.check import Checker, Verdict
 from benchmarks.engine import ENGINES, Entry
-from benchmarks.process import EngineError, Process
+from benchmarks.process import ROOT, EngineError, Process
 from benchmarks.results import Results, Sample
 
 Say = Callable[[str], None]
@@ -26,12 +26,13 @@ Run = tuple[float, bool]  # seconds, and whether it had its core to itself
 class Plan:
     """How to measure: ``rounds`` of about ``seconds`` each per engine and case, at least ``runs`` calls in all."""
 
-    processes: int = 3
     rounds: int = 7
     seconds: float = 0.004
     runs: int = 21
-    slowest: float = 2.0  # an engine whose call takes longer is not timed
+    slowest: float = 1.0  # an engine whose call takes longer is not timed
     cold: int = 0  # bytes to evict before every call
+    passive: bool = False  # waiting threads sleep at once
+    preload: str | None = None  # jemalloc
 
 
 class Session:
@@ -42,7 +43,7 @@ class Session:
         self.running: dict[str, Process] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="opc-bench-")
 
-    def start(self, engines: Sequence[Entry], threads: int, preload: str | None) -> None:
+    def start(self, engines: Sequence[Entry], threads: int) -> None:
         """Start engines together; those that cannot start are noted as missing."""
         cpus = set(sorted(os.sched_getaffinity(0))[-threads:])
         folder = Path(self._folder.name)
@@ -51,7 +52,7 @@ class Session:
                 self.results.missing[entry.name] = reason
                 continue
             log = folder / f"{entry.name}.log"
-            self.running[entry.name] = Process(entry, threads, cpus, preload, log)
+            self.running[entry.name] = Process(entry, cpus, environment(entry, threads, self.plan), log)
         for name, process in list(self.running.items()):
             try:
                 about = process.about()
@@ -91,11 +92,11 @@ class Session:
         """Seconds of a warm call, or None if the engine leaves this case out."""
         process = self.running[name]
         try:
-            answer = process.ask("prepare", limit=300, case=case.to_json())
+            answer = process.ask("prepare", limit=300, case=asdict(case))
             if "unsupported" in answer:
                 self.results.missing.setdefault(f"{name} {case.dtype}", answer["unsupported"])
                 return None
-            verdict = self._check(name, case, process)
+            verdict = self._check(name, case, process) if ENGINES[name].computes else Verdict(None)
             if verdict.problem is not None:
                 self._fail(name, case, verdict.problem)
                 return None
@@ -143,15 +144,29 @@ class Session:
         return None
 
     def _fail(self, name: str, case: Case, problem: str) -> None:
+        """A failure of ours fails the run; a peer's is noted, once per kind of its message."""
         text = f"{name}: {case}: {problem}"
-        self.say(text)
         if ENGINES[name].ours:
             self.results.failures.append(text)
+        elif self.results.missing.setdefault(f"{name} {case.dtype}", problem) == problem:
+            return
+        self.say(text)
 
     def _lose(self, name: str, reason: str) -> None:
         self.running.pop(name).close()
         self.results.missing[name] = reason
         self.say(f"{name}: {reason}")
+
+
+def environment(entry: Entry, threads: int, plan: Plan) -> dict[str, str]:
+    """The variables of an engine's process. Idle engines are stopped, so theirs may wait as they like."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "OPC_NUM_THREADS": str(threads)}
+    if plan.passive:
+        kept |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPC_BENCH_PASSIVE": "1"}
+    if entry.jemalloc and plan.preload:
+        kept["LD_PRELOAD"] = plan.preload
+    return kept
 
 
 def _sample(number: int, case: Case, name: str, rounds: list[list[Run]]) -> Sample:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
-import time
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from benchmarks.case import Array
+from benchmarks.team import Team
 from opc.cpu import features
 from opc.cpu.image import Loaded
 from opc.cpu.jit import Target, host_triple, loaded
@@ -28,28 +27,8 @@ def operations(dtype: str, threads: int) -> float:
     tiles = dtype == "bf16" and features.amx_permitted()
     call, each = _tile_loop() if tiles else _fma_loop()
     turns = _TURNS // 8 if tiles else _TURNS
-    cpus = sorted(os.sched_getaffinity(0))[-threads:]
-    return len(cpus) * each * turns / together(lambda: call(turns), cpus, _TRIES)
-
-
-def together(call: Callable[[], object], cpus: list[int], tries: int) -> float:
-    """Seconds of the shortest try, a try being one call on every CPU, begun together and lasting to the last."""
-    barrier, spans = threading.Barrier(len(cpus)), np.zeros((len(cpus), tries, 2))
-
-    def run(index: int) -> None:
-        os.sched_setaffinity(threading.get_native_id(), {cpus[index]})
-        for turn in range(tries):
-            barrier.wait()
-            start = time.perf_counter()
-            call()
-            spans[index, turn] = start, time.perf_counter()
-
-    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(cpus))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return float((spans[:, :, 1].max(axis=0) - spans[:, :, 0].min(axis=0)).min())
+    team = Team(sorted(os.sched_getaffinity(0))[-threads:])
+    return team.size * each * turns / min(team(lambda index: call(turns)) for _ in range(_TRIES))
 
 
 Loop = Callable[[int], object]

@@ -23,19 +23,18 @@ class EngineError(Exception):
 class Process:
     """One engine at work. Start it, ask it, close it; it runs only while it answers."""
 
-    def __init__(self, entry: Entry, threads: int, cpus: set[int], preload: str | None, log: Path) -> None:
+    def __init__(self, entry: Entry, cpus: set[int], environment: dict[str, str], log: Path) -> None:
         self.entry, self.log = entry, log
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", entry.name, str(threads)],
+            [sys.executable, "-m", "benchmarks.worker", entry.name, str(len(cpus))],
             cwd=ROOT,
-            env=_environment(entry, threads, preload),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.open("wb"),
             preexec_fn=lambda: os.sched_setaffinity(0, cpus),
         )
         self._begin({"do": "about"})
-        self._begun = True
 
     def about(self, limit: float = 120) -> dict[str, Any]:
         """The answer to the question asked at the start, which waits for imports."""
@@ -87,11 +86,3 @@ class Process:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"ended: {lines[-1][:400] if lines else 'without a word'}"
-
-
-def _environment(entry: Entry, threads: int, preload: str | None) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "OPC_NUM_THREADS": str(threads)}
-    if entry.jemalloc and preload:
-        kept["LD_PRELOAD"] = preload
-    return kept | entry.environment

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from benchmarks.bars import DIRECT, LICENSED, PEERS, chosen, over_best_peer
+from benchmarks.bars import chosen, over_best_peer
 from benchmarks.case import Case, problem
 from benchmarks.engine import ENGINES
 from benchmarks.results import Results, geometric_mean
 from opc.report.tables import table
 
 
-def tables(results: Results, describe: Callable[[Case], str]) -> list[str]:
+@dataclass(frozen=True)
+class View:
+    """How a suite is shown: the peers that count, our engines in order of preference per column, names."""
+
+    peers: tuple[str, ...]
+    ours: dict[str, tuple[str, ...]]
+    describe: Callable[[Case], str]
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The engines of the first column, whose rate is shown."""
+        return next(iter(self.ours.values()))
+
+
+def tables(results: Results, view: View) -> list[str]:
     """One table per dtype, batch and number of threads."""
+    return [_table(results, cases, view) for cases in grouped(results)]
+
+
+def grouped(results: Results) -> list[list[Case]]:
+    """Cases of one dtype, batch and number of threads together."""
     groups: dict[tuple[str, int, int], list[Case]] = {}
     for case in results.cases():
         groups.setdefault((case.dtype, case.batch, case.threads), []).append(case)
-    return [_table(results, cases, describe) for cases in groups.values()]
+    return list(groups.values())
 
 
 def header(results: Results) -> list[str]:
@@ -31,17 +51,28 @@ def header(results: Results) -> list[str]:
     return lines
 
 
-def _table(results: Results, cases: Sequence[Case], describe: Callable[[Case], str]) -> str:
-    first = cases[0]
+def title(case: Case) -> str:
+    """What the cases of a table share."""
+    return f"{case.dtype}, batch {case.batch}, {case.threads} thread(s)"
+
+
+def rate(results: Results, case: Case, engine: str | None) -> float | None:
+    """Operations a second; bytes where a problem has none."""
+    seconds = results.median(case, engine) if engine else None
+    what = problem(case)
+    return (what.flops or what.moved) / seconds if seconds else None
+
+
+def _table(results: Results, cases: Sequence[Case], view: View) -> str:
     engines = [e for e in ENGINES if any(results.of(case, e) for case in cases)]
-    names = ["", "shape", *engines, "GFLOP/s", "of peak", "best peer", "direct", "licensed"]
+    unit = "GFLOP/s" if problem(cases[0]).flops else "GB/s"
+    names = ["shape", *engines, unit, "of peak", "best peer", *view.ours]
     rows = [
-        [c.name, describe(c), *(_times(results, c, e) for e in engines), *_ratios(results, c)] for c in cases
+        [view.describe(c), *(_times(results, c, e) for e in engines), *_ratios(results, c, view)]
+        for c in cases
     ]
-    title = (
-        f"{first.dtype}, batch {first.batch}, {first.threads} thread(s): median (best) in ms, * = contended"
-    )
-    return f"{title}\n{table(names, [*rows, _means(results, cases, engines)])}"
+    lines = table(names, [*rows, _means(results, cases, engines, view)])
+    return f"{title(cases[0])}: median (best) in ms, * = mostly contended\n{lines}"
 
 
 def _times(results: Results, case: Case, engine: str) -> str:
@@ -52,36 +83,33 @@ def _times(results: Results, case: Case, engine: str) -> str:
     return f"{median * 1e3:.3f} ({best * 1e3:.3f}){mark}"
 
 
-def _ratios(results: Results, case: Case) -> list[str]:
-    """GFLOP/s of the direct kernel, its share of the peak, the best peer, and our speed over it."""
-    ours = chosen(results, case, DIRECT)
-    seconds = results.median(case, ours) if ours else None
-    rate = problem(case).flops / seconds if seconds else None
-    peak = results.peaks.get(f"{case.dtype}/{case.threads}")
-    ratios = (over_best_peer(results, case, engines) for engines in (DIRECT, LICENSED))
+def _ratios(results: Results, case: Case, view: View) -> list[str]:
+    """Rate of our kernel, its share of the peak, the best peer, and our speed over it."""
+    found = rate(results, case, chosen(results, case, view.first))
+    peak = results.peaks.get(f"{case.dtype}/{case.threads}") if problem(case).flops else None
+    ratios = (over_best_peer(results, case, engines, view.peers) for engines in view.ours.values())
     return [
-        f"{rate / 1e9:.0f}" if rate else "-",
-        f"{rate / peak:.0%}" if rate and peak else "-",
-        results.fastest(case, PEERS) or "-",
-        *(f"{r:.2f}" if r else "-" for r in ratios),
+        f"{found / 1e9:.4g}" if found else "-",
+        f"{found / peak:.0%}" if found and peak else "-",
+        results.fastest(case, view.peers) or "-",
+        *(f"{r:.3f}" if r else "-" for r in ratios),
     ]
 
 
-def _means(results: Results, cases: Sequence[Case], engines: Sequence[str]) -> list[str]:
+def _means(results: Results, cases: Sequence[Case], engines: Sequence[str], view: View) -> list[str]:
     """Geometric means: of our speed over each engine, and over the best peer."""
     cells = []
     for engine in engines:
         found = [
-            r for c in cases if (o := chosen(results, c, DIRECT)) and (r := results.speedup(c, o, engine))
+            r for c in cases if (o := chosen(results, c, view.first)) and (r := results.speedup(c, o, engine))
         ]
         mean = geometric_mean(found)
         cells.append(f"x{mean:.3f}" if mean else "-")
     best = [
-        geometric_mean(r for c in cases if (r := over_best_peer(results, c, names)))
-        for names in (DIRECT, LICENSED)
+        geometric_mean(r for c in cases if (r := over_best_peer(results, c, names, view.peers)))
+        for names in view.ours.values()
     ]
     return [
-        "",
         "our speed over it, geometric mean",
         *cells,
         "",

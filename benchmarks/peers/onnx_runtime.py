@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from benchmarks.case import Array, Case
-from benchmarks.conv_problem import ConvProblem
 from benchmarks.engine import Engine, Prepared, UnsupportedError, optional
 from benchmarks.peers import protobuf
+from benchmarks.problems.conv import ConvProblem
 
 
 class OnnxRuntime(Engine):
@@ -27,13 +29,14 @@ class OnnxRuntime(Engine):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        if os.environ.get("OPC_BENCH_PASSIVE"):
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         session = ort.InferenceSession(_model(what, arrays), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         binding.bind_input("x", "cpu", 0, np.float32, x.shape, x.ctypes.data)
         binding.bind_output("y", "cpu", 0, np.float32, y.shape, y.ctypes.data)
-        # The arrays live as long as the call that uses their addresses.
-        return Prepared(lambda: session.run_with_iobinding(binding), lambda keep=(x, y): keep[1])  # type: ignore[misc]
+        return Prepared(lambda: session.run_with_iobinding(binding), lambda: y, (x,))
 
 
 def _model(what: ConvProblem, arrays: dict[str, Array]) -> bytes:

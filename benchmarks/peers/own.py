@@ -38,15 +38,13 @@ class Own(Engine):
         def result() -> Array:
             return out.transpose(0, 2, 3, 1) if what.layout == "nhwc" else out
 
-        return Prepared(lambda: bound(*inputs, out=out), result)
+        return Prepared(lambda: bound(*inputs, out=out), result, inputs)
 
     def compile(self, case: Case) -> opc.Kernel:
         """The kernel of a case."""
-        import kernels_dsl
-
         what = problem(case)
         options: dict[str, Any] = {"dtype": case.dtype, "layout": what.layout, **what.sizes, **self.options}
-        return opc.compile(kernels_dsl.path(what.kernel), threads=self.threads, **options)
+        return opc.compile(what.source, threads=self.threads, **options)
 
 
 class Tuned(Own):
@@ -73,12 +71,12 @@ class SourceOrder(Own):
         return f"{super().version()}, without the reordering passes"
 
     def compile(self, case: Case) -> opc.Kernel:
-        import kernels_dsl
         from opc.dtypes import DType
 
         what, machine = problem(case), driver.target_machine("cpu")
         if not machine.feeds(DType(case.dtype)):
             raise UnsupportedError(f"{machine.name} has no tiles for {case.dtype}: nothing is reordered")
-        text = kernels_dsl.source(what.kernel)
-        function = driver.specialise(text, what.kernel, machine, None, what.sizes, case.dtype, what.layout)
+        function = driver.specialise(
+            what.source, case.family, machine, None, what.sizes, case.dtype, what.layout
+        )
         return driver.callable_kernel(driver.in_source_order(driver.build(function, machine)), self.threads)

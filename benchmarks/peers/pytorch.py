@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.case import Array, Case, numpy_dtype
-from benchmarks.conv_problem import EPS, ConvProblem
 from benchmarks.engine import Engine, Prepared, optional
+from benchmarks.problems.conv import EPS, ConvProblem
+from benchmarks.problems.matmul import MatmulProblem
 
 
 class _Torch(Engine):
@@ -34,6 +35,12 @@ class _Torch(Engine):
     def array(self, tensor: Any) -> Array:
         """An image tensor as ``[N, H, W, C]`` in float32."""
         found: Array = tensor.detach().permute(0, 2, 3, 1).float().numpy()
+        return found
+
+    def memory(self, tensor: Any) -> Array:
+        """The tensor's memory as an array of any type of that size."""
+        bits = tensor if tensor.dtype == self.torch.float32 else tensor.view(self.torch.int16)
+        found: Array = bits.numpy()
         return found
 
     def folded(self, what: ConvProblem) -> tuple[Any, Any, Any]:
@@ -62,7 +69,7 @@ class OneDnn(_Torch):
         def run() -> None:
             state["y"] = call(x, packed, b, pad, stride, one, 1, "relu", [], "")
 
-        return Prepared(run, lambda: self.array(state["y"]))
+        return Prepared(run, lambda: self.array(state["y"]), (self.memory(x),))
 
 
 class Eager(_Torch):
@@ -77,7 +84,7 @@ class Eager(_Torch):
         def run() -> None:
             state["y"] = conv2d(x, w, b, stride, pad).relu_()
 
-        return Prepared(run, lambda: self.array(state["y"]))
+        return Prepared(run, lambda: self.array(state["y"]), (self.memory(x),))
 
 
 class Compiled(_Torch):
@@ -98,7 +105,7 @@ class Compiled(_Torch):
         def run() -> None:
             state["y"] = model(x)
 
-        return Prepared(run, lambda: self.array(state["y"]))
+        return Prepared(run, lambda: self.array(state["y"]), (self.memory(x),))
 
     def _module(self, what: ConvProblem, arrays: dict[str, Array]) -> Any:
         torch, c = self.torch, what.conv
@@ -111,3 +118,20 @@ class Compiled(_Torch):
         module.load_state_dict(state, strict=False)
         kind = torch.float32 if what.case.dtype == "f32" else torch.bfloat16
         return module.to(kind).to(memory_format=torch.channels_last)
+
+
+class Matmul(_Torch):
+    """``torch.matmul`` into a preallocated result: MKL in f32, oneDNN in bf16."""
+
+    def version(self) -> str:
+        return f"torch {self.torch.__version__}, matmul with out="
+
+    def prepare(self, case: Case) -> Prepared:
+        what, torch = MatmulProblem(case), self.torch
+        arrays = what.arrays()
+        a, b = (
+            self.tensor(arrays[name]).transpose(-1, -2) if flag else self.tensor(arrays[name])
+            for name, flag in zip("ab", what.transposed, strict=True)
+        )
+        y = torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype)
+        return Prepared(lambda: torch.matmul(a, b, out=y), lambda: y.float().numpy())

@@ -13,8 +13,8 @@ from benchmarks import bars, engine
 from benchmarks.bars import Bar, Situation, conv_bars
 from benchmarks.case import Case, problem
 from benchmarks.harness import typical
+from benchmarks.problems.resnet50 import QUICK, RESNET50
 from benchmarks.results import Results, Sample, geometric_mean, paired
-from benchmarks.shapes import QUICK, RESNET50
 
 ROOT = Path(__file__).resolve().parents[2]
 C03 = Case("conv", "c03", "f32", 1, 1)

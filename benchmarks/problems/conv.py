@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.case import Array, Case, numpy_dtype
-from benchmarks.shapes import RESNET50, Conv
+import kernels_dsl
+from benchmarks.case import Array, Arrays, Case, Sizes, numpy_dtype
+from benchmarks.problems.resnet50 import RESNET50, Conv
 
 EPS = 1e-5
 _SEED = 50
@@ -25,9 +27,9 @@ class ConvProblem:
         return RESNET50[self.case.name]
 
     @property
-    def kernel(self) -> str:
-        """Name in ``kernels_dsl``."""
-        return "conv_bn_relu"
+    def source(self) -> str:
+        """The kernel's text."""
+        return kernels_dsl.source("conv_bn_relu")
 
     @property
     def layout(self) -> str | None:
@@ -35,7 +37,7 @@ class ConvProblem:
         return "nhwc"
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> Sizes:
         """Sizes and attributes of the kernel."""
         c = self.conv
         image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
@@ -53,7 +55,12 @@ class ConvProblem:
         image = self.case.batch * (c.channels * c.image**2 + c.filters * c.out**2)
         return (image + c.filters * c.channels * c.size**2) * numpy_dtype(self.case.dtype).itemsize
 
-    def arrays(self) -> dict[str, Array]:
+    @property
+    def repeats(self) -> int:
+        """Images differ."""
+        return 1
+
+    def arrays(self) -> Arrays:
         """Normal data, weights scaled so that the convolution's result has variance one."""
         c, kind = self.conv, numpy_dtype(self.case.dtype)
         random = np.random.default_rng(_SEED)
@@ -70,8 +77,19 @@ class ConvProblem:
             "var": 1 + np.clip(vectors[3], -2, 2) / 4,
         }
 
-    def folded(self, arrays: dict[str, Array]) -> tuple[Array, Array]:
+    def parts(self) -> Iterator[tuple[Sizes, Arrays]]:
+        """The images one by one: they do not depend on each other, and the oracle's arrays stay small."""
+        arrays = self.arrays()
+        for i in range(self.case.batch):
+            yield {**self.sizes, "N": 1}, {**arrays, "x": arrays["x"][i : i + 1]}
+
+    def folded(self, arrays: Arrays) -> tuple[Array, Array]:
         """Weights and bias with the batch normalisation in them, f32; libraries do this ahead of time."""
         scale = arrays["gamma"] / np.sqrt(arrays["var"] + EPS)
         w = arrays["w"].astype(np.float32) * scale[:, None, None, None]
         return w, arrays["beta"] - arrays["mean"] * scale
+
+
+def problem(case: Case) -> ConvProblem:
+    """The problem of a case of family "conv"."""
+    return ConvProblem(case)

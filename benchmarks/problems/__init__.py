@@ -1,0 +1,1 @@
+"""What is computed: one module per family of cases."""
