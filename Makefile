@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-conv bench-matmul bench-elementwise bench-quick setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ $(VENV)/.opc-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	@touch $@ $(VENV)/.opc-run
 
+setup-bench: $(VENV)/.opc-bench ## the environment that measures opc beside its peers
+
+$(VENV)/.opc-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[bench]'
+	@touch $@ $(VENV)/.opc-run
+
 lint: ## ruff
 	$(BIN)/ruff check .
 
@@ -57,6 +63,20 @@ bless: ## rewrite the golden files whose meaning did not change
 
 bench: setup-dev bytecode ## the measured bars of the main job
 	$(BIN)/python benchmarks/main_job.py
+
+bench-conv: setup-bench bytecode ## every ResNet-50 convolution against every library; takes an hour
+	$(BIN)/python benchmarks/conv.py
+
+bench-matmul: setup-bench bytecode ## matrix products against torch
+	$(BIN)/python benchmarks/matmul.py
+
+bench-elementwise: setup-bench bytecode ## bandwidth on arrays of 1 GiB
+	$(BIN)/python benchmarks/elementwise.py
+
+bench-quick: setup-bench bytecode ## a fixed subset of the three, a few minutes
+	$(BIN)/python benchmarks/conv.py --quick
+	$(BIN)/python benchmarks/matmul.py --quick
+	$(BIN)/python benchmarks/elementwise.py --quick
 
 clean: ## remove build outputs and caches, keep the environment
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -29,7 +29,7 @@ class Checker:
 
     def __init__(self) -> None:
         self._digests: dict[_Key, tuple[str, Verdict]] = {}
-        self._expected: tuple[_Key, Array, Array] | None = None
+        self._expected: dict[_Key, tuple[Array, Array]] = {}  # of one case
 
     def own(self, numerics: str, case: Case, result: Array) -> Verdict:
         """Ours: inside the oracle's bound, and the same bits whenever, tuned or not, on however many threads."""
@@ -42,9 +42,9 @@ class Checker:
         return verdict
 
     def peer(self, case: Case, result: Array) -> Verdict:
-        """A library's: close to the oracle's value, relative to the largest one."""
-        value, _ = self._reference("strict", case)
-        error = float(np.abs(_floats(result, case) - value).max() / np.abs(value).max())
+        """A library's: first and last image or row close to the oracle's value, relative to the largest one."""
+        value = self._reference("strict", case)[0][[0, -1]]
+        error = float(np.abs(_floats(result[[0, -1]], case) - value).max() / np.abs(value).max())
         if error <= _LOOSE[case.dtype]:
             return Verdict(None, error)
         return Verdict(f"off by {error:.2g} of the largest value", error)
@@ -60,9 +60,10 @@ class Checker:
     def _reference(self, numerics: str, case: Case) -> tuple[Array, Array]:
         """Value and bound, in the memory order of results."""
         key = numerics, case.data
-        if self._expected is None or self._expected[0] != key:
-            self._expected = (key, *_oracle(problem(case), case.dtype, numerics))
-        return self._expected[1:]
+        if key not in self._expected:
+            self._expected = {k: v for k, v in self._expected.items() if k[1] == case.data}
+            self._expected[key] = _oracle(problem(case), case.dtype, numerics)
+        return self._expected[key]
 
 
 def _oracle(what: Problem, dtype: str, numerics: str) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import jemalloc
 from benchmarks.case import Array, Case
 from benchmarks.check import Checker, Verdict
 from benchmarks.engine import ENGINES, Entry
@@ -38,9 +39,10 @@ class Plan:
 class Session:
     """One set of fresh processes with one number of threads."""
 
-    def __init__(self, results: Results, checker: Checker, plan: Plan, say: Say) -> None:
+    def __init__(self, results: Results, checker: Checker, plan: Plan, say: Say, left_out: set[str]) -> None:
         self.results, self.checker, self.plan, self.say = results, checker, plan, say
         self.running: dict[str, Process] = {}
+        self.left_out = left_out  # engine and dtype; shared by all sets of processes
         self._folder = tempfile.TemporaryDirectory(prefix="opc-bench-")
 
     def start(self, engines: Sequence[Entry], threads: int) -> None:
@@ -91,19 +93,25 @@ class Session:
     def _ready(self, name: str, case: Case) -> float | None:
         """Seconds of a warm call, or None if the engine leaves this case out."""
         process = self.running[name]
+        if f"{name} {case.dtype}" in self.left_out:
+            return None
         try:
             answer = process.ask("prepare", limit=300, case=asdict(case))
             if "unsupported" in answer:
-                self.results.missing.setdefault(f"{name} {case.dtype}", answer["unsupported"])
+                self._leave_out(name, case, answer["unsupported"])
                 return None
             verdict = self._check(name, case, process) if ENGINES[name].computes else Verdict(None)
             if verdict.problem is not None:
                 self._fail(name, case, verdict.problem)
                 return None
             if answer["first"] > 10 * self.plan.slowest:
-                return self._left_out(name, case, answer["first"])
+                self._leave_out(name, case, f"{answer['first']:.2g} s a call")
+                return None
             seconds = float(min(process.ask("time", warm=0, runs=2, cold=0)["seconds"]))
-            return self._left_out(name, case, seconds) if seconds > self.plan.slowest else seconds
+            if seconds > self.plan.slowest:
+                self._leave_out(name, case, f"{seconds:.2g} s a call")
+                return None
+            return seconds
         except EngineError as problem:
             self._fail(name, case, str(problem))
             return None
@@ -139,9 +147,10 @@ class Session:
                 found[name].append(list(zip(answer["seconds"], answer["alone"], strict=True)))
         return found
 
-    def _left_out(self, name: str, case: Case, seconds: float) -> float | None:
-        self.say(f"{name}: {case}: {seconds:.2g} s a call, not timed")
-        return None
+    def _leave_out(self, name: str, case: Case, reason: str) -> None:
+        """Note that the engine is no match in this dtype, so that no more time is spent on it."""
+        self.left_out.add(f"{name} {case.dtype}")
+        self.results.missing[f"{name} {case.dtype}"] = f"{case.name}: {reason}"
 
     def _fail(self, name: str, case: Case, problem: str) -> None:
         """A failure of ours fails the run; a peer's is noted, once per kind of its message."""
@@ -165,7 +174,7 @@ def environment(entry: Entry, threads: int, plan: Plan) -> dict[str, str]:
     if plan.passive:
         kept |= {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPC_BENCH_PASSIVE": "1"}
     if entry.jemalloc and plan.preload:
-        kept["LD_PRELOAD"] = plan.preload
+        kept |= {"LD_PRELOAD": plan.preload, "MALLOC_CONF": jemalloc.SETTINGS}
     return kept
 
 

@@ -59,4 +59,4 @@ def _panel(axis: Any, results: Results, cases: list[Case], view: View) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_title(title(cases[0]), fontsize=10, loc="left")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)

@@ -139,12 +139,12 @@ def _measure(suite: Suite, options: argparse.Namespace, results: Results) -> Non
         rounds=5 if options.quick else 7,
         preload=_preload(engines, results),
     )
-    checker = Checker()
+    checker, left_out = Checker(), set[str]()
     cells = len(options.shapes) * len(options.dtype) * len(options.batch) * len(threads)
     with Progress(options.processes * cells) as progress:
         for number in range(options.processes):
             for count in threads:
-                session = Session(results, checker, plan, progress.say)
+                session = Session(results, checker, plan, progress.say, left_out)
                 _set(session, progress, engines, _cases(suite, options, count), number)
 
 
