@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import kernels_dsl  # noqa: E402
-from benchmarks.shapes import QUICK, RESNET50  # noqa: E402
+from benchmarks.problems.resnet50 import QUICK, RESNET50  # noqa: E402
 from opc import driver, machine  # noqa: E402
 from opc.cpu import jit  # noqa: E402
 from opc.cpu.kernel import lower  # noqa: E402

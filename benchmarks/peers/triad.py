@@ -11,7 +11,7 @@ from benchmarks.case import Array, Case, problem
 from benchmarks.engine import Engine, Prepared
 from benchmarks.team import Team
 from opc.cpu import features
-from opc.cpu.jit import Code, Target, host_triple
+from opc.cpu.jit import Target, host_triple
 
 _TEXT = """
 define void @triad(ptr noalias %a, ptr noalias %b, ptr noalias %c, i64 %bytes) #0 {{
