@@ -11,7 +11,7 @@ from benchmarks.case import Array, Case, problem
 from benchmarks.engine import Engine, Prepared
 from benchmarks.team import Team
 from opc.cpu import features
-from opc.cpu.jit import Target, host_triple
+from opc.cpu.jit import Target, host_triple, loaded
 
 _TEXT = """
 define void @triad(ptr noalias %a, ptr noalias %b, ptr noalias %c, i64 %bytes) #0 {{
@@ -52,7 +52,7 @@ class Triad(Engine):
     def prepare(self, case: Case) -> Prepared:
         share = problem(case).moved // (3 * self.threads) // _LINE * _LINE
         arrays = [_aligned(share * self.threads) for _ in range(3)]
-        code = Code(
+        code = loaded(
             _text(_vector_bytes()), Target(host_triple(), features.host_features() & {"avx", "avx512f"})
         )
         kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64)
