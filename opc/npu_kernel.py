@@ -63,12 +63,13 @@ class NpuKernel:
         self.proofs  # noqa: B018 -- an unsafe listing has no meaning
         memory = {s.name: physical(arrays[s.name], s.tensor) for s in self.signature.args}
         for listing in self.listings:
-            memory |= npu.simulate(listing, memory, self.machine)
-        results = {}
-        for slot in self.signature.results:
-            results[slot.name] = slot.empty()
-            physical(results[slot.name], slot.tensor)[...] = memory[slot.name]
-        for slot in self.signature.args:
-            if slot.kind == "inout":
-                physical(arrays[slot.name], slot.tensor)[...] = memory[slot.name]
+            # A listing may view an argument over fewer axes; the bytes are the same.
+            given = {t.name: memory[t.name].reshape(t.shape) for t in listing.tensors if t.name in memory}
+            memory |= npu.simulate(listing, given, self.machine)
+        results = {slot.name: slot.empty() for slot in self.signature.results}
+        written = [(s, results[s.name]) for s in self.signature.results]
+        written += [(s, arrays[s.name]) for s in self.signature.args if s.kind == "inout"]
+        for slot, array in written:
+            target = physical(array, slot.tensor)
+            target[...] = memory[slot.name].reshape(target.shape)
         return results

@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "simplify": "passes.tensor.simplify:Simplify",
     "cse": "passes.tensor.cse:Cse",
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
+    "collapse": "passes.tensor.collapse:Collapse",
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "fuse": "passes.tensor.fuse:Fuse",
     "dce": "passes.tensor.dce:Dce",
@@ -36,6 +37,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
         "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too
         "dce",  # before layouts and fusion: a dead reader would cost a pack or a store
+        "collapse",  # after dce, whose dead readers could hold axes apart; before layouts, which split dims into blocks
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
         "fuse",  # last: every pass above may add, drop or reorder ops, and groups must stay adjacent
     ),

@@ -13,7 +13,6 @@ from opc.build import Build, text_of
 from opc.files import write_atomic
 from opc.lang import File, dump_ast
 from opc.report.tables import duration
-from opc.tensor.ir import Function
 
 EMITS = ("ast", "tensor", "program", "llvm", "asm", "obj", "so", "header")
 
@@ -80,7 +79,7 @@ def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
         "asm": ("s", lambda: aot.emit_assembly(unit)),
         "obj": ("o", lambda: code),
         "so": ("so", lambda: shared_object(code)),
-        "header": ("h", lambda: aot.emit_header(unit, memory_orders(built.source))),
+        "header": ("h", lambda: aot.emit_header(unit, built.source.tensors())),
     }
     for form, (ending, make) in makers.items():
         if form in wanted:
@@ -100,12 +99,3 @@ def shared_object(code: bytes) -> bytes:
         path = Path(folder) / "kernel.so"
         link([code], path)
         return path.read_bytes()
-
-
-def memory_orders(function: Function) -> dict[str, str]:
-    """Axes from slowest to fastest of every argument and result that is not in C order, for the header."""
-    table = function.tensors()
-    names = [*(a.tensor.name for a in function.args), *function.results]
-    return {
-        n: f"declared axes from slowest: {table[n].memory_order}" for n in names if table[n].order is not None
-    }

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from opc.cpu import cpuid, jit
@@ -23,6 +23,7 @@ from opc.cpu.kernel import Unit
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
 from opc.program.ir import Buffer
+from opc.tensor.ir import Tensor
 
 MOST_THREADS = 64
 _PACKED, _WORKSPACE = "packed.", "workspace."  # no tensor has such a name
@@ -155,8 +156,8 @@ def emit_llvm(unit: Unit) -> str:
     return jit.optimised_text(llvm_text(unit), unit.target)
 
 
-def emit_header(unit: Unit, memory_order: dict[str, str] | None = None) -> str:
-    """The C header; ``memory_order`` maps a buffer's name to a remark on its layout."""
+def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
+    """The C header; ``declared`` has the arrays as the kernel declares them, which programs may view otherwise."""
     name = unit.name
     guard = f"OPC_{name.upper()}_H"
     prepare = unit.prepare.arguments if unit.prepare else ()
@@ -171,9 +172,10 @@ def emit_header(unit: Unit, memory_order: dict[str, str] | None = None) -> str:
         f" * Kernel {name}. Arrays are contiguous:",
     ]
     for b in described.values():
-        remark = (memory_order or {}).get(b.name, "")
-        shape = ",".join(map(str, b.shape))
-        lines.append(f" *   {b.name}: {b.dtype} [{shape}] {b.kind}{', ' + remark if remark else ''}")
+        t = declared[b.name]
+        shape = ",".join(map(str, t.shape))
+        remark = "" if t.order is None else f", declared axes from slowest: {t.memory_order}"
+        lines.append(f" *   {b.name}: {b.dtype} [{shape}] {b.kind}{remark}")
     lines += [
         " * packed and workspace are the caller's, of the sizes below, and may be reused; concurrent calls",
         " * need a workspace each. Functions return 0, or 1 if the processor lacks instructions they use.",

@@ -20,6 +20,7 @@ from opc.tensor.ir import Function
 from opc.tensor.text import parse_function, print_function
 from opc.tensor.verify import verify
 from passes import load
+from tests.helpers import viewed
 from tests.passes.tensor.chains import chains
 from tests.strategies.tensor import functions
 
@@ -41,14 +42,15 @@ def run(name: str, f: Function, **options: Any) -> Function:
 def assert_same(before: Function, after: Function, seed: int, kind: str) -> None:
     arrays = random_inputs(before, seed, kind)
     expected = oracle(before, arrays)
-    found = evaluate(after, arrays, np.float32, quantise=True)
+    moved = evaluate(after, viewed(arrays, before, after), np.float32, quantise=True)
+    found = viewed(moved, after, before)
     source = evaluate(before, arrays, np.float32, quantise=True)
     for name in before.results:
         report = check(found[name], expected[name])
         assert report.ok or not check(source[name], expected[name]).ok, f"{name}: {report}"
 
 
-@pytest.mark.parametrize("name", ["simplify", "cse", "dce", "fold-batch-norm", "fuse"])
+@pytest.mark.parametrize("name", ["simplify", "cse", "dce", "fold-batch-norm", "collapse", "fuse"])
 @settings(QUIET, max_examples=60)
 @given(f=functions(), seed=st.integers(0, 99), kind=st.sampled_from(sorted(KINDS)))
 def test_random_functions(name: str, f: Function, seed: int, kind: str) -> None:
@@ -56,7 +58,7 @@ def test_random_functions(name: str, f: Function, seed: int, kind: str) -> None:
     assert_same(f, run(name, f), seed, kind)
 
 
-@pytest.mark.parametrize("name", ["simplify", "cse", "fold-batch-norm", "fuse"])
+@pytest.mark.parametrize("name", ["simplify", "cse", "fold-batch-norm", "collapse", "fuse"])
 @settings(QUIET, max_examples=40)
 @given(f=chains(), seed=st.integers(0, 99), kind=st.sampled_from(sorted(KINDS)))
 def test_fusable_functions(name: str, f: Function, seed: int, kind: str) -> None:
@@ -69,7 +71,7 @@ def test_fusable_functions(name: str, f: Function, seed: int, kind: str) -> None
 def test_all_together(f: Function, seed: int, kind: str) -> None:
     note(print_function(f))
     after = f
-    for name in ("simplify", "cse", "fold-batch-norm", "dce", "fuse"):
+    for name in ("simplify", "cse", "fold-batch-norm", "dce", "collapse", "fuse"):
         after = load(name)().run(after, CONTEXT)
         verify(after)
     assert_same(f, after, seed, kind)
