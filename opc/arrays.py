@@ -158,13 +158,6 @@ def _conversion(given: np.dtype[Any], tensor: Tensor) -> str:
     return f'convert it: array.astype("{tensor.dtype.numpy}")'
 
 
-def reshaped(array: Array, tensor: Tensor, shown: Tensor) -> Array:
-    """The bytes of ``array``, dense as ``tensor`` says, as ``shown`` arranges them: other axes, same memory."""
-    flat = np.ascontiguousarray(physical(array, tensor)).reshape([shown.shape[a] for a in shown.memory_order])
-    order = shown.memory_order
-    return flat.transpose([order.index(a) for a in range(len(order))])
-
-
 def physical(array: Array, tensor: Tensor) -> Array:
     """A view of ``array`` whose axes run in memory order, as program buffers declare them."""
     return array.transpose(tensor.memory_order)

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from opc.affine import Affine
-from opc.arrays import Array, empty, physical, reshaped
+from opc.arrays import Array, empty, physical
 from opc.program.interpret import run, trace
 from opc.program.ir import Access, Instr, Module, Program
 from opc.program.rewrite import map_accesses, substitute
 from opc.program.text import print_stmt
-from opc.tensor.bound import Bounded
-from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 
 
@@ -37,10 +35,8 @@ def execute(module: Module | Program, arrays: Mapping[str, Array], check: bool =
 def execute_function(module: Module, function: Function, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Interpret a module on logical arrays; its results in logical order."""
     table = function.tensors()
-    shapes = {b.name: b.shape for p in module.programs for b in p.buffers}
-    memory = execute(
-        module, {n: physical(a, table[n]).reshape(shapes.get(n, -1)) for n, a in arrays.items()}
-    )
+    shapes = {b.name: b.shape for p in module.programs for b in p.buffers if b.kind != "local"}
+    memory = execute(module, {n: physical(a, table[n]).reshape(shapes.get(n, -1)) for n, a in arrays.items()})
     found = {}
     for name in function.results:
         logical = empty(table[name])
@@ -48,21 +44,6 @@ def execute_function(module: Module, function: Function, arrays: Mapping[str, Ar
         memory_view[...] = memory[name].reshape(memory_view.shape)
         found[name] = logical
     return found
-
-
-def viewed(arrays: Mapping[str, Array], old: Function, new: Function) -> dict[str, Array]:
-    """The same bytes in the shapes that another form of the function gives its tensors."""
-    table, shown = old.tensors(), new.tensors()
-    return {n: reshaped(np.asarray(a), table[n], shown[n]) for n, a in arrays.items()}
-
-
-def oracle_viewed(after: Function, before: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
-    """Oracle values of ``after`` on arrays for ``before``, in the shapes of ``before``."""
-    found = oracle(after, viewed(arrays, before, after))
-    values, bounds = (
-        viewed({n: getattr(b, part) for n, b in found.items()}, after, before) for part in ("value", "bound")
-    )
-    return {n: replace(b, value=values[n], bound=bounds[n]) for n, b in found.items()}
 
 
 def program_arguments(module: Module | Program, seed: int = 1) -> dict[str, Array]:

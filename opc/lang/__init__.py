@@ -79,7 +79,7 @@ def lower(
         kernel: which one; may be left out where the file has one kernel with an example.
         sizes: values of sizes and attributes; they win over `example` and over defaults.
         dtype: what T stands for.
-        layout: memory order of arguments and results of rank 4, such as "nhwc" (the last letter
+        layout: memory order of arguments, intermediates and results of rank 4, such as "nhwc" (the last letter
             is contiguous; n, c, h, w are axes 0 to 3). Parameters and other ranks keep C order;
             "ncl" and "ncdhw" do the same for ranks 3 and 5.
         use_path: folder that `use` starts from; the file's own by default.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 from opc.dtypes import DType
@@ -45,7 +46,12 @@ def specialise(
     body(scope, {**results, **{a.tensor.name: a.tensor for a in args if a.kind == "inout"}})
     written = {t.name for op in builder.ops for t in op.outputs}
     changed = tuple(a.tensor.name for a in args if a.kind == "inout" and a.tensor.name in written)
-    return Function(kernel.name, tuple(args), (*results, *changed), tuple(builder.ops), kernel.doc, file.name)
+    # What passes between ops lies like what it is made of, so that neither reads across memory.
+    ops = tuple(
+        replace(op, outputs=tuple(t if t.order else _ordered(t, order) for t in op.outputs))
+        for op in builder.ops
+    )
+    return Function(kernel.name, tuple(args), (*results, *changed), ops, kernel.doc, file.name)
 
 
 def memory_order(layout: str | None) -> tuple[int, ...] | None:

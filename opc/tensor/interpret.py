@@ -33,6 +33,7 @@ from opc.tensor.reduce import (
 from opc.tensor.types import literal
 from opc.tensor.values import Mode, Value, cast, convert
 from opc.tensor.verify import verify
+from opc.tensor.views import viewed, viewed_bounds
 
 BLOCK = 2**21  # elements of the largest temporary array
 
@@ -67,7 +68,8 @@ def oracle(
 
 def oracle_under(source: Function, licensed: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
     """Values of ``source``, with the bounds of ``licensed``: what a licence turned it into, which rounds otherwise."""
-    wanted, bounds = oracle(source, arrays), oracle(licensed, arrays)
+    wanted, bounds = oracle(source, arrays), oracle(licensed, viewed(arrays, source, licensed))
+    bounds = viewed_bounds(bounds, licensed, source)
     found = {}
     for name, want in wanted.items():
         # The reference is computed in float64, whose share of its bound counts where the result is no wider.

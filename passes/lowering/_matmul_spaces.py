@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from opc.affine import Affine
 from opc.program.ir import Access
@@ -20,8 +20,11 @@ from passes.lowering._stage import staged_bytes
 _EPILOGUE_ROWS = 4
 
 
+@dataclass
 class SpaceNest(ContractionNest):
     """Both operands are staged as soon as no remaining loop changes them, whole or chunk by chunk."""
+
+    band: Tile | None = None  # of the dim that is spread over cores: what this core does
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
@@ -32,7 +35,21 @@ class SpaceNest(ContractionNest):
         return [*s.batch, *s.m, *s.n] if self.plan.rows_outer else [*s.batch, *s.n, *s.m]
 
     def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
+        if self.plan.band and self.band is None:
+            d = dims[0]
+            for band in self.emit.tiles(d.name, d.extent, self.plan.band, parallel=True):
+                self.band = band
+                self._outer(self._order(), tiles, staged)
+            return
         super()._outer(dims, tiles, self._stage_ready({d.name for d in dims}, tiles, staged))
+
+    def _tiles(self, d: Dim, size: int, tiles: Tiles, parallel: bool = False) -> Iterator[Tile]:
+        """See the base class; blocks of the dim that is spread stay inside the core's band."""
+        if self.band is None or d.name != self.plan.parallel:
+            yield from super()._tiles(d, size, tiles, parallel)
+            return
+        for tile in self.emit.tiles(d.name, self.band.size, min(size, self.band.size)):
+            yield replace(tile, base=self.band.base + tile.base)
 
     def _slab(self, tiles: Tiles, staged: Staged) -> None:
         self._tile(tiles, tiles, staged)
@@ -50,7 +67,7 @@ class SpaceNest(ContractionNest):
     def _stage_ready(self, left: set[str], tiles: Tiles, staged: Staged) -> Staged:
         """Stage what no remaining loop changes: columns once N is fixed, rows once M is."""
         s, c = self.shape, self.contraction
-        if self.plan.parallel in left:
+        if self.plan.parallel in left and self.band is None:
             return staged  # on-chip memory belongs to one core
         frame = self._frame(tiles)
         if not staged.columns_done and not left & {d.name for d in (*s.batch, *s.n)}:

@@ -35,7 +35,8 @@ class Plan:
     """``outer``: loop tile of every batch, M and N dim at the staging level. ``inner``: the cube's block of the
     innermost M dims. ``chunk``: K tile per cube instruction. ``parallel``: dim spread over cores.
     ``columns``: blocks of the outer N dim per parallel iteration where columns, not rows, are spread (0: rows).
-    ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once.
+    ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once. ``band``: how much of
+    the parallel dim one core walks tile by tile, so that what it staged serves them all (0: each tile is spread).
     """
 
     parallel: str
@@ -44,6 +45,7 @@ class Plan:
     chunk: dict[str, int]
     columns: int = 0
     rows_outer: bool = False
+    band: int = 0
 
 
 def balanced(extent: int, limit: int) -> int:
@@ -67,7 +69,10 @@ def slab_rows(s: Shape, block: int, budget: int, tasks: int, fixed: int | None =
     """
     q = s.m[-1]
     if len(s.m) == 1:
-        return {q.name: min(q.extent, block * max(1, ceil(q.extent / (tasks * block))))}
+        rows = ceil(q.extent / (tasks * block))
+        while rows > 1 and slab_bytes(s, {q.name: rows * block}) > budget:
+            rows = ceil(rows / 2)
+        return {q.name: min(q.extent, block * max(1, rows))}
     p = s.m[-2]
     width = q.extent
     while width > block and slab_bytes(s, {q.name: width}) > budget:

@@ -37,11 +37,13 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
         chunk = _chunk(s, outer, limits, machine)
         if chunk is None or not _fits(s, outer, limits, machine):
             continue
-        plan = Plan(parallel_dim(s, outer, machine.cores), outer, {}, chunk)
-        plan = replace(plan, rows_outer=_rows_outer(s, plan, machine))
-        cost = _cost(s, plan, machine)
-        if best is None or cost < best[0]:
-            best = (cost, plan)
+        spread = Plan(parallel_dim(s, outer, machine.cores), outer, {}, chunk)
+        for band in _bands(s, spread, machine):
+            plan = replace(spread, band=band)
+            plan = replace(plan, rows_outer=_rows_outer(s, plan, machine))
+            cost = _cost(s, plan, machine)
+            if best is None or cost < best[0]:
+                best = (cost, plan)
     if best is None:
         raise fail(
             MachineError,
@@ -50,6 +52,32 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
             help="give the machine a larger stage, operand, accumulator or vector space",
         )
     return best[1]
+
+
+def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
+    """Rows of one core where it has several tiles of them: as few as spread over all cores, or some more that
+    leave no remainder. Cores that spread columns share no operand anyway.
+    """
+    rows = next((d for d in s.m if d.name == plan.parallel), None)
+    tiles = ceil(rows.extent / plan.outer[rows.name]) if rows else 1
+    each = ceil(tiles / machine.cores)
+    if each == 1:
+        return [0]
+    even = next(t for t in divisors(tiles) if t >= each)
+    return [plan.outer[plan.parallel] * n for n in dict.fromkeys((each, even))]
+
+
+def _walked(s: Shape, plan: Plan, machine: Machine) -> dict[str, int]:
+    """Tiles of every dim that the busiest core walks one after another."""
+    walked = {}
+    for d in (*s.batch, *s.m, *s.n):
+        tile = plan.outer[d.name]
+        step = (plan.band or tile) if d.name == plan.parallel else d.extent
+        full, tail = divmod(d.extent, step)
+        # A remainder is a phase of its own, which begins when every core is done with the others.
+        rounds = ceil(full / machine.cores) if d.name == plan.parallel else full
+        walked[d.name] = rounds * ceil(step / tile) + ceil(tail / tile)
+    return walked
 
 
 def _tilings(s: Shape) -> Iterator[dict[str, int]]:
@@ -70,6 +98,9 @@ def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
         return
     inner = m[-1]
     sizes = sorted({balanced(inner.extent, x) for x in (16, 32, 64, 128, 256, 512)})
+    if len(m) == 1:
+        # Nothing beside the rows to choose from: sizes without a remainder are worth a look as well.
+        sizes = sorted({*sizes, *(t for t in divisors(inner.extent) if 16 <= t <= 512)})
     for t in sizes:
         if t < inner.extent or len(m) == 1:
             yield {inner.name: t}
@@ -152,8 +183,7 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
     slab = slab_bytes(s, plan.outer) / load
     k = prod(d.extent for d in s.k)
     weights = n * k * size / load
-    blocks = {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n)}
-    per_core = {**blocks, plan.parallel: ceil(blocks.get(plan.parallel, 1) / machine.cores)}
+    per_core = _walked(s, plan, machine)
     tiles = prod(per_core.values())
     loads = _loads(s, plan, per_core, slab, weights)
     busiest = max(
@@ -165,8 +195,7 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
 
 def _rows_outer(s: Shape, plan: Plan, machine: Machine) -> bool:
     """Whether keeping rows and passing all columns stages less than the other way round."""
-    blocks = {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n)}
-    per_core = {**blocks, plan.parallel: ceil(blocks.get(plan.parallel, 1) / machine.cores)}
+    per_core = _walked(s, plan, machine)
     columns = prod(plan.outer[d.name] for d in s.n) * prod(d.extent for d in s.k) * s.operand.bytes
     by_columns, by_rows = _loads(s, plan, per_core, slab_bytes(s, plan.outer), columns)
     return by_rows < by_columns
@@ -176,7 +205,7 @@ def _loads(s: Shape, plan: Plan, blocks: dict[str, int], slab: float, weights: f
     """Cycles of staging on one core: with column tiles outside, and with row tiles outside."""
     batch, rows, columns = (prod(blocks[d.name] for d in dims) for dims in (s.batch, s.m, s.n))
     # The parallel dim is outermost in any case: its blocks stage both operands anew.
-    around = blocks.get(plan.parallel, 1)
+    around = 1 if plan.band else blocks.get(plan.parallel, 1)
     if plan.parallel in {d.name for d in s.m}:
         rows //= around
     elif plan.parallel in {d.name for d in s.n}:

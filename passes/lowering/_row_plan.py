@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from opc.affine import Affine
 from opc.machine.model import Machine
@@ -123,7 +123,7 @@ def _plan_space(
     if shared:
         # The outermost dim that feeds most cores; splitting inner dims would shorten every transfer.
         spread = max(shared, key=lambda d: min(d.extent, machine.cores))
-        sizes[spread.name] = max(1, spread.extent // machine.cores)
+        sizes[spread.name] = _share(spread.extent, machine.cores)
         parallel = spread.name
     names = {d.name for d in shared}
     order = [d.name for d in shared]
@@ -141,6 +141,12 @@ def _plan_space(
         sizes[name] = (sizes[name] + 1) // 2
     lanes = frozenset(n for n in (_lane_dim(op, tensors, windows) for op in ops) if n)
     return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled)
+
+
+def _share(extent: int, cores: int) -> int:
+    """What one core takes: an even share, or somewhat more where that leaves no remainder to wait for."""
+    share = ceil(extent / cores)
+    return next((t for t in range(share, share + max(1, share // 4) + 1) if extent % t == 0), share)
 
 
 def _bytes(

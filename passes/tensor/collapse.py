@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import ClassVar
 
@@ -71,7 +72,9 @@ def _uses(piece: Piece, op: Op) -> list[Use]:
     return written + [(n.tensor, n.index) for n in walk(piece.body) if isinstance(n, Read)]
 
 
-def _pair(index: tuple[Affine, ...], link: Link, inner_extent: int, extents: Mapping[str, int]) -> Pair | None:
+def _pair(
+    index: tuple[Affine, ...], link: Link, inner_extent: int, extents: Mapping[str, int]
+) -> Pair | None:
     """The dimensions that walk both axes of a link as one; where the outer one leaves the tensor, so does the
     merged index, therefore fills stay as they are.
     """
@@ -92,9 +95,7 @@ class _Links:
         self.alike = [op.outputs for op in function.ops if len(op.outputs) > 1]
         self.kept = self._kept()
         self.open = {
-            (name, outer, inner)
-            for name, axes in self.kept.items()
-            for outer, inner in zip(axes, axes[1:], strict=False)
+            (name, outer, inner) for name, axes in self.kept.items() for outer, inner in pairwise(axes)
         }
 
     def views(self) -> Views:
@@ -156,7 +157,7 @@ class _Links:
         """Every open link of the tensor used, and the pair of dimensions on it."""
         name, index = use
         axes = self.kept[name]
-        for outer, inner in zip(axes, axes[1:], strict=False):
+        for outer, inner in pairwise(axes):
             link = (name, outer, inner)
             if link in self.open:
                 yield link, _pair(index, link, self.tensors[name].shape[inner], piece.extents)

@@ -16,6 +16,7 @@ from opc.cpu.kernel import Unit, compile_kernel, lower
 from opc.errors import RuntimeCallError
 from opc.machine import load
 from opc.program.text import parse_program
+from opc.tensor.ir import Tensor
 from tests.cpu.native import addresses, aligned
 from tests.cpu.test_kernel import PREPARE, RUN
 
@@ -41,6 +42,12 @@ int main(void) {
 """
 
 
+def declared(unit: Unit) -> dict[str, Tensor]:
+    """Every argument as its program buffer has it."""
+    prepare = unit.prepare.arguments if unit.prepare else ()
+    return {b.name: Tensor(b.name, b.dtype, b.shape) for b in (*prepare, *unit.run.arguments)}
+
+
 @pytest.fixture(scope="module")
 def unit() -> Iterator[Unit]:
     with pytest.MonkeyPatch.context() as patch:
@@ -52,7 +59,7 @@ def unit() -> Iterator[Unit]:
 def test_a_c_program(unit: Unit, tmp_path: Path, flags: list[str]) -> None:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
-    (tmp_path / "opc_scale.h").write_text(aot.emit_header(unit), encoding="utf-8")
+    (tmp_path / "opc_scale.h").write_text(aot.emit_header(unit, declared(unit)), encoding="utf-8")
     (tmp_path / "scale.o").write_bytes(aot.emit_object(unit))
     (tmp_path / "main.c").write_text(MAIN, encoding="utf-8")
     command = ["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags, "main.c", "scale.o", "-o", "main"]
@@ -94,7 +101,8 @@ def test_text_forms(unit: Unit) -> None:
 def test_tensors_may_be_named_like_c_keywords() -> None:
     run = RUN.replace("buffer x:", "buffer int:").replace("x[i, k]", "int[i, k]")
     run = run.replace("buffer y:", "buffer workspace:").replace(" y[i, n]", " workspace[i, n]")
-    header = aot.emit_header(lower(None, parse_program(run), load("avx2")))
+    keywords = lower(None, parse_program(run), load("avx2"))
+    header = aot.emit_header(keywords, declared(keywords))
     assert "const float *int_, const void *packed, float *workspace_, void *workspace" in header
 
 

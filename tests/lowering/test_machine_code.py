@@ -57,7 +57,8 @@ def run_module(
     found = {}
     for result in function.results:
         found[result] = empty(table[result])
-        physical(found[result], table[result])[...] = memory[result]
+        target_view = physical(found[result], table[result])
+        target_view[...] = memory[result].reshape(target_view.shape)
     return found
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+import kernels_dsl
 from opc import driver, machine
 from opc.affine import Affine
 from opc.arrays import physical
@@ -19,8 +20,8 @@ from opc.tensor.interpret import evaluate
 from opc.tensor.ir import Arg, Call, Dim, Function, Op, Piece, Read, Tensor
 from opc.tensor.text import parse_function, print_function
 from opc.tensor.verify import verify
+from opc.tensor.views import viewed
 from passes import PIPELINES, load
-from tests.helpers import viewed
 
 AVX2 = Context(machine.load("avx2"))
 NAMES = "abcd"
@@ -124,7 +125,9 @@ def test_a_1x1_convolution_has_one_dimension_of_pixels(
 ) -> None:
     source = "kernels_dsl/conv_bn_relu.k"
     sizes = {"N": 8, "C": 64, "H": 28, "W": 28, "K": 256, "R": 1, "S": 1, "pad": 0}
-    f = driver.specialise(open(source).read(), source, AVX2.machine, None, sizes, "f32", layout)  # noqa: SIM115
+    f = driver.specialise(
+        kernels_dsl.source("conv_bn_relu"), source, AVX2.machine, None, sizes, "f32", layout
+    )
     for name in PIPELINES["tensor"][: PIPELINES["tensor"].index("choose-layouts")]:
         f = load(name)().run(f, AVX2)
     sorted_by_memory = {n: tuple(t.shape[a] for a in t.memory_order) for n, t in f.tensors().items()}

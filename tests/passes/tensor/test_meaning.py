@@ -19,8 +19,8 @@ from opc.tensor.interpret import evaluate, oracle
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function, print_function
 from opc.tensor.verify import verify
+from opc.tensor.views import viewed
 from passes import load
-from tests.helpers import viewed
 from tests.passes.tensor.chains import chains
 from tests.strategies.tensor import functions
 
