@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from opc.errors import RuntimeCallError, fail
 from opc.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_LINE = 64
 
 
 def byte_strides(tensor: Tensor) -> tuple[int, ...]:
@@ -27,8 +29,22 @@ def byte_strides(tensor: Tensor) -> tuple[int, ...]:
 def empty(tensor: Tensor) -> Array:
     """A fresh array of the tensor's shape, dtype and memory order."""
     order = tensor.memory_order
-    flat: Array = np.empty(tuple(tensor.shape[a] for a in order), tensor.dtype.numpy)
+    shape = tuple(tensor.shape[a] for a in order)
+    flat: Array = aligned(prod(shape) * tensor.dtype.bytes).view(tensor.dtype.numpy).reshape(shape)
     return flat.transpose(tuple(order.index(a) for a in range(len(order))))
+
+
+def address(array: Array) -> int:
+    """Where the array's first element lies; several times faster than ``array.ctypes``."""
+    found: int = array.__array_interface__["data"][0]
+    return found
+
+
+def aligned(size: int) -> Array:
+    """``size`` bytes that start at a cache line: loads of whole vectors and tile rows then touch one line each."""
+    raw = np.empty(size + _LINE, np.uint8)
+    start = -address(raw) % _LINE
+    return raw[start : start + size]
 
 
 def as_input(value: object, tensor: Tensor) -> Array:

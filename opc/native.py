@@ -5,12 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-import numpy as np
-
-from opc.arrays import Array
+from opc.arrays import Array, address, aligned
 from opc.cpu.executable import CpuKernel
-
-_ALIGN = 64
 
 
 class NativeKernel:
@@ -30,7 +26,7 @@ class NativeKernel:
 
     def prepare(self, arrays: Mapping[str, Array], threads: int, packed: Array | None = None) -> Array:
         """Pack the parameters into ``packed``, or into a fresh blob."""
-        blob = packed if packed is not None else aligned(self.code.packed_size)
+        blob = packed if packed is not None else aligned(max(1, self.code.packed_size))
         if self._prepare_names:
             pointers = [address(arrays[n]) for n in self._prepare_names]
             self.code.prepare(pointers, address(blob), self._workspace(threads), threads)
@@ -45,27 +41,14 @@ class NativeKernel:
         """This thread's blob for calls that pack anew each time."""
         blob: Array | None = getattr(self._own, "packed", None)
         if blob is None:
-            blob = self._own.packed = aligned(self.code.packed_size)
+            blob = self._own.packed = aligned(max(1, self.code.packed_size))
         return blob
 
     def _workspace(self, threads: int) -> int:
         """Address of this thread's workspace."""
         own = self._own
         if getattr(own, "threads", 0) != threads:
-            own.workspace = aligned(self.code.workspace_size(threads))
+            own.workspace = aligned(max(1, self.code.workspace_size(threads)))
             own.threads, own.address = threads, address(own.workspace)
         found: int = own.address
         return found
-
-
-def address(array: Array) -> int:
-    """Where the array's first element lies; several times faster than ``array.ctypes``."""
-    found: int = array.__array_interface__["data"][0]
-    return found
-
-
-def aligned(size: int) -> Array:
-    """``size`` bytes that start at a multiple of 64."""
-    raw = np.empty(max(size, 1) + _ALIGN, np.uint8)
-    start = -address(raw) % _ALIGN
-    return raw[start : start + max(size, 1)]

@@ -252,3 +252,10 @@ def test_errors_carry_code_span_and_help() -> None:
     assert caught.value.code.startswith("E02")
     assert caught.value.span is not None
     assert (caught.value.span.file, caught.value.span.line) == ("<string>", 3)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_fresh_arrays_start_at_a_cache_line(layout: str) -> None:
+    kernel = opc.compile(kernels_dsl.path("conv_bn_relu"), layout=layout, C=3, H=5, W=7, K=5)
+    for name in ("x", "w", "gamma", "y"):
+        assert kernel.empty(name).__array_interface__["data"][0] % 64 == 0
