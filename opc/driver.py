@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.tensor.ir import Function
 
 NPU = "ascend910"
-REORDERING = frozenset({"pipeline", "list-schedule"})
+REORDERING = frozenset({"pipeline", "stagger", "interleave", "list-schedule"})
 
 
 def target_machine(target: str, name: str | None = None) -> Machine:

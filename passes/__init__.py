@@ -22,10 +22,13 @@ PASSES: dict[str, str] = {
     "tile": "passes.lowering.tile:Tile",
     "legalise": "passes.lowering.legalise:Legalise",
     "assign-spaces": "passes.lowering.assign_spaces:AssignSpaces",
+    "hoist-init": "passes.program.hoist_init:HoistInit",
     "multi-buffer": "passes.program.multi_buffer:MultiBuffer",
     "plan-memory": "passes.program.plan_memory:PlanMemory",
     "pipeline": "passes.program.pipeline:Pipeline",
+    "stagger": "passes.program.stagger:Stagger",
     "expand-slots": "passes.program.expand_slots:ExpandSlots",
+    "interleave": "passes.program.interleave:Interleave",
     "list-schedule": "passes.program.list_schedule:ListSchedule",
     "insert-sync": "passes.program.insert_sync:InsertSync",
 }
@@ -49,10 +52,13 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     ),
     # Program -> scheduled program; every step after pipeline is order-only.
     "program": (
+        "hoist-init",  # before memory is planned: an accumulator lives from its zero on
         "multi-buffer",  # slots exist before memory is planned, so each gets its own range
         "plan-memory",  # before any reordering: a reuse edge is a dependence that the schedulers must see
         "pipeline",  # on symbolic slots, while the tile loop still is one loop
+        "stagger",  # likewise: the work on a tile's sums and the next tile's sums become neighbours
         "expand-slots",  # spaces without addresses need constant slots; the unrolled body feeds the scheduler
+        "interleave",  # on the neighbours that stagger made, as whole loops: unrolled they would not be found
         "list-schedule",  # on final addresses and slots: the dependence graph is exact now
         "insert-sync",  # last: flags follow the final order and add nothing but waiting
     ),

@@ -31,7 +31,7 @@ from tests.helpers import execute, execute_function, instances, program_argument
 FOLDER = Path(__file__).parent / "filetests"
 FILES = sorted(FOLDER.rglob("*.ir"))
 # These may only move, unroll and synchronise instructions.
-ORDER_ONLY = {"expand-slots", "pipeline", "list-schedule", "insert-sync"}
+ORDER_ONLY = {"expand-slots", "pipeline", "stagger", "interleave", "list-schedule", "insert-sync"}
 SEPARATOR = "\n# ====\n"
 RUN = re.compile(r"# RUN: (?P<passes>.*?)(?: machine=(?P<machine>\S+))?$")
 

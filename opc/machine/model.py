@@ -82,9 +82,11 @@ class Machine:
         DType, ...
     ] = ()  # types the operand spaces take; empty: all that the cube multiplies
     cube_issue: float = 0.0
+    cube_block: float = 1.0  # cycles per block
     cube_latency: float = 0.0
     dispatch_cycles: float = 0.0
     queue_depth: int = 0
+    window: int = 0  # instructions of one stream that overlap by themselves; 0: every pipe has its queue
     event_ids: int = 0
     sync: str = "none"  # "flags": pipes need set_flag/wait_flag; "none": program order holds
     unordered_pipes: frozenset[str] = frozenset()  # dependent instructions on these need a barrier

@@ -121,9 +121,11 @@ def build(data: dict[str, Any], file: str) -> Machine:
         operand_dtypes=tuple(
             r.dtype(t, "cube.operand_dtypes") for t in r.get(cube, "operand_dtypes", list, "cube.", [])
         ),
+        cube_block=r.figure(cube, "block_cycles", "cube.", 1.0),
         cube_issue=r.figure(cube, "issue", "cube.", 0.0),
         cube_latency=r.figure(cube, "latency", "cube.", 0.0),
         dispatch_cycles=r.figure(pipes, "dispatch_cycles", "pipes.", 0.0),
+        window=r.whole(pipes, "window", "pipes.", 0),
         queue_depth=r.whole(pipes, "queue_depth", "pipes.", 0),
         event_ids=r.whole(pipes, "event_ids", "pipes.", 0),
         sync=r.get(pipes, "sync", str, "pipes.", "none"),

@@ -81,15 +81,15 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
     if shape.opcode_class == "sync":
         return Cost(machine.sync_cycles, machine.sync_cycles)
     if shape.opcode_class == "cube":
-        busy = machine.cube_issue + _blocks(shape, machine)
+        busy = machine.cube_issue + machine.cube_block * _blocks(shape, machine)
         return Cost(busy, busy + machine.cube_latency)
     if shape.op == "prefetch":
         lines = float(_repeats(shape.sources[0], shape, machine.line_bytes))
         return Cost(lines, lines)
-    if shape.opcode_class == "vector":
-        return _vector_cost(shape, machine)
     source = shape.sources[0] if shape.sources else shape.destinations[0]
     route = machine.route(shape.opcode_class, source.space, shape.destinations[0].space)
+    if shape.opcode_class == "vector" and (route is None or route.pipe == machine.vector_pipe):
+        return _vector_cost(shape, machine)
     if route is None:
         width = machine.vector_bytes or 1
         busy = float(max(1, _repeats(shape.destinations[0], shape, width)))

@@ -158,13 +158,14 @@ class Dependences:
             for name in dict.fromkeys(t.buffer for t in node):
                 by_buffer.setdefault(name, []).append(n)
         for s, node in enumerate(nodes):
-            names = {name for touch in node for name in self._aliases(touch.buffer)}
+            names = {name for touch in node for name in self.aliases(touch.buffer)}
             for t in sorted({t for name in names for t in by_buffer.get(name, ())}):
                 if not groups or groups[s] is None or groups[s] != groups[t]:
                     found += self._pair(s, node, t, nodes[t], steps)
         return found
 
-    def _aliases(self, name: str) -> Iterable[str]:
+    def aliases(self, name: str) -> Iterable[str]:
+        """A buffer and those that share bytes with it."""
         return (name, *(b for a, b in self._shared if a == name))
 
     def _pair(

@@ -12,6 +12,7 @@ from opc.pipeline import Context
 from opc.program.dependence import Dep
 from opc.program.estimate import Estimator, Unit
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from passes.program._spread import spread
 
 LOOK = 16  # ready statements of a pipe that are considered at a time
 
@@ -23,6 +24,8 @@ class ListSchedule:
     Works on each body by itself, innermost first; an inner loop is one statement there. Statements are
     taken pipe by pipe, longest remaining path first; the model of ``opc.program.estimate`` decides
     whether the new order saves at least ``gain`` of the time; otherwise the given one stays.
+    Where one stream of instructions feeds all pipes (a machine with a ``window``), vector work is spread evenly
+    among the multiplications instead, and every load of an operand goes right before its first use.
 
     Before:
         program v1 two_chains machine ascend910 {
@@ -86,6 +89,9 @@ def _inside(stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: flo
     body = tuple(_inside(s, (*loops, stmt), estimator, gain) for s in stmt.body)
     around = (*loops, replace(stmt, body=body))
     units = [estimator.unit(s, around) for s in body]
+    if estimator.machine.window:
+        order = spread(body, units, around, estimator.known, estimator.machine)
+        return replace(stmt, body=tuple(body[j] for j in order))
     deps = estimator.dependences(body, around)
     given = list(range(len(units)))
     order = list_order(units, deps, estimator) if len(units) > 1 else given

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.dependence import Dep
 from opc.program.estimate import Estimator
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
-from opc.program.rewrite import map_instrs, substitute
 from passes.program._modulo import modulo_times
+from passes.program._stages import peel
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,8 @@ class _Rewriter:
 
     def program(self) -> Program:
         settled = any(i.opcode_class == "sync" for i, _ in instructions(self.source.body))
-        if settled or len(self.machine.pipes) < 2:
-            return self.source  # flags belong to their places; one pipe runs nothing beside anything
+        if settled or len(self.machine.pipes) < 2 or self.machine.window:
+            return self.source  # flags belong to their places; one pipe, or one stream, needs no queues filled
         body = tuple(t for s in self.source.body for t in self.statement(s, ()))
         return self.source if body == self.source.body else self.source.with_body(body)
 
@@ -142,7 +141,7 @@ class _Rewriter:
             if count < most or (count + 1) * _size(loop.body) > self.options.size:
                 continue
             offsets = [t - s * interval for t, s in zip(times, stages, strict=True)]
-            result = _peel(loop, stages, _order(stages, offsets, deps))
+            result = peel(loop, stages, _order(stages, offsets, deps))
             if self.duration(result, loops) < before * (1 - self.options.gain):
                 return result
         return (loop,)
@@ -181,22 +180,3 @@ def _order(stages: Sequence[int], offsets: Sequence[float], deps: Sequence[Dep])
             if not waiting[t]:
                 heapq.heappush(ready, (offsets[t], t))
     return order
-
-
-def _peel(loop: Loop, stages: Sequence[int], order: Sequence[int]) -> tuple[Stmt, ...]:
-    """Step u runs stage s of iteration u - s; the steps in which all stages have work stay a loop."""
-    depth = max(stages)
-
-    def step(u: Affine, present: Sequence[int]) -> tuple[Stmt, ...]:
-        return tuple(_staged(loop.body[j], stages[j], {loop.var: u - stages[j]}) for j in present)
-
-    prologue = [step(Affine((), u), [j for j in order if stages[j] <= u]) for u in range(depth)]
-    steady = Loop(loop.var, loop.extent - depth, step(Affine.var(loop.var) + depth, order))
-    epilogue = [step(Affine((), loop.extent + u), [j for j in order if stages[j] > u]) for u in range(depth)]
-    return (*(s for part in prologue for s in part), steady, *(s for part in epilogue for s in part))
-
-
-def _staged(stmt: Stmt, stage: int, values: Mapping[str, Affine]) -> Stmt:
-    """The statement in another iteration, its instructions marked with their stage."""
-    (moved,) = map_instrs((substitute(stmt, values),), lambda i: replace(i, stage=stage))
-    return moved

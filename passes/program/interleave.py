@@ -1,0 +1,262 @@
+"""Neighbouring loops that need each other's pipes for nothing, as one loop that does both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from opc.affine import Affine
+from opc.machine.model import Machine
+from opc.pipeline import Context
+from opc.program.cost import cycles
+from opc.program.dependence import Dependences, touches
+from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from opc.program.pipes import pipe_of
+from opc.program.rewrite import substitute
+
+
+@dataclass(frozen=True)
+class Interleave:
+    """Fuse a loop of multiplications with the vector work behind it that depends on none of them.
+
+    n iterations of one and m of the other become min(n, m) iterations that do an even share of both; what does
+    not divide goes to the first of them, one iteration more each. Loops inside are unrolled where the fused
+    body then has at most ``size`` instructions; otherwise parts of the multiplications stay loops, with the vector
+    instructions between them. The order within the body is left to ``list-schedule``.
+
+    Before:
+        program v1 beside machine amx {
+          buffer x: bf16[6,16,32]@gm input
+          buffer w: bf16[6,32,16]@gm input
+          buffer y: f32[4,16,16]@gm output
+          buffer a: bf16[16,32]@tmm local
+          buffer b: bf16[32,16]@tmm local
+          buffer c: f32[16,16]@tmm local
+          buffer d: f32[16,16]@l2 local
+          buffer t: f32[4,16]@reg local
+          loop i < 4 {
+            vector.copy c[m, n] = 0.0 for m<16, n<16
+            loop s < 6 {
+              copy_in.copy a[m, k] = x[s, m, k] for m<16, k<32
+              copy_in.copy b[k, n] = w[s, k, n] for k<32, n<16
+              cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {chain=192}
+            }
+            loop r < 4 {
+              copy_in.copy t[m, n] = x[i, m + r*4, n] for m<4, n<16
+              copy_out.copy y[i, m + r*4, n] = t[m, n] for m<4, n<16
+            }
+            scale.drain d[m, n] = c[m, n] for m<16, n<16
+          }
+        }
+
+    After:
+        program v1 beside machine amx {
+          buffer x: bf16[6,16,32]@gm input
+          buffer w: bf16[6,32,16]@gm input
+          buffer y: f32[4,16,16]@gm output
+          buffer a: bf16[16,32]@tmm local
+          buffer b: bf16[32,16]@tmm local
+          buffer c: f32[16,16]@tmm local
+          buffer d: f32[16,16]@l2 local
+          buffer t: f32[4,16]@reg local
+          loop i < 4 {
+            vector.copy c[m, n] = 0.0 for m<16, n<16
+            loop s < 2 {
+              copy_in.copy a[m, k] = x[s*2, m, k] for m<16, k<32
+              copy_in.copy b[k, n] = w[s*2, k, n] for k<32, n<16
+              cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {chain=192}
+              copy_in.copy a[m, k] = x[s*2 + 1, m, k] for m<16, k<32
+              copy_in.copy b[k, n] = w[s*2 + 1, k, n] for k<32, n<16
+              cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {chain=192}
+              copy_in.copy t[m, n] = x[i, m + s*4, n] for m<4, n<16
+              copy_out.copy y[i, m + s*4, n] = t[m, n] for m<4, n<16
+            }
+            loop s < 2 {
+              copy_in.copy a[m, k] = x[s + 4, m, k] for m<16, k<32
+              copy_in.copy b[k, n] = w[s + 4, k, n] for k<32, n<16
+              cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {chain=192}
+              copy_in.copy t[m, n] = x[i, m + s*4 + 8, n] for m<4, n<16
+              copy_out.copy y[i, m + s*4 + 8, n] = t[m, n] for m<4, n<16
+            }
+            scale.drain d[m, n] = c[m, n] for m<16, n<16
+          }
+        }
+    """
+
+    size: int = 256
+    name: ClassVar[str] = "interleave"
+    level: ClassVar[str] = "program"
+
+    def run(self, ir: Module | Program, context: Context) -> Module | Program:
+        """The program with fused loops; the same object if there are none."""
+        if not context.machine.window:
+            return ir
+        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self.size).program())
+
+
+class _Rewriter:
+    def __init__(self, program: Program, machine: Machine, size: int) -> None:
+        self.source, self.machine, self.size = program, machine, size
+        self.table = program.table()
+        self.known = Dependences(program, machine)
+
+    def program(self) -> Program:
+        body = self.body(self.source.body, ())
+        return self.source if body == self.source.body else self.source.with_body(body)
+
+    def body(self, body: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
+        found: list[Stmt] = []
+        at = 0
+        while at < len(body):
+            stmt, at = body[at], at + 1
+            if isinstance(stmt, Instr) or not self.uses(stmt, self.machine.cube_pipe):
+                found.append(stmt)
+                continue
+            if self.uses(stmt, self.machine.vector_pipe):
+                found.append(replace(stmt, body=self.body(stmt.body, (*loops, stmt))))
+                continue
+            beside = self.beside(stmt, body[at:], loops)
+            found += self.fused(stmt, beside) if beside else [stmt]
+            at += len(beside)
+        return tuple(found)
+
+    def uses(self, stmt: Stmt, pipe: str) -> bool:
+        return any(pipe_of(i, self.table, self.machine) == pipe for i, _ in instructions((stmt,)))
+
+    def beside(self, loop: Loop, rest: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
+        """The statements right behind the loop that work on the vector pipe and are independent of it."""
+        count = 0
+        while count < len(rest) and self.only_vector(rest[count]):
+            count += 1
+        nodes = [touches(s) for s in (loop, *rest[:count])]
+        groups = [None, *(1 for _ in rest[:count])]
+        bound = [d.target for d in self.known.between(nodes, loops, 0, groups) if d.source == 0]
+        return rest[: min(bound, default=count + 1) - 1]
+
+    def only_vector(self, stmt: Stmt) -> bool:
+        pipes = {pipe_of(i, self.table, self.machine) for i, _ in instructions((stmt,))}
+        return pipes == {self.machine.vector_pipe}
+
+    def fused(self, loop: Loop, beside: Sequence[Stmt]) -> list[Stmt]:
+        """The loop's iterations dealt out to the statements beside it, by the time they take."""
+        parts = list(_split(beside))
+        weights = [self.time(p) for p in parts]
+        found: list[Stmt] = []
+        done, begin = 0.0, 0
+        for part, weight in zip(parts, weights, strict=True):
+            done += weight
+            end = round(loop.extent * done / sum(weights))
+            found += self.dealt(loop, begin, end - begin, part)
+            begin = end
+        return found
+
+    def time(self, stmt: Stmt) -> float:
+        total = 0.0
+        for instr, loops in instructions((stmt,)):
+            busy = cycles(instr, self.table, self.machine).occupancy
+            for inner in loops:
+                busy *= inner.extent
+            total += busy
+        return total
+
+    def dealt(self, loop: Loop, begin: int, count: int, part: Loop) -> list[Stmt]:
+        """``count`` iterations of the loop from ``begin`` on, together with all of ``part``."""
+        rounds = min(count, part.extent)
+        if not rounds:
+            return [part]
+        found: list[Stmt] = []
+        done = 0
+        more = max(count % rounds, part.extent % rounds)  # rounds that do one iteration more
+        for extent, extra in ((more, 1), (rounds - more, 0)):
+            if not extent:
+                continue
+            ours = count // rounds + (extra if count % rounds else 0)
+            theirs = part.extent // rounds + (extra if part.extent % rounds else 0)
+            found += self.round(loop, begin, ours, part, done, theirs, extent)
+            begin, done = begin + ours * extent, done + theirs * extent
+        return found
+
+    def round(
+        self, loop: Loop, begin: int, ours: int, part: Loop, done: int, theirs: int, extent: int
+    ) -> list[Stmt]:
+        """``extent`` times ``ours`` iterations of the loop and ``theirs`` of ``part``."""
+        small = ours * _size(loop.body) + theirs * _size(part.body) <= self.size
+        name = _fresh(loop.var if small else f"{loop.var}_", (loop, part))
+        turn = Affine.var(name) if extent > 1 else Affine()
+        vector = _iterations(part, turn * theirs + done, theirs)
+        if small:
+            body = [*_flat(_iterations(loop, turn * ours + begin, ours)), *_flat(vector)]
+        else:
+            body = self.parted(loop, ours, turn * ours + begin, vector)
+        return [Loop(name, extent, tuple(body))] if extent > 1 else body
+
+    def parted(self, loop: Loop, count: int, start: Affine, vector: list[Stmt]) -> list[Stmt]:
+        """The iterations in pieces that stay loops, with an even share of the vector work behind each."""
+        pieces = max(1, min(count, len(vector), self.size // max(1, len(loop.body))))
+        body: list[Stmt] = []
+        for n in range(pieces):
+            low, high = count * n // pieces, count * (n + 1) // pieces
+            body.append(_shifted(replace(loop, extent=high - low), start + low))
+            body += vector[len(vector) * n // pieces : len(vector) * (n + 1) // pieces]
+        return body
+
+
+def _split(beside: Sequence[Stmt]) -> Iterator[Loop]:
+    """Loops one by one, neighbouring instructions as a loop of one iteration; short outer loops are unrolled."""
+    run: list[Instr] = []
+    for stmt in beside:
+        if isinstance(stmt, Instr):
+            run.append(stmt)
+            continue
+        if run:
+            yield Loop("once", 1, tuple(run))
+            run = []
+        if any(isinstance(s, Loop) for s in stmt.body) and stmt.extent <= 4:
+            yield from _split([substitute(s, {stmt.var: n}) for n in range(stmt.extent) for s in stmt.body])
+        else:
+            yield stmt
+    if run:
+        yield Loop("once", 1, tuple(run))
+
+
+def _iterations(loop: Loop, start: Affine, count: int) -> list[Stmt]:
+    """``count`` iterations from ``start`` on, one after the other."""
+    return [substitute(s, {loop.var: start + n}) for n in range(count) for s in loop.body]
+
+
+def _shifted(loop: Loop, start: Affine) -> Stmt:
+    """The loop, counting from ``start``."""
+    body = tuple(substitute(s, {loop.var: Affine.var(loop.var) + start}) for s in loop.body)
+    return replace(loop, body=body)
+
+
+def _flat(body: Sequence[Stmt]) -> Iterator[Stmt]:
+    """Every loop unrolled."""
+    for stmt in body:
+        if isinstance(stmt, Instr):
+            yield stmt
+            continue
+        for n in range(stmt.extent):
+            yield from _flat([substitute(s, {stmt.var: n}) for s in stmt.body])
+
+
+def _size(body: Sequence[Stmt]) -> int:
+    """Instructions once everything is unrolled."""
+    total = 0
+    for instr, loops in instructions(tuple(body)):
+        count = 1
+        for loop in loops:
+            count *= loop.extent
+        total += count
+    return total
+
+
+def _fresh(name: str, loops: Sequence[Loop]) -> str:
+    """A loop variable that means nothing inside the loops."""
+    taken: set[str] = set()
+    for instr, around in instructions(tuple(s for loop in loops for s in loop.body)):
+        taken |= {n for n, _ in instr.dims} | {loop.var for loop in around}
+    while name in taken:
+        name += "_"
+    return name
