@@ -28,7 +28,10 @@ def spread(
     for d in known.between([touches(s) for s in body], loops, 0, [int(v) for v in is_vector]):
         before[d.target].add(d.source)
     products = {j for j, s in enumerate(body) if isinstance(s, Loop) or s.opcode_class == "cube"}
-    busy = [_busy(unit, machine.vector_pipe if v else machine.cube_pipe) for unit, v in zip(units, is_vector, strict=True)]
+    busy = [
+        _busy(unit, machine.vector_pipe if v else machine.cube_pipe)
+        for unit, v in zip(units, is_vector, strict=True)
+    ]
     order: list[int] = []
     row: list[int] = []
     for vector, run in groupby(given, key=lambda j: is_vector[j]):
@@ -44,7 +47,9 @@ def _busy(unit: Unit, pipe: str) -> float:
     return sum(end - begin for name, begin, end in unit.pipes if name == pipe)
 
 
-def _merged(row: list[int], vector: list[int], busy: Sequence[float], before: Sequence[set[int]]) -> list[int]:
+def _merged(
+    row: list[int], vector: list[int], busy: Sequence[float], before: Sequence[set[int]]
+) -> list[int]:
     """The row with the vector statements among it: evenly from where the first of them may stand."""
     place = {j: n + 1 for n, j in enumerate(row)}
     ends = [0.0, *accumulate(busy[j] for j in row)]

@@ -120,7 +120,9 @@ def _started(
     for stmt in body:
         if isinstance(stmt, Loop):
             inner = (*path, stmt.var)
-            sums = dict.fromkeys(i.dst[0].buffer for i, _ in instructions(stmt.body) if i.opcode_class == "cube")
+            sums = dict.fromkeys(
+                i.dst[0].buffer for i, _ in instructions(stmt.body) if i.opcode_class == "cube"
+            )
             started = [name for name in sums if places.get(name) == inner]
             found += [_zero(table[name], path) for name in started]
             stmt = replace(stmt, body=_started(stmt.body, places, table, inner))
@@ -131,7 +133,9 @@ def _started(
 
 
 def _goes_on(instr: Instr, names: list[str]) -> Instr:
-    return replace(instr, init=None) if instr.opcode_class == "cube" and instr.dst[0].buffer in names else instr
+    return (
+        replace(instr, init=None) if instr.opcode_class == "cube" and instr.dst[0].buffer in names else instr
+    )
 
 
 def _zero(b: Buffer, path: Path) -> Instr:

@@ -97,7 +97,9 @@ class _Rewriter:
     def program(self) -> Program:
         settled = any(i.opcode_class == "sync" for i, _ in instructions(self.source.body))
         if settled or len(self.machine.pipes) < 2 or self.machine.window:
-            return self.source  # flags belong to their places; one pipe, or one stream, needs no queues filled
+            return (
+                self.source
+            )  # flags belong to their places; one pipe, or one stream, needs no queues filled
         body = tuple(t for s in self.source.body for t in self.statement(s, ()))
         return self.source if body == self.source.body else self.source.with_body(body)
 

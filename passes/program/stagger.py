@@ -136,7 +136,7 @@ class _Rewriter:
             if not broken & late:
                 break
             late -= broken
-        if not late or not ends or not any(stages) and order == list(range(len(stages))):
+        if not late or not ends or (not any(stages) and order == list(range(len(stages)))):
             return (loop,)
         if not any(stages):
             return (replace(loop, body=tuple(loop.body[j] for j in order)),)
@@ -159,7 +159,9 @@ class _Rewriter:
                 needs.add(d.target)
         free = {j for j, s in enumerate(body) if self.works(s) and not self.sums(s)}
         found = needs & free
-        for j in sorted(free - found, reverse=True):  # what only they read, constants for example, goes with them
+        for j in sorted(
+            free - found, reverse=True
+        ):  # what only they read, constants for example, goes with them
             readers = {d.target for d in deps if (d.source, d.kind) == (j, "RAW")}
             if readers and readers <= found:
                 found.add(j)
@@ -176,7 +178,9 @@ class _Rewriter:
         return found
 
     def breaks(self, stmt: Stmt) -> bool:
-        return any(i.opcode_class == "scale" or self.pipe(i) == self.machine.vector_pipe for i in _within(stmt))
+        return any(
+            i.opcode_class == "scale" or self.pipe(i) == self.machine.vector_pipe for i in _within(stmt)
+        )
 
 
 def _within(stmt: Stmt) -> list[Instr]:

@@ -23,7 +23,7 @@ from tests.passes.program.programs import ASCEND, assert_order_only, programs, t
 AMX = machine.load("amx")
 WINDOW = replace(ASCEND, window=512)  # the same pipes, fed by one stream
 FILETEST = Path(__file__).parents[2] / "filetests" / "program" / "spread-convolution.ir"
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def convolution() -> Program:
@@ -127,7 +127,9 @@ SUM = """program v1 sum machine amx {
 """
 
 
-@pytest.mark.parametrize(("init", "depth"), [("i + s", 0), ("s", 1), ("i*2 + s", 0), ("i", None), ("s - 1", None)])
+@pytest.mark.parametrize(
+    ("init", "depth"), [("i + s", 0), ("s", 1), ("i*2 + s", 0), ("i", None), ("s - 1", None)]
+)
 def test_zeros_stand_before_the_loops_that_sum(init: str, depth: int | None) -> None:
     program = parse_program(SUM.replace("INIT", init))
     result = HoistInit().run(program, Context(AMX))
