@@ -244,7 +244,7 @@ def _flat(body: Sequence[Stmt]) -> Iterator[Stmt]:
 def _size(body: Sequence[Stmt]) -> int:
     """Instructions once everything is unrolled."""
     total = 0
-    for instr, loops in instructions(tuple(body)):
+    for _, loops in instructions(tuple(body)):
         count = 1
         for loop in loops:
             count *= loop.extent
