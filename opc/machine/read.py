@@ -105,10 +105,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         dtypes={
             k: tuple(r.dtype(t, f"dtypes.{k}") for t in v) for k, v in r.get(data, "dtypes", dict, "").items()
         },
-        accumulators={
-            r.dtype(k, "cube.accumulators"): r.dtype(v, f"cube.accumulators.{k}")
-            for k, v in r.get(cube, "accumulators", dict, "cube.", {}).items()
-        },
+        accumulators=_accumulators(r, cube),
         cube_shape=_cube_shapes(r, cube),
         vector_bytes=r.whole(vector, "bytes", "vector.", least=1),
         vector_functions=_functions(r, vector),
@@ -207,6 +204,11 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: A
             r.problem("E0610", f"'{where}pipe' names pipe '{route.pipe}', which is not in pipes.names")
         found.append(route)
     return tuple(found)
+
+
+def _accumulators(r: _Reader, cube: Any) -> dict[DType, DType]:
+    listed = r.get(cube, "accumulators", dict, "cube.", {}).items()
+    return {r.dtype(k, "cube.accumulators"): r.dtype(v, f"cube.accumulators.{k}") for k, v in listed}
 
 
 def _cube_shapes(r: _Reader, cube: Any) -> dict[DType, tuple[int, int, int]]:
