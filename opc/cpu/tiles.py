@@ -164,8 +164,11 @@ class TileUnit:
         for stmt in statements:
             if runs and self._shapes([*runs[-1], stmt]) is not None:
                 runs[-1].append(stmt)
-            else:
-                runs.append([stmt])
+                continue
+            following = [stmt]
+            while runs and self.names(following) & self.names(runs[-1]) and len(runs[-1]) > 1:
+                following.insert(0, runs[-1].pop())  # the cut goes to where nothing stays in tiles
+            runs.append(following)
         seen: set[str] = set()
         for run in runs:
             names = self.names(run)
