@@ -29,6 +29,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--emit", type=emits, default=(), metavar="A,B", help="also write: " + ", ".join(EMITS)
     )
+    parser.add_argument(
+        "--triple", default="", metavar="T", help="emit for another processor, such as aarch64-linux-gnu"
+    )
     parser.add_argument("--print-after", metavar="PASS|all", help="keep the IR after this pass as a file")
 
 
@@ -45,6 +48,9 @@ def run(options: argparse.Namespace) -> int:
     """Build every job; a machine that cannot hold a kernel is reported and does not stop the others."""
     if options.print_after not in (None, "all"):
         driver.pass_named(options.print_after)
+    if options.triple:
+        # What is known of another processor is that it has vectors.
+        options.machine, options.target = options.machine or "portable", "cpu"
     file = source(options)
     refusals = Refusals.of(options)
     reports: list[dict[str, Any]] = []
@@ -81,8 +87,10 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
     artefacts.common(built, file)
     for name, ir in kept:
         artefacts.add(f"after/{name}", ir)
-    emit = emit_npu if job.machine.kind == "npu" else emit_cpu
-    figures, shown = emit(built, artefacts)
+    if job.machine.kind == "npu":
+        figures, shown = emit_npu(built, artefacts)
+    else:
+        figures, shown = emit_cpu(built, artefacts, options.triple)
     files = artefacts.write()
     seconds = time.perf_counter() - start
     head = f"{job.kernel} for {job.machine.name} ({job.machine.kind}, {duration(seconds)})\n"

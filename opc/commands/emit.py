@@ -63,14 +63,15 @@ def emit_npu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
     return figures, "\n".join(lines)
 
 
-def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
-    """Machine code, and the forms of it that were asked for."""
+def emit_cpu(built: Build, artefacts: Artefacts, triple: str = "") -> tuple[dict[str, Any], str]:
+    """Machine code, and the forms of it that were asked for; ``triple`` names another processor than this one."""
     from opc.cpu import aot
+    from opc.cpu.header import emit_header
     from opc.cpu.kernel import lower
 
     prepare, run = built.module.programs
     start = time.perf_counter()
-    unit = lower(prepare, run, built.machine)
+    unit = lower(prepare, run, built.machine, triple=triple)
     code = aot.emit_object(unit)
     seconds = time.perf_counter() - start
     name, wanted = built.source.name, artefacts.wanted
@@ -78,8 +79,8 @@ def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
         "llvm": ("ll", lambda: aot.emit_llvm(unit)),
         "asm": ("s", lambda: aot.emit_assembly(unit)),
         "obj": ("o", lambda: code),
-        "so": ("so", lambda: shared_object(code)),
-        "header": ("h", lambda: aot.emit_header(unit, built.source.tensors())),
+        "so": ("so", lambda: shared_object(code, triple)),
+        "header": ("h", lambda: emit_header(unit, built.source.tensors())),
     }
     for form, (ending, make) in makers.items():
         if form in wanted:
@@ -91,11 +92,11 @@ def emit_cpu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
     return {"bytes": sizes, "code_seconds": seconds}, shown
 
 
-def shared_object(code: bytes) -> bytes:
+def shared_object(code: bytes, triple: str = "") -> bytes:
     """Link an object with the system's compiler. Raises RuntimeCallError if there is none."""
     from opc.cpu.aot import link
 
     with tempfile.TemporaryDirectory(prefix="opc-") as folder:
         path = Path(folder) / "kernel.so"
-        link([code], path)
+        link([code], path, triple=triple)
         return path.read_bytes()

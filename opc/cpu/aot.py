@@ -3,14 +3,15 @@
     size_t opc_K_packed_size(void);      int opc_K_prepare(params…, packed);
     size_t opc_K_workspace_size(void);   int opc_K_run(inputs…, packed, outputs…, workspace);
 
-The two functions return 0, or 1 if the processor lacks what the code needs. ``run`` uses OpenMP threads
-where the program is linked with a runtime (the symbols are weak), at most as many as the workspace has
-room for.
+The two functions return 0, or a code of ``opc.cpu.cpuid`` that the header declares. ``run`` uses OpenMP
+threads where the program is linked with a runtime (the symbols are weak), at most as many as the workspace
+has room for.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -20,29 +21,13 @@ from pathlib import Path
 from opc.cpu import cpuid, jit
 from opc.cpu.emit import Entry
 from opc.cpu.kernel import Unit
-from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
 from opc.program.ir import Buffer
-from opc.tensor.ir import Tensor
 
 MOST_THREADS = 64
-_PACKED, _WORKSPACE = "packed.", "workspace."  # no tensor has such a name
-_C_TYPES = {
-    DType.F64: "double",
-    DType.F32: "float",
-    DType.F16: "uint16_t",
-    DType.BF16: "uint16_t",
-    DType.I32: "int32_t",
-    DType.I8: "int8_t",
-}
-_C_KEYWORDS = frozenset((
-    "auto", "break", "case", "char", "class", "const", "continue", "default", "delete", "do", "double",
-    "else", "enum", "extern", "float", "for", "friend", "goto", "if", "inline", "int", "long",
-    "namespace", "new", "operator", "private", "protected", "public", "register", "restrict", "return",
-    "short", "signed", "sizeof", "static", "struct", "switch", "template", "this", "throw", "try",
-    "typedef", "union", "unsigned", "using", "virtual", "void", "volatile", "while",
-))  # fmt: skip
-_HEAP = ("declare ptr @malloc(i64)", "declare void @free(ptr)")  # emitted code may use them too
+ALIGNMENT = 64  # of packed and workspace
+PACKED, WORKSPACE = "packed.", "workspace."  # no tensor has such a name
+_HEAP = ("declare ptr @aligned_alloc(i64, i64)", "declare void @free(ptr)")  # emitted code may use them too
 _WEAK = """\
 declare extern_weak void @GOMP_parallel(ptr, ptr, i32, i32)
 declare extern_weak i32 @omp_get_thread_num()
@@ -54,14 +39,30 @@ declare extern_weak i32 @omp_get_max_threads()
 """
 
 
-def _most_threads(unit: Unit) -> int:
+def most_threads(unit: Unit) -> int:
+    """Threads that a call uses at most: its workspace has room for no more."""
     return min(MOST_THREADS, unit.run.width)
 
 
-def _run_order(entry: Entry) -> list[str]:
+def rounded(size: int) -> int:
+    """Bytes to ask ``aligned_alloc`` for, which takes whole multiples and should not be asked for none."""
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+
+
+def packed_size(unit: Unit) -> int:
+    """What ``opc_K_packed_size`` returns."""
+    return rounded(unit.packed_size)
+
+
+def workspace_size(unit: Unit) -> int:
+    """What ``opc_K_workspace_size`` returns."""
+    return rounded(unit.workspace_size(most_threads(unit)))
+
+
+def run_order(entry: Entry) -> list[str]:
     """C parameters of run, in order."""
     before = [b.name for b in entry.arguments if b.kind != "output"]
-    return [*before, _PACKED, *(b.name for b in entry.arguments if b.kind == "output"), _WORKSPACE]
+    return [*before, PACKED, *(b.name for b in entry.arguments if b.kind == "output"), WORKSPACE]
 
 
 def llvm_text(unit: Unit) -> str:
@@ -77,8 +78,8 @@ def llvm_text(unit: Unit) -> str:
         _WEAK,
         *(line for line in _HEAP if line not in text),
         cpuid.check(unit.target.triple, unit.target.features),
-        _size(f"{prefix}_packed_size", unit.packed_size),
-        _size(f"{prefix}_workspace_size", unit.workspace_size(_most_threads(unit))),
+        _size(f"{prefix}_packed_size", packed_size(unit)),
+        _size(f"{prefix}_workspace_size", workspace_size(unit)),
         _prepare(unit, prefix),
         _run(unit, prefix),
     ]
@@ -98,26 +99,52 @@ def _pass_arguments(entry: Entry) -> list[str]:
     return lines
 
 
-def _function(name: str, parameters: Sequence[str], body: Sequence[str]) -> str:
-    listed = ", ".join(f"ptr %p.{p}" for p in parameters)
-    head = [f"define i32 @{name}({listed}) {{", "entry:", "  %able = call i1 @opc.able()"]
-    head += ["  br i1 %able, label %go, label %lacking", "lacking:", "  ret i32 1", "go:"]
-    return "\n".join([*head, *body, "  ret i32 0", "}", ""])
+def _function(name: str, pointers: Mapping[str, int], body: Sequence[str]) -> str:
+    """A function of the C interface: ``pointers`` and what each must be aligned to, and what it does with them."""
+    listed = ", ".join(f"ptr %p.{p}" for p in pointers)
+    head = [f"define i32 @{name}({listed}) {{", "entry:", "  %able = call i32 @opc.able()"]
+    head += [f"  %lacks = icmp ne i32 %able, {cpuid.OK}", "  br i1 %lacks, label %lacking, label %check"]
+    head += ["lacking:", "  ret i32 %able", "check:"]
+    wrong = "false"
+    for i, (pointer, align) in enumerate(pointers.items()):
+        head += [
+            f"  %i{i} = ptrtoint ptr %p.{pointer} to i64",
+            f"  %o{i} = and i64 %i{i}, {align - 1}",
+            f"  %u{i} = icmp ne i64 %o{i}, 0",
+            f"  %z{i} = icmp eq i64 %i{i}, 0",
+            f"  %w{i} = or i1 %u{i}, %z{i}",
+            f"  %a{i} = or i1 {wrong}, %w{i}",
+        ]
+        wrong = f"%a{i}"
+    head += [f"  br i1 {wrong}, label %refuse, label %go", "refuse:", f"  ret i32 {cpuid.BAD_POINTER}", "go:"]
+    return "\n".join([*head, *body, f"  ret i32 {cpuid.OK}", "}", ""])
+
+
+def _pointers(order: Sequence[str], arguments: Sequence[Buffer]) -> dict[str, int]:
+    """What each C parameter must be aligned to."""
+    elements = {b.name: b.dtype.bytes for b in arguments}
+    return {name: elements.get(name, ALIGNMENT) for name in order}
 
 
 def _prepare(unit: Unit, prefix: str) -> str:
     entry = unit.prepare
     if entry is None:
-        return _function(f"{prefix}_prepare", [_PACKED], [])
+        return _function(f"{prefix}_prepare", {PACKED: ALIGNMENT}, [])
     shared = entry.layout.workspace
     body = _pass_arguments(entry)
-    body.append(f"  %own = call ptr @malloc(i64 {shared + entry.layout.scratch + 1})")
-    body.append(f"  %scratch = getelementptr i8, ptr %own, i64 {shared}")
-    body.append(
-        f"  call void @{entry.symbol}(ptr %array, ptr %p.{_PACKED}, ptr %own, ptr %scratch, i32 1, ptr null)"
-    )
-    body.append("  call void @free(ptr %own)")
-    return _function(f"{prefix}_prepare", [*(b.name for b in entry.arguments), _PACKED], body)
+    body += [
+        f"  %own = call ptr @aligned_alloc(i64 {ALIGNMENT}, i64 {rounded(shared + entry.layout.scratch)})",
+        "  %none = icmp eq ptr %own, null",
+        "  br i1 %none, label %full, label %start",
+        "full:",
+        f"  ret i32 {cpuid.NO_MEMORY}",
+        "start:",
+        f"  %scratch = getelementptr i8, ptr %own, i64 {shared}",
+        f"  call void @{entry.symbol}(ptr %array, ptr %p.{PACKED}, ptr %own, ptr %scratch, i32 1, ptr null)",
+        "  call void @free(ptr %own)",
+    ]
+    order = [*(b.name for b in entry.arguments), PACKED]
+    return _function(f"{prefix}_prepare", _pointers(order, entry.arguments), body)
 
 
 def _run(unit: Unit, prefix: str) -> str:
@@ -125,20 +152,20 @@ def _run(unit: Unit, prefix: str) -> str:
     shared = max(entry.layout.workspace, unit.prepare.layout.workspace if unit.prepare else 0)
     body = _pass_arguments(entry)
     body += [
-        f"  %scratch = getelementptr i8, ptr %p.{_WORKSPACE}, i64 {shared}",
+        f"  %scratch = getelementptr i8, ptr %p.{WORKSPACE}, i64 {shared}",
         "  %linked = icmp ne ptr @GOMP_parallel, null",
         "  br i1 %linked, label %team, label %start",
         "team:",
         "  %asked = call i32 @omp_get_max_threads()",
-        f"  %fits = icmp ult i32 %asked, {_most_threads(unit)}",
-        f"  %most = select i1 %fits, i32 %asked, i32 {_most_threads(unit)}",
+        f"  %fits = icmp ult i32 %asked, {most_threads(unit)}",
+        f"  %most = select i1 %fits, i32 %asked, i32 {most_threads(unit)}",
         "  br label %start",
         "start:",
         "  %threads = phi i32 [ 1, %go ], [ %most, %team ]",
-        f"  call void @{entry.symbol}(ptr %array, ptr %p.{_PACKED}, ptr %p.{_WORKSPACE}, ptr %scratch, "
+        f"  call void @{entry.symbol}(ptr %array, ptr %p.{PACKED}, ptr %p.{WORKSPACE}, ptr %scratch, "
         "i32 %threads, ptr @opc.runtime)",
     ]
-    return _function(f"{prefix}_run", _run_order(entry), body)
+    return _function(f"{prefix}_run", _pointers(run_order(entry), entry.arguments), body)
 
 
 def emit_object(unit: Unit) -> bytes:
@@ -156,53 +183,20 @@ def emit_llvm(unit: Unit) -> str:
     return jit.optimised_text(llvm_text(unit), unit.target)
 
 
-def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
-    """The C header; ``declared`` has the arrays as the kernel declares them, which programs may view otherwise."""
-    name = unit.name
-    guard = f"OPC_{name.upper()}_H"
-    prepare = unit.prepare.arguments if unit.prepare else ()
-    described = {b.name: b for b in (*prepare, *unit.run.arguments)}
-    lines = [f"#ifndef {guard}", f"#define {guard}", "", "#include <stddef.h>", "#include <stdint.h>", ""]
-    lines += [
-        "#ifdef __cplusplus",
-        'extern "C" {',
-        "#endif",
-        "",
-        "/*",
-        f" * Kernel {name}. Arrays are contiguous:",
-    ]
-    for b in described.values():
-        t = declared[b.name]
-        shape = ",".join(map(str, t.shape))
-        remark = "" if t.order is None else f", declared axes from slowest: {t.memory_order}"
-        lines.append(f" *   {b.name}: {b.dtype} [{shape}] {b.kind}{remark}")
-    lines += [
-        " * packed and workspace are the caller's, of the sizes below, and may be reused; concurrent calls",
-        " * need a workspace each. Functions return 0, or 1 if the processor lacks instructions they use.",
-        " */",
-        f"size_t opc_{name}_packed_size(void);",
-        f"size_t opc_{name}_workspace_size(void);",
-        f"int opc_{name}_prepare({', '.join([*(_c_parameter(b) for b in prepare), 'void *packed'])});",
-    ]
-    by_name = {b.name: _c_parameter(b) for b in unit.run.arguments}
-    by_name |= {_PACKED: "const void *packed", _WORKSPACE: "void *workspace"}
-    lines.append(f"int opc_{name}_run({', '.join(by_name[p] for p in _run_order(unit.run))});")
-    lines += ["", "#ifdef __cplusplus", "}", "#endif", "", f"#endif /* {guard} */", ""]
-    return "\n".join(lines)
+def c_compiler(triple: str) -> str | None:
+    """The compiler that links for a processor: CC, else the system's, else a cross compiler of the usual name."""
+    family = triple.partition("-")[0]
+    if family == platform.machine() or not family:
+        return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    return os.environ.get("CC") or shutil.which(f"{family}-linux-gnu-gcc")
 
 
-def _c_parameter(b: Buffer) -> str:
-    const = "const " if b.kind in ("input", "param") else ""
-    # C's keywords and the two blobs' names may be names of tensors.
-    reserved = b.name in _C_KEYWORDS or b.name in ("packed", "workspace")
-    return f"{const}{_C_TYPES[b.dtype]} *{b.name}{'_' if reserved else ''}"
-
-
-def link(objects: Sequence[bytes], output: Path, extra: Sequence[str] = ()) -> None:
+def link(objects: Sequence[bytes], output: Path, extra: Sequence[str] = (), triple: str = "") -> None:
     """Link objects into a shared object with the system's C compiler. Raises RuntimeCallError (E0953)."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    compiler = c_compiler(triple)
     if compiler is None:
-        raise fail(RuntimeCallError, "E0953", "no C compiler found", help="install gcc, or set CC")
+        wanted = f"no C compiler for {triple} found" if triple else "no C compiler found"
+        raise fail(RuntimeCallError, "E0953", wanted, help="install gcc, or set CC")
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for i, data in enumerate(objects):

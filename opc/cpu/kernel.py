@@ -67,6 +67,9 @@ def lower(
             MachineError, "E0951", f"machine '{machine.name}' is not a CPU", help="emit its listing instead"
         )
     wanted = frozenset(machine.features)
+    if wanted and triple and not triple.startswith("x86_64"):
+        message = f"machine '{machine.name}' has features of x86-64 processors, the triple is '{triple}'"
+        raise fail(MachineError, "E0955", message, help="use --machine portable")
     if host_features:
         wanted &= features.host_features()
     module = Module(triple or host_triple(), machine.vector_bytes, wanted)

@@ -87,3 +87,13 @@ def test_cross_compilation(tmp_path: Path) -> None:
             cli.run(["compile", MATMUL, "--machine", name, "--emit", "asm", "-o", str(tmp_path / name)]) == 0
         )
         assert (tmp_path / name / "matmul" / "matmul.s").stat().st_size > 0
+
+
+def test_another_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(Path(__file__).resolve().parents[2] / "kernels_dsl/softmax.k")
+    command = ["compile", source, "--emit", "obj", "-o", str(tmp_path), "--triple"]
+    assert cli.run([*command, "aarch64-linux-gnu"]) == 0
+    machine = (tmp_path / "softmax/softmax.o").read_bytes()[18:20]
+    assert int.from_bytes(machine, "little") == 183, "EM_AARCH64"
+    assert cli.run([*command, "aarch64-linux-gnu", "--machine", "avx2"]) == 1
+    assert "E0955" in capsys.readouterr().err

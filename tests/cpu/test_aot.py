@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from opc.cpu import aot, emit
+from opc.cpu.header import emit_header
 from opc.cpu.kernel import Unit, compile_kernel, lower
 from opc.errors import RuntimeCallError
 from opc.machine import load
@@ -59,7 +60,7 @@ def unit() -> Iterator[Unit]:
 def test_a_c_program(unit: Unit, tmp_path: Path, flags: list[str]) -> None:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
-    (tmp_path / "opc_scale.h").write_text(aot.emit_header(unit, declared(unit)), encoding="utf-8")
+    (tmp_path / "opc_scale.h").write_text(emit_header(unit, declared(unit)), encoding="utf-8")
     (tmp_path / "scale.o").write_bytes(aot.emit_object(unit))
     (tmp_path / "main.c").write_text(MAIN, encoding="utf-8")
     command = ["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags, "main.c", "scale.o", "-o", "main"]
@@ -102,7 +103,7 @@ def test_tensors_may_be_named_like_c_keywords() -> None:
     run = RUN.replace("buffer x:", "buffer int:").replace("x[i, k]", "int[i, k]")
     run = run.replace("buffer y:", "buffer workspace:").replace(" y[i, n]", " workspace[i, n]")
     keywords = lower(None, parse_program(run), load("avx2"))
-    header = aot.emit_header(keywords, declared(keywords))
+    header = emit_header(keywords, declared(keywords))
     assert "const float *int_, const void *packed, float *workspace_, void *workspace" in header
 
 
