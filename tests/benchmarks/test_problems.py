@@ -102,3 +102,11 @@ def test_matrix_products_are_held_against_torch() -> None:
     found = Results(samples=[sample(case, "opc", 1.0), sample(case, "torch", 0.98)])
     lines = [bar.lines()[-1] for bar in matmul_bars(found)]
     assert lines == ["bar matmul_f32 0.980 0.97 ok", "bar matmul_bf16 n/a 1 n/a"]
+
+
+def test_a_licence_without_use_keeps_the_strict_bound() -> None:
+    case = Case("conv", "c02", "f32", 1, 1)
+    checker = Checker()
+    value, _ = checker._reference("strict", case)
+    assert checker.own("fast", case, value.astype(np.float32)).problem is None
+    assert checker._reference("fast", case)[0] is value
