@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "simplify": "passes.tensor.simplify:Simplify",
     "cse": "passes.tensor.cse:Cse",
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
+    "winograd": "passes.tensor.winograd:Winograd",
     "collapse": "passes.tensor.collapse:Collapse",
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "fuse": "passes.tensor.fuse:Fuse",
@@ -39,6 +40,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "simplify",  # first: extents of 1, copies and dead guards hide what the rest looks for
         "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
         "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too
+        "winograd",  # licensed only; before layouts, which pack the filters it makes
         "dce",  # before layouts and fusion: a dead reader would cost a pack or a store
         "collapse",  # after dce, whose dead readers could hold axes apart; before layouts, which split dims into blocks
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal

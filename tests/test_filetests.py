@@ -1,8 +1,8 @@
 """Golden tests of passes: text in, text out, and the same meaning; ``--bless`` rewrites the text.
 
-A file holds ``# RUN: pass-a,pass-b{size=4} machine=NAME``, the input IR, ``# ====`` and the expected IR, or
-the diagnostic the passes must raise. Both texts must be canonical, and both are executed on the same random
-data: a golden whose meaning differs from its input is never written.
+A file holds ``# RUN: pass-a,pass-b{size=4} machine=NAME numerics=fast``, the input IR, ``# ====`` and the expected
+IR, or the diagnostic the passes must raise. Both texts must be canonical, and both are executed on the same
+random data: a golden whose meaning differs from its input is never written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opc.build import parse_ir, run_passes, text_of, verify
 from opc.driver import pass_table
 from opc.errors import OpcError
 from opc.machine.model import Machine
-from opc.pipeline import parse_passes
+from opc.pipeline import STRICT, parse_passes
 from opc.program.ir import Module
 from opc.tensor.bound import Bounded, check
 from opc.tensor.interpret import oracle
@@ -33,7 +33,7 @@ FILES = sorted(FOLDER.rglob("*.ir"))
 # These may only move, unroll and synchronise instructions.
 ORDER_ONLY = {"expand-slots", "pipeline", "stagger", "interleave", "list-schedule", "insert-sync"}
 SEPARATOR = "\n# ====\n"
-RUN = re.compile(r"# RUN: (?P<passes>.*?)(?: machine=(?P<machine>\S+))?$")
+RUN = re.compile(r"# RUN: (?P<passes>.*?)(?: machine=(?P<machine>\S+))?(?: numerics=(?P<numerics>\S+))?$")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Case:
     header: str
     passes: str
     machine: Machine
+    numerics: str
     before: str
     after: str
 
@@ -58,6 +59,7 @@ class Case:
             header,
             match["passes"],
             machine.load(match["machine"] or "avx2"),
+            match["numerics"] or STRICT,
             before.rstrip() + "\n",
             after,
         )
@@ -69,7 +71,9 @@ class Case:
 def transform(case: Case, ir: Any) -> tuple[str, Any]:
     """Text after the passes and their result, or the diagnostic and None."""
     try:
-        result, _ = run_passes(ir, parse_passes(case.passes, pass_table()), case.machine)
+        result, _ = run_passes(
+            ir, parse_passes(case.passes, pass_table()), case.machine, numerics=case.numerics
+        )
     except OpcError as error:
         return str(error) + "\n", None
     return text_of(result), result

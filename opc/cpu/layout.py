@@ -9,6 +9,7 @@ from opc.cpu.function import Function
 from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Program
+from opc.program.memory import space_bytes
 
 ALIGN = 64
 STACK = 1 << 16  # bytes of a thread's stack that one buffer may take
@@ -47,6 +48,16 @@ class Layout:
     offsets: dict[str, tuple[int, ...]]
 
 
+def _starts(program: Program, machine: Machine) -> dict[str, int]:
+    """Where every space's part of a thread's scratch begins: offsets count from 0 in each of them."""
+    found: dict[str, int] = {}
+    end = 0
+    for space in sorted(s.name for s in machine.spaces.values() if s.addressable):
+        found[space] = end
+        end = round_up(end + space_bytes(program, machine, space), ALIGN)
+    return found
+
+
 def round_up(value: int, unit: int) -> int:
     """The least multiple of ``unit`` that is at least ``value``."""
     return -(-value // unit) * unit
@@ -59,6 +70,7 @@ def plan(program: Program, machine: Machine) -> Layout:
     sizes = {"packed": 0, "workspace": 0, "local": 0}
     offsets: dict[str, tuple[int, ...]] = {}
     waiting: list[Buffer] = []
+    starts = _starts(program, machine)
     for b in program.buffers:
         registers = b.kind == "local" and not machine.spaces[b.space].addressable
         if b.kind not in sizes or (registers and b.slot_bytes * b.slots <= STACK):
@@ -66,8 +78,9 @@ def plan(program: Program, machine: Machine) -> Layout:
         if registers or not b.offsets:
             waiting.append(b)
             continue
-        offsets[b.name] = b.offsets
-        sizes[b.kind] = max(sizes[b.kind], max(b.offsets) + b.slot_bytes)
+        start = starts.get(b.space, 0) if b.kind == "local" else 0
+        offsets[b.name] = tuple(start + offset for offset in b.offsets)
+        sizes[b.kind] = max(sizes[b.kind], max(offsets[b.name]) + b.slot_bytes)
     for b in waiting:
         step = round_up(max(b.slot_bytes, 1), ALIGN)
         first = round_up(sizes[b.kind], ALIGN)

@@ -1,7 +1,7 @@
 """What a machine allows: the invariants of program IR that need a machine file.
 
- 1. E0560  Every space exists; memory kinds live in the memory space and local buffers do not; element
-           types are legal in memory.
+ 1. E0560  Every space exists; memory kinds live in the memory space, local buffers of NPUs do not;
+           element types are legal in memory.
  2. E0561  Offsets: one per slot, aligned, inside the space; slots of a buffer are disjoint; two buffers
            share bytes only when their live ranges are disjoint.
  3. E0562  The machine has a route for every instruction's class, source space and target space, and a pipe
@@ -53,7 +53,9 @@ def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
         yield f"buffer '{b.name}' is in space '{b.space}', which {machine.name} does not have"
         return
     memory = machine.roles.get("memory")
-    if (b.kind == "local") == (b.space == memory):
+    # A thread of a CPU has a part of memory to itself; a core of an NPU does not.
+    private = b.kind == "local" and machine.kind == "cpu"
+    if not private and (b.kind == "local") == (b.space == memory):
         yield f"buffer '{b.name}' of kind {b.kind} cannot live in '{b.space}'"
     if b.kind != "local" and b.dtype not in machine.dtypes.get("memory", ()):
         yield f"buffer '{b.name}': {machine.name} has no {b.dtype} in memory"

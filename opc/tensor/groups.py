@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from opc.scalar import FUNCTIONS
-from opc.tensor.ir import Call, Function, Op, Piece, Read, reads
+from opc.tensor.blocks import chain_problem
+from opc.tensor.ir import Call, Function, Op, Piece, Read, Tensor, reads
 
 Problem = tuple[Op, str, str]  # where, code, message
 
@@ -27,7 +28,7 @@ def group_problems(f: Function) -> Iterator[Problem]:
         previous = op.group
     for name, ops in members.items():
         if len(ops) > 1:
-            yield from _several(name, ops)
+            yield from _several(name, ops, f.tensors())
 
 
 def is_contraction(op: Op) -> bool:
@@ -52,25 +53,41 @@ def _read_names(expr: object) -> frozenset[str] | None:
     return frozenset(n for form in expr.index for n in form.names) if isinstance(expr, Read) else None
 
 
-def _several(name: str, ops: list[Op]) -> Iterator[Problem]:
+def _several(name: str, ops: list[Op], tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
     for op in ops[1:]:
         if op.prepare != ops[0].prepare:
             yield op, "E0544", f"group '{name}' mixes prepare and run"
-    plain = True
-    for op in ops:
-        if len(op.pieces) != 1 or op.fill is not None:
-            plain = False
-            yield (
-                op,
-                "E0545",
-                f"group '{name}' has several ops, so each has one piece and no fill; this one has not",
-            )
-    if not plain:
+    filled = [op for op in ops if op.fill is not None]
+    for op in filled:
+        yield op, "E0545", f"group '{name}' has several ops, so none has a fill; this one has"
+    if filled:
+        return
+    if any(len(op.pieces) > 1 for op in ops):
+        yield from _chain(name, ops, tensors)
         return
     if all(op.monoid is None for op in ops[1:]) and (ops[0].monoid is None or is_contraction(ops[0])):
         yield from _aligned(name, ops)
     else:
         yield from _rows(name, ops)
+
+
+def _chain(name: str, ops: list[Op], tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
+    """Ops of several pieces: pointwise without guards, or contractions; each but the first fed by an earlier one."""
+    made: set[str] = set()
+    sound = True
+    for op in ops:
+        wrong = None
+        if not is_contraction(op) and (op.monoid is not None or any(p.guards for p in op.pieces)):
+            wrong = f"in group '{name}', a chain, it is no contraction, but reduces or has guards"
+        elif made and not made & {r.tensor for r in reads(op)}:
+            wrong = f"it reads nothing that is made in group '{name}', a chain"
+        if wrong is not None:
+            sound = False
+            yield op, "E0545", wrong
+        made.update(t.name for t in op.outputs)
+    problem = chain_problem(ops, tensors) if sound else None
+    if problem is not None:
+        yield ops[-1], "E0549", f"group '{name}' is a chain: {problem}"
 
 
 def _aligned(name: str, ops: list[Op]) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ temporary of the right shape is reused in place, so an epilogue needs few buffer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from opc.affine import Affine
@@ -42,28 +42,30 @@ class Evaluator:
 
     def value(self, expr: Expr) -> Value:
         """Emit the instructions of ``expr``; its value."""
-        if isinstance(expr, Read):
-            return self.load(expr)  # a move keeps its type: nothing is computed
-        uses: Counter[Expr] = Counter()
-        order: list[Expr] = []
-        for node in walk(expr):
-            if node not in uses:
-                order.append(node)
-                if isinstance(node, Call):
-                    uses.update(node.args)
-            uses[node] += 0
-        done: dict[Expr, Value] = {}
-        for node in order:
-            done[node] = self._node(node, done, uses)
-        return done[expr]
+        return next(self.values([expr]))
 
-    def _node(self, node: Expr, done: dict[Expr, Value], uses: Counter[Expr]) -> Value:
+    def values(self, exprs: Sequence[Expr]) -> Iterator[Value]:
+        """One value after the other, emitted when it is asked for; what expressions share is computed once."""
+        uses: Counter[Expr] = Counter(exprs)
+        for node in dict.fromkeys(n for e in exprs for n in walk(e)):
+            if isinstance(node, Call):
+                uses.update(node.args)
+        done: dict[Expr, Value] = {}
+        for expr in exprs:
+            for node in walk(expr):
+                if node not in done:
+                    done[node] = self._node(node, done, uses, node is expr)
+            yield done[expr]
+            uses[expr] -= 1
+
+    def _node(self, node: Expr, done: dict[Expr, Value], uses: Counter[Expr], whole: bool) -> Value:
         if isinstance(node, Const):
             return Value(Imm(node.value), dtype=node.dtype)
         if isinstance(node, DimValue):
             return self._iota(self.frame.global_form(node.form))
         if isinstance(node, Read):
-            return self.widen(self.load(node))
+            # A move keeps its type: nothing is computed.
+            return self.load(node) if whole else self.widen(self.load(node))
         args = [done[a] for a in node.args]
         for a in node.args:
             uses[a] -= 1

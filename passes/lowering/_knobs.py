@@ -25,6 +25,7 @@ class Knobs:
     ``order``: what stays near while the other goes round, and is spread over cores. Of a cube that is fed tile
     by tile: ``columns`` of an accumulator block; ``stage``: operand A in place, or copied per slab or once;
     ``inner``: what goes round inside a slab; ``stream``: the operand kept out of the nearest cache.
+    ``block``: rows that a chain works on at a time.
     """
 
     rows: int | None = None
@@ -34,6 +35,7 @@ class Knobs:
     stage: str | None = None
     inner: str | None = None
     stream: str | None = None
+    block: int | None = None
 
     @staticmethod
     def parse(text: str) -> Knobs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from opc.program.ir import Access
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, order
@@ -19,6 +21,13 @@ class RegisterNest(ContractionNest):
     def alternatives(self) -> list[Knobs]:
         """See the base class."""
         return alternatives(self.shape, self.plan)
+
+    def inside(self) -> None:
+        """Emit the nest on one block of rows, inside loops that are open: all its rows under one block of columns."""
+        whole = {d.name: d.extent for d in self.shape.m[-1:]}
+        self.plan = replace(self.plan, parallel="", columns=0, outer={**self.plan.outer, **whole})
+        self.emit.line = self.ops[0].line
+        self._outer(self._order(), {}, Staged())
 
     def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """One register block straight from memory and the slab."""

@@ -68,7 +68,7 @@ def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
     return abs(total)
 
 
-def _lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str | None:
+def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str | None:
     """The dim along which most operands are contiguous."""
     piece = op.pieces[0]
     uses = [(n.index, tensors[n.tensor], 1) for n in walk(piece.body) if isinstance(n, Read)]
@@ -96,13 +96,13 @@ def _plan_lanes(
     windows: frozenset[str], every: dict[str, Dim],
 ) -> RowPlan:  # fmt: skip
     names = {d.name for d in shared}
-    wanted = [_lane_dim(op, tensors, windows) for op in ops]
+    wanted = [lane_dim(op, tensors, windows) for op in ops]
     # If any op wants a lane dim that not all share, the shared dims are walked one index at a time.
     inside = [w for w in wanted if w is not None and w not in names]
     lanes: set[str] = set()
     if inside:
         banned = frozenset(names) | windows
-        lanes = {lane for op in ops if (lane := _lane_dim(op, tensors, banned)) is not None}
+        lanes = {lane for op in ops if (lane := lane_dim(op, tensors, banned)) is not None}
     elif wanted and (last := next((w for w in reversed(wanted) if w), None)):
         lanes = {last}
     chunk = _CHUNK_VECTORS * machine.vector_bytes // 4
@@ -139,7 +139,7 @@ def _plan_space(
         # An intermediate must be whole in the dims that the group does not share.
         spilled = spilled or (len(ops) > 1 and name not in names)
         sizes[name] = (sizes[name] + 1) // 2
-    lanes = frozenset(n for n in (_lane_dim(op, tensors, windows) for op in ops) if n)
+    lanes = frozenset(n for n in (lane_dim(op, tensors, windows) for op in ops) if n)
     return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled)
 
 

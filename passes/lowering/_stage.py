@@ -6,9 +6,9 @@ a strided 1x1 read stages only what it uses.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 from opc.affine import Affine
 from opc.dtypes import DType
@@ -81,3 +81,55 @@ def staged_bytes(read: Read, tensor: Tensor, frame: Frame) -> int:
     for b in boxes(read, tensor, frame):
         total *= b.count
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """A staged box of a tensor: its buffer, and per axis the first index and whether the buffer has the axis."""
+
+    buffer: str
+    axes: tuple[tuple[int, Affine, bool], ...]
+
+    def at(self, index: Sequence[Affine]) -> Access:
+        """Where the element of the tensor at ``index`` lies."""
+        return Access(self.buffer, tuple(index[axis] - first for axis, first, kept in self.axes if kept))
+
+
+Reading = tuple[Read, Mapping[str, int]]  # with the extents of the dimensions that vary
+
+
+def stage_together(emit: Emitter, readings: Sequence[Reading], tensor: Tensor, room: int) -> Slab | None:
+    """Stage the box that all reads of one tensor touch, padding applied; None if it is larger than ``room``."""
+    found = [_reach([(r.index[axis], extents) for r, extents in readings]) for axis in tensor.memory_order]
+    if any(f is None for f in found):
+        return None
+    hulls = [f for f in found if f is not None]
+    if tensor.dtype.bytes * prod(count for _, count in hulls) > room:
+        return None
+    axes = tuple(
+        (axis, first, count > 1 or axis == tensor.memory_order[-1])
+        for axis, (first, count) in zip(tensor.memory_order, hulls, strict=True)
+    )
+    dims = [(f"h{axis}", count) for (axis, _, kept), (_, count) in zip(axes, hulls, strict=True) if kept]
+    name = emit.local(f"{tensor.name}_stage", tensor.dtype, [count for _, count in dims], "stage")
+    index = [
+        first + (Affine.var(f"h{axis}") if kept else 0)
+        for axis, first, kept in sorted(axes, key=lambda a: a[0])
+    ]
+    target = Access(name, tuple(Affine.var(d) for d, _ in dims))
+    emit.emit("copy_in.copy", dims, [target], [memory_access(tensor, index)], fill=readings[0][0].fill)
+    return Slab(name, axes)
+
+
+def _reach(forms: Sequence[tuple[Affine, Mapping[str, int]]]) -> tuple[Affine, int] | None:
+    """First index and count of what forms take; None if they start at unrelated places."""
+    parts = [(form.split(extents), extents) for form, extents in forms]
+    base = parts[0][0][1]
+    ends = []
+    for (local, rest), extents in parts:
+        distance = rest - base
+        if not distance.is_const:
+            return None
+        ends.append([end + distance.const for end in local.interval(extents)])
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    return base + low, high - low + 1

@@ -16,11 +16,14 @@ from opc.pipeline import Context
 from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
+from passes.lowering._chain import ChainNest
 from passes.lowering._contractions import nest_type
 from passes.lowering._emit import Emitter
 from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest
+from passes.lowering._matmul_registers import RegisterNest
+from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
 
@@ -118,18 +121,28 @@ class Lowering:
             self._group(group, nests.get(id(group[0])))
         return self.emit.program()
 
-    def contractions(self) -> list[ContractionNest]:
+    def contractions(self) -> list[ContractionNest | ChainNest]:
         """The nests of the groups that the cube takes, in program order. Raises PassError E0707."""
-        found = [(group, c) for group in self._groups() if (c := self._cube(group[0])) is not None]
+        found = [group for group in self._groups() if self._chained(group) or self._cube(group[0])]
         if len(self.plans) > len(found):
             message = f"{len(self.plans)} plans for {len(found)} contractions"
             raise fail(PassError, "E0707", message, help="give one plan per contraction, separated by ';'")
         plans = (*self.plans, *[Knobs()] * (len(found) - len(self.plans)))
-        return [self._nest(group, c, knobs) for (group, c), knobs in zip(found, plans, strict=True)]
+        return [self._nest(group, knobs) for group, knobs in zip(found, plans, strict=True)]
 
-    def _nest(self, group: tuple[Op, ...], c: Contraction, knobs: Knobs) -> ContractionNest:
+    def _nest(self, group: tuple[Op, ...], knobs: Knobs) -> ContractionNest | ChainNest:
+        c = self._cube(group[0])
+        if c is None:
+            return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
         return make(self.emit, group, c, self.tensors, self._stored(group), knobs)
+
+    def _chained(self, group: tuple[Op, ...]) -> bool:
+        """Whether a group is a chain around a contraction that needs no operand spaces."""
+        if len(group) == 1 or all(len(op.pieces) == 1 for op in group):
+            return False
+        found = [c for op in group if (c := self._cube(op)) is not None]
+        return len(found) == 1 and nest_type(found[0], self.tensors, self.machine) is RegisterNest
 
     def _groups(self) -> Iterator[tuple[Op, ...]]:
         numbered = enumerate(op for op in self.function.ops if op.prepare == self.prepare)
@@ -162,7 +175,7 @@ class Lowering:
             t.name for op in group for t in op.outputs if t.name in outside or t.name in self.function.results
         )
 
-    def _group(self, group: tuple[Op, ...], contraction: ContractionNest | None) -> None:
+    def _group(self, group: tuple[Op, ...], contraction: ContractionNest | ChainNest | None) -> None:
         stored = self._stored(group)
         if contraction is not None:
             self._workspace(stored)
@@ -177,6 +190,15 @@ class Lowering:
         for op in group:
             alone = frozenset(t.name for t in op.outputs if t.name in stored or len(group) > 1)
             self._workspace(alone)
+            c = self._cube(op)
+            if c is not None:
+                nest_type(c, self.tensors, self.machine)(
+                    self.emit, (op,), c, self.tensors, alone, Knobs()
+                ).run()
+                continue
+            if overlapping(op) and not self.machine.role("vector").addressable:
+                PieceNest(self.emit, (op,), self.tensors, alone).run()
+                continue
             for part in _parts(op):
                 RowNest(self.emit, (part.op,), self.tensors, alone, part.number).run()
 

@@ -16,7 +16,8 @@ class Group:
     """Adjacent ops that become one program nest.
 
     ``kind``: "contraction" (the first op is one for the matrix unit, the others are pointwise over its
-    parallel dimensions), "rows" (something is reduced, all ops share the dimensions ``shared``),
+    parallel dimensions), "chain" (ops of several pieces around a contraction; ``shared`` is empty), "rows"
+    (something is reduced, all ops share the dimensions ``shared``),
     "pointwise" (all ops have the dimensions ``shared``) or "pieces" (one op of several pieces or with a
     fill; ``shared`` is empty).
     """
@@ -44,6 +45,8 @@ def groups(function: Function) -> tuple[Group, ...]:
 
 def _describe(name: str, ops: tuple[Op, ...], function: Function) -> Group:
     first = ops[0]
+    if len(ops) > 1 and any(len(op.pieces) > 1 for op in ops):
+        return Group(name, "chain", ops, ())
     if len(first.pieces) > 1 or first.fill is not None:
         return Group(name, "pieces", ops, ())
     contraction = classify_contraction(first, function)

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from opc.machine.model import Machine
 from opc.pipeline import Context
+from opc.tensor.blocks import chain_problem
 from opc.tensor.groups import is_contraction
 from opc.tensor.ir import Dim, Function, Op, Read, reads
 from passes.tensor._algebra import is_pointwise, is_total
@@ -28,6 +29,8 @@ class Fuse:
 
     - contraction (depthwise ones too): pointwise ops over exactly its parallel dimensions, written at the
       same index (bias, normalisation, residual, activation). ``epilogue`` switches it off.
+    - chain: ops of several pieces that only make an operand of a contraction, or only use its result (the
+      transforms of a convolution). ``chains`` switches it off.
     - rows: ops that share the parallel dimensions of a reduction (softmax, layer norm, pooling and what
       follows it). ``rows`` switches it off.
     - pointwise: ops over one domain, written at one index. ``pointwise`` switches it off.
@@ -38,7 +41,7 @@ class Fuse:
     needs it. The one cost is room: rows that are kept between two passes over them must fit in half of
     the memory next to the vector unit. A member that is a result, or is read outside, is stored as well.
 
-    Ops with several pieces or a fill and prepare ops stay alone.
+    Other ops with several pieces, those with a fill and prepare ops stay alone.
 
     Before:
         func v1 linear_relu {
@@ -71,6 +74,7 @@ class Fuse:
 
     enabled: bool = True
     epilogue: bool = True
+    chains: bool = True
     rows: bool = True
     pointwise: bool = True
 
@@ -98,13 +102,20 @@ class _Grouping:
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
         # Its epilogue may read what an earlier op of the group computes, the contraction itself never does.
-        self.leads = frozenset(i for i, cube in enumerate(self.cube) if cube)
+        self.leads = {i for i, cube in enumerate(self.cube) if cube}
         self.product = [is_contraction(op) for op in self.ops]
         self.free = [is_total(op) and not op.prepare for op in self.ops]
+        # What may join a chain: nobody else may see what is handed on there.
+        self.open = [op.fill is None and not op.prepare for op in self.ops]
+        self.tensors = function.tensors()
+        self.seen = {*function.results, *(a.tensor.name for a in function.args)}
 
     def grow(self, options: Fuse, machine: Machine) -> None:
         """Grow groups around every root that the options allow."""
         positions = range(len(self.ops))
+        for i in positions:
+            if self.free[i] and self.cube[i] and options.chains:
+                self._grow_chain(i)
         for i in positions:
             if self.free[i] and self.product[i] and options.epilogue:
                 self._grow_from(i, self._fit_domain)
@@ -116,13 +127,20 @@ class _Grouping:
             if self.free[i] and is_pointwise(self.ops[i]) and options.pointwise:
                 self._grow_from(i, self._fit_domain)
 
+    def _grow_chain(self, root: int) -> None:
+        """A group in whose middle the contraction is; it leads what is left if there is nothing to join it."""
+        self.leads.discard(root)
+        self._grow_from(root, self._fit_chain)
+        if self.free[root]:
+            self.leads.add(root)
+
     def _grow_from(self, root: int, fit: Fit) -> None:
         """Let ops join the group of ``root`` until none fits any more."""
         members, count = [root], 0
         while count != len(members):
             count = len(members)
             for j in range(len(self.ops)):
-                if j in members or not self.free[j] or self.cube[j]:
+                if j in members or not self.open[j] or self.cube[j]:
                     continue
                 moved = fit(members, j)
                 if moved is None or not self._orderable(members, j):
@@ -132,7 +150,7 @@ class _Grouping:
                 members.append(j)
         if len(members) > 1:
             for j in members:
-                self.free[j] = False
+                self.free[j] = self.open[j] = False
 
     def _orderable(self, members: list[int], j: int) -> bool:
         trial = [members[0] if i == j else group for i, group in enumerate(self.group_of)]
@@ -146,10 +164,25 @@ class _Grouping:
         names = {t.name for t in op.outputs}
         return [r for m in members for r in reads(self.ops[m]) if r.tensor in names]
 
+    def _fit_chain(self, members: list[int], j: int) -> Op | None:
+        """An op of several pieces that hands something to the group, or takes something, that no other op sees."""
+        op = self.ops[j]
+        if len(op.pieces) == 1 or not is_pointwise(op) or any(p.guards for p in op.pieces):
+            return None
+        inside = sorted([*members, j])
+        ops = [self.ops[i] for i in inside]
+        read = {r.tensor for o in ops for r in reads(o)}
+        handed = {t.name for o in ops for t in o.outputs} & read
+        others = {r.tensor for i, o in enumerate(self.ops) if i not in inside for r in reads(o)}
+        mine = {t.name for t in op.outputs} | {r.tensor for r in reads(op)}
+        if not handed & mine or handed & (others | self.seen) or chain_problem(ops, self.tensors) is not None:
+            return None
+        return op
+
     def _fit_domain(self, members: list[int], j: int) -> Op | None:
         op, leader, written = self.ops[j], self.ops[members[0]], self._written(members)
         uses = self._uses(members, op)
-        if not is_pointwise(op):
+        if not is_pointwise(op) or not self.free[j]:
             return None
         if any(r.tensor in written for r in reads(op)):
             moved = join_domain(op, leader, written, self.shapes)
@@ -163,6 +196,8 @@ class _Grouping:
     def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], room: float) -> Op | None:
         op, written = self.ops[j], self._written(members)
         uses = self._uses(members, op)
+        if not self.free[j]:
+            return None
         if any(r.tensor in written for r in reads(op)):
             moved = join_rows(op, shared, written, self.shapes)
         else:
