@@ -33,6 +33,7 @@ class Build:
     module: Module
     steps: tuple[Step, ...]
     numerics: str = STRICT
+    plans: str = ""  # of the tile pass; empty: the cost model's choice
 
     def oracle(self, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
         """What a call on ``arrays`` must give: values of the source, within the bound that its numerics state."""

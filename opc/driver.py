@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.npu_kernel import NpuKernel
     from opc.pipeline import Pass
     from opc.tensor.ir import Function
+    from opc.tuning.choose import Choice
 
 NPU = "ascend910"
 REORDERING = frozenset({"pipeline", "stagger", "interleave", "list-schedule"})
@@ -117,15 +118,18 @@ def build(
     after: After | None = None,
     dump: Path | None = None,
     numerics: str = STRICT,
+    plans: str = "",
 ) -> Build:
     """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
     from opc.build import Build, run_passes
 
     licence(numerics)
     lowered, steps = run_passes(function, pipeline("tensor"), machine, after, dump, numerics)
-    tiled, more = run_passes(lowered, pipeline("lowering"), machine, after, dump, numerics)
+    tile = pass_named("tile")(plans=plans)
+    lowering = tuple(tile if p.name == tile.name else p for p in pipeline("lowering"))
+    tiled, more = run_passes(lowered, lowering, machine, after, dump, numerics)
     module, last = run_passes(tiled, pipeline("program"), machine, after, dump, numerics)
-    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics)
+    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics, plans)
 
 
 def licence(numerics: str) -> str:
@@ -154,6 +158,7 @@ def compile(
     machine: str | Path | None = None,
     threads: int | None = None,
     numerics: str = STRICT,
+    tune: bool = False,
     **sizes: int | float,
 ) -> Kernel:
     """Compile a kernel and return it ready to call.
@@ -165,11 +170,13 @@ def compile(
     ("nchw", "nhwc"), ``machine`` a shipped machine or a ``.toml`` file (default: this computer's CPU),
     ``threads`` how many to use (default: ``OPC_NUM_THREADS``, else every CPU of this process),
     ``numerics`` what may be done to rounding ("strict", or "fast": see docs/language.md).
+    ``tune`` times the few plans that the cost model likes best, on this computer and this number of threads;
+    the winner is in ``kernel.plans`` and is kept for later processes. Results are the same to the bit.
 
     Raises LanguageError (E01–E03) for the text and the sizes, MachineError (E06) for what the machine lacks,
     RuntimeCallError (E09) for files and settings.
     """
-    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes, numerics)
+    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes, numerics, tune)
 
 
 def compile_sized(
@@ -181,6 +188,7 @@ def compile_sized(
     threads: int | None,
     sizes: Mapping[str, int | float],
     numerics: str = STRICT,
+    tune: bool = False,
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
     from opc.cache.kernels import find
@@ -191,15 +199,67 @@ def compile_sized(
     kernel, layout, machine = (None if v is None else str(v) for v in (kernel, layout, machine))
     count = thread_count(threads)
     request = Request(text, file, kernel, sizes, dtype, layout, machine, str(numerics))
+    if tune:
+        request = request._replace(plans=_tuned(request, count))
     key = key_of(request)
     saved = find(key) if key else None
     return _from_cache(saved, request, count) if saved else _compiled(request, key, count)
 
 
+def _tuned(request: Request, threads: int) -> str:
+    """The fastest plans; a bug met on the way is a warning, because the kernel is right without them."""
+    choice = tuned(request, threads)
+    if choice.problems:
+        import warnings
+
+        from opc.errors import render
+
+        warnings.warn("\n".join(map(render, choice.problems)), RuntimeWarning, stacklevel=4)
+    return choice.plans
+
+
+def tuned(request: Request, threads: int, tell: Callable[[str], None] = lambda _: None) -> Choice:
+    """Which plans are fastest on this computer: as an earlier process found, or timed now.
+
+    ``tell`` is told what is going on. Raises OpcError as compiling does.
+    """
+    from opc.tuning import memory
+
+    key = memory.key_for(request, threads)
+    found = memory.find(key)
+    if found is not None:
+        return found
+    target = target_machine("cpu", request.machine)
+    function = _specialised(request, target)
+    choice = _timed(function, target, request.numerics, threads, tell)
+    memory.keep(key, choice, function.name)
+    return choice
+
+
+def _timed(
+    function: Function, target: Machine, numerics: str, threads: int, tell: Callable[[str], None]
+) -> Choice:
+    from opc import data
+    from opc.build import run_passes
+    from opc.tuning.choose import MODEL, Choice, choose
+    from passes.lowering.candidates import candidates
+
+    if target.kind != "cpu":  # simulated: there is nothing to time
+        return Choice(MODEL)
+    licence(numerics)
+    lowered, _ = run_passes(function, pipeline("tensor"), target, numerics=numerics)
+
+    def make(plans: str) -> Kernel:
+        return callable_kernel(build(function, target, numerics=numerics, plans=plans), threads)
+
+    return choose(candidates(lowered, target), make, data.arguments(function), tell)
+
+
 def _compiled(request: Request, key: str | None, threads: int) -> Kernel:
     """A kernel compiled now, and kept under ``key`` if it is native."""
     target = target_machine("cpu", request.machine)
-    built = build(_specialised(request, target), target, numerics=request.numerics)
+    function = _specialised(request, target)
+    built = build(function, target, numerics=request.numerics, plans=request.plans)
 
     def on_npu() -> NpuKernel:
         return npu_kernel(built) if target.kind == "npu" else _on_npu(request)
@@ -230,7 +290,7 @@ def _keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
 def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
     """A kernel around code that another process made; its IRs are made again if someone asks."""
     from opc.cpu.executable import CpuKernel
-    from opc.kernel import Kernel
+    from opc.kernel import Kernel, Settings
     from opc.native import NativeKernel
 
     def rebuild() -> Build:
@@ -239,7 +299,8 @@ def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
 
         own = saved.machine_file
         target = machines.parse(own, saved.machine) if own else machines.load(saved.machine)
-        return build(parse_function(saved.source, "source.tensor"), target, numerics=request.numerics)
+        source = parse_function(saved.source, "source.tensor")
+        return build(source, target, numerics=request.numerics, plans=request.plans)
 
     def unit() -> Unit:
         from opc.cpu.kernel import lower
@@ -248,8 +309,8 @@ def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
         return lower(*built.module.programs, built.machine)
 
     native = NativeKernel(CpuKernel(saved.executable, unit))
-    about = saved.signature, saved.machine, request.numerics
-    kernel = Kernel(*about, native, rebuild, lambda: _on_npu(request), threads)
+    about = Settings(saved.machine, request.numerics, request.plans)
+    kernel = Kernel(saved.signature, about, native, rebuild, lambda: _on_npu(request), threads)
     return kernel
 
 
@@ -283,12 +344,12 @@ def callable_kernel(built: Build, threads: int | None = None) -> Kernel:
 
 
 def _kernel(built: Build, on_npu: Callable[[], NpuKernel], threads: int) -> Kernel:
-    from opc.kernel import Kernel
+    from opc.kernel import Kernel, Settings
     from opc.signature import Signature
 
     native = native_kernel(built) if built.machine.kind == "cpu" else None
-    about = Signature.of(built.source), built.machine.name, built.numerics
-    return Kernel(*about, native, lambda: built, on_npu, threads)
+    about = Settings(built.machine.name, built.numerics, built.plans)
+    return Kernel(Signature.of(built.source), about, native, lambda: built, on_npu, threads)
 
 
 def native_kernel(built: Build) -> NativeKernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,14 @@ def unpacked(outputs: tuple[Array, ...]) -> Result:
     return outputs[0] if len(outputs) == 1 else outputs or None
 
 
+class Settings(NamedTuple):
+    """What a kernel was compiled for and with; ``plans`` is empty where the cost model chose."""
+
+    machine: str
+    numerics: str
+    plans: str
+
+
 class Kernel:
     """A kernel compiled for one set of sizes, one dtype and one memory order.
 
@@ -41,14 +49,14 @@ class Kernel:
     def __init__(
         self,
         signature: Signature,
-        machine: str,
-        numerics: str,
+        settings: Settings,
         native: NativeKernel | None,
         build: Callable[[], Build],
         npu: Callable[[], NpuKernel],
         threads: int,
     ) -> None:
-        self.signature, self.machine, self.numerics = signature, machine, numerics
+        self.signature = signature
+        self.machine, self.numerics, self.plans = settings
         self.name, self.doc = signature.kernel, signature.doc
         self._native, self._make_build, self._make_npu = native, build, npu
         self._threads = threads

@@ -46,7 +46,7 @@ def keep(key: str, saved: Saved) -> bool:
     if isinstance(code, Image):
         manifest |= {"functions": code.functions, "slots": code.slots}
     parts = {
-        "code": code.code if isinstance(code, Image) else code,
+        "code": bytes(saved.executable),
         "source": saved.source.encode(),
         "machine": saved.machine_file.encode(),
     }

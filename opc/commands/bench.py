@@ -13,6 +13,7 @@ from typing import Any
 
 from opc import data, driver
 from opc.commands.options import add_source, add_target, jobs, source
+from opc.commands.tuning import add_tune, table_of, tuned
 from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.peak import measure
@@ -26,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_target(parser)
     parser.set_defaults(target="cpu")
+    add_tune(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (default: 1)")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="time to measure each kernel")
 
@@ -36,9 +38,14 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write("opc bench: error: the NPU is simulated; opc compile prints its cycles\n")
         return 2
     rows: list[dict[str, Any]] = []
-    for job in jobs(options, source(options)):
+    file = source(options)
+    for job in jobs(options, file):
+        choice = tuned(job, file, options)
+        if choice and not options.json:
+            sys.stdout.write(f"{job.kernel}\n{table_of(choice)}\n")
+        plans = choice.plans if choice else ""
         failed = Path("build") / job.kernel / "failed"
-        built = driver.build(job.function, job.machine, dump=failed, numerics=options.numerics)
+        built = driver.build(job.function, job.machine, dump=failed, numerics=options.numerics, plans=plans)
         kernel = driver.callable_kernel(built, options.threads)
         arrays = data.arguments(job.function)
         inputs = {n: a for n, a in arrays.items() if kernel.signature.slot(n).kind != "param"}
@@ -53,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
                 "kernel": job.kernel,
                 "machine": job.machine.name,
                 "threads": options.threads,
+                "plans": plans,
                 "calls": len(times),
                 "median_seconds": median,
                 "best_seconds": min(times),

@@ -99,12 +99,14 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
 def _row(listed: Listed) -> dict[str, Any]:
     entry = manage.check(listed)
     about = entry.manifest if entry else {}
-    arguments = [f"{dtype}[{','.join(map(str, shape))}]" for _, _, dtype, shape, _ in about.get("args", ())]
+    shapes = [f"{dtype}[{','.join(map(str, shape))}]" for _, _, dtype, shape, _ in about.get("args", ())]
     return {
         "key": listed.key,
         "kernel": about.get("kernel", ""),
         "machine": about.get("machine", ""),
-        "arguments": " ".join(arguments),
+        "arguments": f"tuned: {about['plans'] or 'as the model chose'}"
+        if "plans" in about
+        else " ".join(shapes),
         "bytes": listed.size,
         "seconds_since_use": round(time.time() - listed.used, 1),
         "sound": entry is not None,

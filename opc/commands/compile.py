@@ -13,6 +13,7 @@ from opc import driver
 from opc.build import text_of
 from opc.commands.emit import EMITS, Artefacts, emit_cpu, emit_npu
 from opc.commands.options import Job, Refusals, add_source, add_target, jobs, source
+from opc.commands.tuning import add_tune, plain, table_of, tuned
 from opc.lang import File
 from opc.pipeline import Step
 from opc.report.tables import duration
@@ -32,6 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--triple", default="", metavar="T", help="emit for another processor, such as aarch64-linux-gnu"
     )
+    add_tune(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that --tune times with")
     parser.add_argument("--print-after", metavar="PASS|all", help="keep the IR after this pass as a file")
 
 
@@ -82,7 +85,9 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         if options.print_after in ("all", step.name):
             kept.append((f"{len(kept):02d}-{step.name}.{job.machine.name}.ir", text_of(step.ir)))
 
-    built = driver.build(job.function, job.machine, after, folder / "failed", options.numerics)
+    choice = tuned(job, file, options)
+    plans = choice.plans if choice else ""
+    built = driver.build(job.function, job.machine, after, folder / "failed", options.numerics, plans)
     artefacts = Artefacts(folder, options.emit)
     artefacts.common(built, file)
     for name, ir in kept:
@@ -95,6 +100,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     head = f"{job.kernel} for {job.machine.name} ({job.machine.kind}, {duration(seconds)})\n"
     tables = [
+        table_of(choice) if choice else "",
         passes_table(built.steps),
         instructions_table(built.module),
         shown,
@@ -107,6 +113,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         "passes": {s.name: s.seconds for s in built.steps},
         "instructions": {name: executed for name, (_, executed) in instruction_counts(built.module).items()},
         **figures,
+        **({"tuning": plain(choice)} if choice else {}),
         "files": files,
         "text": head + "\n".join(t for t in tables if t) + "\n\n",
     }

@@ -45,6 +45,10 @@ class Executable(NamedTuple):
         entries = [e for e in (self.prepare, self.run) if e is not None]
         return self.shared + max(e.scratch * max(1, min(threads, e.width)) for e in entries)
 
+    def __bytes__(self) -> bytes:
+        """The code alone."""
+        return self.code.code if isinstance(self.code, Image) else self.code
+
     @property
     def shared(self) -> int:
         """Bytes of workspace before the threads' own."""

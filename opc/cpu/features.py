@@ -32,18 +32,34 @@ _TILE_DATA = 18
 
 
 @lru_cache(maxsize=1)
-def host_features() -> frozenset[str]:
-    """CPU features of this host by LLVM's names; empty where ``/proc/cpuinfo`` does not list them."""
+def _described() -> dict[str, str]:
+    """What the operating system says of the first processor; empty where it does not list it."""
+    found: dict[str, str] = {}
     try:
         # Line by line: the kernel writes the rest, hundreds of processors, only when it is read.
         with open(_CPUINFO, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                key, _, flags = line.partition(":")
-                if key.strip() in ("flags", "Features"):
-                    return frozenset(_NAMES.get(flag, flag) for flag in flags.split())
+                key, _, value = line.partition(":")
+                if not line.strip() and found:
+                    break
+                found[key.strip()] = value.strip()
     except OSError:
         pass
-    return frozenset()
+    return found
+
+
+@lru_cache(maxsize=1)
+def host_features() -> frozenset[str]:
+    """CPU features of this host by LLVM's names; empty where ``/proc/cpuinfo`` does not list them."""
+    about = _described()
+    flags = about.get("flags") or about.get("Features") or ""
+    return frozenset(_NAMES.get(flag, flag) for flag in flags.split())
+
+
+def host_model() -> str:
+    """Which processor this is, for measurements that hold for no other."""
+    about = _described()
+    return "/".join(about.get(name, "") for name in ("vendor_id", "cpu family", "model name", "cache size"))
 
 
 @lru_cache(maxsize=1)
