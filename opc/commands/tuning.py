@@ -27,7 +27,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 
 def tuned(job: Job, file: File, options: argparse.Namespace) -> Choice | None:
     """The choice for a job; None where nothing is to be timed. Bugs met on the way go to standard error."""
-    if not options.tune or job.machine.kind != "cpu" or getattr(options, "triple", ""):
+    if not options.tune or job.machine.kind != "cpu" or vars(options).get("triple"):
         return None
     about = job.kernel, chosen_sizes(options), options.dtype, options.layout, options.machine
     tell = _Progress(job.kernel)
