@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from opc.cpu import values
+from opc.cpu import strided, values
 from opc.cpu.function import Function
 from opc.cpu.layout import View
 from opc.cpu.values import Vec
+
+STREAM = 16  # bytes: the narrowest vector that is stored past the caches
 
 
 def load(f: Function, v: View, dim: str, lanes: int, live: int, raw: bool = False) -> Vec:
@@ -17,6 +19,12 @@ def load(f: Function, v: View, dim: str, lanes: int, live: int, raw: bool = Fals
         return values.broadcast(f, one if raw else values.widen(f, v.dtype, one), lanes)
     if stride == 1:
         bits = _contiguous(f, v, pointer, lanes, live)
+    elif 1 < stride <= strided.MOST and not v.register:
+
+        def element(k: int) -> str:
+            return f.pointer(v.base, v.form + k * v.dtype.bytes)
+
+        bits = strided.load(f, v.dtype, element, stride, lanes, range(live), None)
     else:
         bits = Vec(values.raw_kind(v.dtype), lanes, "poison")
         for lane in range(live):
@@ -48,7 +56,10 @@ def store(f: Function, v: View, dim: str, value: Vec, live: int, raw: bool = Fal
     stride = v.stride(dim)
     pointer = f.pointer(v.base, v.form)
     if bits.lanes == 1 or stride == 1:
-        if live < bits.lanes and v.register:
+        aligned = f.alignment(v.form, v.dtype.bytes * bits.lanes) if v.stream else 0
+        if aligned >= STREAM:
+            values.store_stream(f, v.dtype, pointer, bits, live, aligned)
+        elif live < bits.lanes and v.register:
             _store_register(f, v, pointer, bits, live)
         else:
             values.store_raw(f, v.dtype, pointer, bits, live)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import gcd
 
 from opc.affine import Affine
 
@@ -36,6 +37,7 @@ class Module:
         self.declarations: dict[str, str] = {}
         self.functions: list[str] = []
         self.helpers: dict[str, str] = {}
+        self.notes: list[str] = []
         self.attributes = "nounwind"
         self.emulate = False
 
@@ -58,12 +60,20 @@ class Module:
         """Add a helper function once."""
         self.helpers.setdefault(name, text)
 
+    def note(self, text: str) -> str:
+        """A metadata node, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+        return f"!{self.notes.index(text)}"
+
     def text(self) -> str:
         """The whole module."""
         head = [f'target triple = "{self.triple}"'] if self.triple else []
         declarations = [self.declarations[name] for name in sorted(self.declarations)]
         attributes = f"attributes #0 = {{ {self.attributes} }}"
-        return "\n".join([*head, *self.functions, *self.helpers.values(), *declarations, attributes, ""])
+        notes = [f"!{i} = !{{{text}}}" for i, text in enumerate(self.notes)]
+        body = [*self.functions, *self.helpers.values(), *declarations]
+        return "\n".join([*head, *body, attributes, *notes, ""])
 
 
 class Function:
@@ -184,6 +194,11 @@ class Function:
                 ("gep", pointer, const), depth, f"getelementptr i8, ptr {pointer}, i64 {const}"
             )
         return pointer
+
+    def alignment(self, form: Affine, most: int) -> int:
+        """The largest power of two up to ``most`` that divides every value of the form."""
+        terms, const = self._resolve(form)
+        return gcd(most, const, *(c for _, _, c in terms))
 
     def note_depth(self, value: str) -> None:
         """Record that ``value`` (an i64 or pointer just emitted) lives in the current scope's body.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from opc.affine import Affine
-from opc.cpu import access, checks, nest, values
+from opc.cpu import access, checks, nest, strided, values
 from opc.cpu.elementwise import UNROLL_LIMIT
 from opc.cpu.function import Function
 from opc.cpu.values import Vec
@@ -21,34 +22,86 @@ def emit(f: Function, g: checks.Gather, dims: list[nest.Dim]) -> None:
     outer = [d for d in dims if d is not inner]
     width = max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
     lanes = min(f.module.vector_bytes // width, 1 << (inner.extent - 1).bit_length())
-    varying = any(c.form.coefficient(inner.name) for c in g.checks)
-    contiguous = g.src.stride(inner.name) == 1 and lanes > 1
 
     def row(live: int) -> None:
-        if contiguous and not varying:
-            value = _whole(f, g, inner.name, lanes, live)
-        elif contiguous and g.src.dtype.bytes >= 4:
-            value = _masked(f, g, inner.name, lanes, live)
-        else:
-            value = _by_lanes(f, g, inner.name, lanes, live)
-        access.store(f, g.dst, inner.name, value, live)
+        access.store(f, g.dst, inner.name, _loaded(f, g, inner.name, lanes, live), live)
 
     unroll = -(-inner.extent // lanes) * prod(d.extent for d in outer) <= UNROLL_LIMIT
     nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll), unroll)
 
 
-def _whole(f: Function, g: checks.Gather, dim: str, lanes: int, live: int) -> Vec:
-    """All lanes are inside or none is: one load, from the buffer's start if they are not."""
+def _loaded(f: Function, g: checks.Gather, dim: str, lanes: int, live: int) -> Vec:
+    """One vector, by the cheapest way that its checks leave."""
+    ranges = [(c, _lanes_known(f, c, dim, live)) for c in g.checks]
+    left = tuple(c for c, known in ranges if known != range(live))
+    if not left:
+        return access.load(f, g.src, dim, lanes, live)
+    g = replace(g, checks=left)
+    varying = [c for c in left if c.form.coefficient(dim)]
+    known = [r for c, r in ranges if c in varying]
+    if 0 < g.src.stride(dim) <= strided.MOST and lanes > 1 and all(r is not None for r in known):
+        low = max((r.start for r in known if r is not None), default=0)
+        high = min((r.stop for r in known if r is not None), default=live)
+        return _part(f, g, dim, lanes, range(low, high))
+    if g.src.stride(dim) == 1 and lanes > 1 and g.src.dtype.bytes >= 4:
+        return _masked(f, g, dim, lanes, live)
+    return _by_lanes(f, g, dim, lanes, live)
+
+
+def _lanes_known(f: Function, c: checks.Check, dim: str, live: int) -> range | None:
+    """The lanes that pass a check, where that is known now."""
+    terms, start = f.known(c.form)
+    if terms:
+        return None
+    step = c.form.coefficient(dim)
+    inside = [i for i in range(live) if 0 <= start + i * step < c.size]
+    return range(inside[0], inside[-1] + 1) if inside else range(0)
+
+
+def _part(f: Function, g: checks.Gather, dim: str, lanes: int, inside: range) -> Vec:
+    """Lanes ``inside`` pass the checks that vary; the others pass or fail for all lanes."""
+    fill = checks.fill_of(f, g, lanes)
+    if not inside:
+        return fill
+    fixed = tuple(c for c in g.checks if not c.form.coefficient(dim))
+    if fixed:
+        base = _inside_or_fill(f, replace(g, checks=fixed), dim)
+
+        def at(k: int) -> str:
+            return f.op(f"getelementptr i8, ptr {base}, i64 {k * g.src.dtype.bytes}") if k else base
+
+    else:
+
+        def at(k: int) -> str:
+            return f.pointer(g.src.base, g.src.form + k * g.src.dtype.bytes)
+
+    raw = strided.load(
+        f, g.src.dtype, at, g.src.stride(dim), lanes, inside, values.narrow(f, g.src.dtype, fill)
+    )
+    return values.widen(f, g.src.dtype, raw)
+
+
+def _inside_or_fill(f: Function, g: checks.Gather, dim: str) -> str:
+    """The address of the element, or of fill values that reach as far along ``dim``."""
     inside = checks.all_of(f, [checks.holds(f, c) for c in g.checks])
     along = g.src.form.coefficient(dim)
     start = f.pointer(g.src.base, g.src.form.substitute({dim: 0}))
-    # The unchecked dimension lies in the buffer wherever it begins, so it fits at the buffer's first element.
-    at = f.op(f"select i1 {inside}, ptr {start}, ptr {g.src.base}")
-    pointer = f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
-    raw = values.load_raw(f, g.src.dtype, pointer, lanes, live)
-    loaded = values.widen(f, g.src.dtype, raw)
-    fill = checks.fill_of(f, g, lanes)
-    return values.select(f, values.broadcast(f, Vec("i1", 1, inside), lanes), loaded, fill)
+    fills = _fill_row(f, g, (g.instr.extents.get(dim, 1) - 1) * g.src.stride(dim) + 1)
+    at = f.op(f"select i1 {inside}, ptr {start}, ptr {fills}")
+    return f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
+
+
+def _fill_row(f: Function, g: checks.Gather, count: int) -> str:
+    """A constant array of fill values: choosing an address is cheaper than choosing every vector."""
+    kind = values.raw_kind(g.src.dtype)
+    bits = values.literal_bits(g.src.dtype, g.instr.fill or 0)
+    size = 1 << (count - 1).bit_length()
+    name = f"fill.{kind}.{size}.{bits:x}"
+    row = ", ".join([f"i{8 * g.src.dtype.bytes} {bits}"] * size)
+    f.module.define(
+        name, f'@"{name}" = internal constant [{size} x i{8 * g.src.dtype.bytes}] [{row}], align 64'
+    )
+    return f'@"{name}"'
 
 
 def _masked(f: Function, g: checks.Gather, dim: str, lanes: int, live: int) -> Vec:

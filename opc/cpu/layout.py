@@ -20,6 +20,7 @@ class View:
     """An access with its index made linear: ``form`` is in bytes, over loop variables and local dimensions.
 
     ``row`` and ``used`` are the padded and the real length of a register buffer's last axis (0 in memory).
+    ``stream`` views are written past the caches; their base is aligned to a cache line.
     """
 
     base: str
@@ -28,6 +29,7 @@ class View:
     buffer: str
     row: int = 0
     used: int = 0
+    stream: bool = False
 
     @property
     def register(self) -> bool:

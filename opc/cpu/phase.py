@@ -21,14 +21,17 @@ def arguments(program: Program) -> tuple[Buffer, ...]:
 
 class Phase:
     """Emits one phase into a function in which ``%a0``… are the arguments, ``%packed``, ``%workspace`` and
-    ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's.
+    ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's. With
+    ``stream``, buffers whose stores bypass the caches begin at a cache line.
     """
 
-    def __init__(self, f: Function, program: Program, machine: Machine, plan: Layout) -> None:
+    def __init__(
+        self, f: Function, program: Program, machine: Machine, plan: Layout, stream: bool = False
+    ) -> None:
         self.program, self.machine, self.plan = program, machine, plan
         self.buffers = program.table()
         self.order = {b.name: i for i, b in enumerate(arguments(program))}
-        self.f = f
+        self.f, self.stream = f, stream
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
         self.tile_space = tiles.tile_space(machine)
@@ -77,6 +80,8 @@ class Phase:
     def _plain(self, i: Instr, target: View | None, sources: dict[int, View]) -> None:
         """Emit an instruction; ``target`` and ``sources`` (by position) stand in for operands in tiles."""
         dst = (target,) if target is not None else tuple(self._view(a) for a in i.dst)
+        if self.stream and i.hint == "stream" and i.opcode_class == "copy_out":
+            dst = tuple(replace(v, stream=True) for v in dst)
         src = tuple(
             sources[n] if n in sources else self._view(s) if isinstance(s, Access) else s.value
             for n, s in enumerate(i.src)

@@ -108,6 +108,9 @@ def _along(f: Function, r: Reduction, plan: _Plan, unroll: bool) -> None:
 
     def chunk(live: int) -> None:
         def total(change: Change) -> State:
+            if not plan.reduced:
+                return change(_loaded(f, r, name, lanes, live))
+
             def inner(states: list[State]) -> list[State]:
                 return [_merge(f, r, states[0], change(_loaded(f, r, name, lanes, live)))]
 
@@ -140,6 +143,9 @@ def _result(
     state = total(lambda s: s)
     if r.op != "moments":
         _finish(f, r, dim, lanes, live, state)
+        return
+    if count == 1:
+        _finish_moments(f, r, dim, lanes, live, [state[0], values.splat(r.kind, lanes, 0)], count)
         return
     mean = values.binary(f, "fdiv", state[0], values.splat(r.kind, lanes, count))
 
@@ -324,7 +330,9 @@ def _store(f: Function, r: Reduction, dim: str, live: int, fresh: State, merged:
 def _finish_moments(
     f: Function, r: Reduction, dim: str, lanes: int, live: int, state: State, count: int
 ) -> None:
-    """Chan's rule with the ``form`` elements that the destination holds."""
+    """Chan's rule with the ``form`` elements that the destination holds, which is (0, 0) if there are none
+    and nothing restarts it.
+    """
     earlier: Index = f.index(r.instr.form) if r.instr.form is not None else 0
     if earlier == 0 or _first(f, r) == 0:
         _store(f, r, dim, live, state, state)
@@ -344,11 +352,11 @@ def _finish_moments(
     share = values.to_kind(f, share, kind)
     delta = values.binary(f, "fsub", state[0], mean)
     moved = values.binary(f, "fadd", mean, values.binary(f, "fmul", delta, values.broadcast(f, share, lanes)))
-    square = values.binary(
-        f, "fmul", values.binary(f, "fmul", delta, delta), values.broadcast(f, weight, lanes)
-    )
-    merged = [moved, values.binary(f, "fadd", values.binary(f, "fadd", m2, state[1]), square)]
-    if not isinstance(earlier, int):
+    # Weighed before it is squared: the weight of a first element is 0, and its square may overflow.
+    weighed = values.binary(f, "fmul", delta, values.broadcast(f, weight, lanes))
+    held = m2 if count == 1 else values.binary(f, "fadd", m2, state[1])
+    merged = [moved, values.binary(f, "fadd", held, values.binary(f, "fmul", weighed, delta))]
+    if not isinstance(earlier, int) and r.instr.init is not None:
         none = values.broadcast(f, Vec("i1", 1, f.op(f"icmp eq i64 {earlier}, 0")), lanes)
         merged = [values.select(f, none, s, m) for s, m in zip(state, merged, strict=True)]
     _store(f, r, dim, live, state, merged)

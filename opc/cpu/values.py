@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from math import gcd
 
 from opc.cpu.function import Function
 from opc.dtypes import DType
@@ -56,6 +57,18 @@ def literal(kind: str, value: float | int | bool) -> str:
     if not math.isfinite(value):
         return str(0 if math.isnan(value) else 2**31 - 1 if value > 0 else -(2**31))
     return str(int(value))
+
+
+def literal_bits(dtype: DType, value: float | int) -> int:
+    """How memory holds a constant; infinities are an integer type's limits."""
+    import numpy as np
+
+    if not dtype.is_float:
+        limit = 2 ** (8 * dtype.bytes - 1)
+        value = int(max(-limit, min(limit - 1, value)))
+    wide = np.array(value, np.float64 if dtype.is_float else np.int64)
+    with np.errstate(over="ignore"):
+        return int.from_bytes(wide.astype(dtype.numpy).tobytes(), "little")
 
 
 def splat(kind: str, lanes: int, value: float | int | bool) -> Vec:
@@ -314,6 +327,17 @@ def store_raw(f: Function, dtype: DType, pointer: str, v: Vec, live: int) -> Non
         f.call(name, "void", arguments, [v.type, "ptr", "i32", f"<{v.lanes} x i1>"])
         return
     store_pieces(f, dtype, pointer, v, live)
+
+
+def store_stream(f: Function, dtype: DType, pointer: str, v: Vec, live: int, align: int) -> None:
+    """Store the first ``live`` lanes past the caches, at an address of that alignment."""
+    size = dtype.bytes
+    for start, width in [(0, live)] if live == v.lanes else _pieces(live):
+        at = f.op(f"getelementptr i8, ptr {pointer}, i64 {start * size}") if start else pointer
+        part, known = extract(f, v, start, width), gcd(align, start * size)
+        wide = width * size >= 4  # no processor stores less past the caches
+        note = f", !nontemporal {f.module.note('i32 1')}" if wide else ""
+        f.do(f"store {part.type} {part.ref}, ptr {at}, align {min(known, width * size)}{note}")
 
 
 def store_pieces(f: Function, dtype: DType, pointer: str, v: Vec, live: int) -> None:

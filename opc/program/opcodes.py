@@ -49,7 +49,7 @@ _VECTOR = (
     Opcode("vector.reduce_min", 1, 1, True, "dst = min(dst, src over the absent dims); NaN wins"),
     Opcode("vector.reduce_argmax", 2, 2, True, "largest (value, index); lowest index wins, NaN wins"),
     Opcode("vector.reduce_argmin", 2, 2, True, "smallest (value, index); lowest index wins, NaN wins"),
-    Opcode("vector.reduce_moments", 2, 1, True, "(mean, m2) by Chan's rule; dst holds `form` elements"),
+    Opcode("vector.reduce_moments", 2, 1, True, "(mean, m2) by Chan's rule; dst holds `form` terms"),
     *(Opcode(f"vector.{f.name}", 1, f.arity, False, f.doc) for f in FUNCTIONS.values() if f.kind != "cast"),
 )
 # A flag's id is a form of loop variables, taken modulo the machine's event ids: `2*i + 1` of 4 ids

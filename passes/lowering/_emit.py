@@ -90,16 +90,39 @@ class Emitter:
         self._loops.pop()
         self._bodies[-1].append(Loop(var, extent, tuple(body), parallel))
 
-    def tiles(self, dim: str, extent: int, size: int, parallel: bool = False) -> Iterator[Tile]:
-        """Blocks of a dimension, the remainder peeled: the caller's body runs once per variant."""
+    def tiles(
+        self,
+        dim: str,
+        extent: int,
+        size: int,
+        parallel: bool = False,
+        *,
+        unroll: bool = False,
+        ends: bool = False,
+    ) -> Iterator[Tile]:
+        """Blocks of a dimension, the remainder peeled: the caller's body runs once per variant. With ``ends``
+        the first and the last whole block are variants of their own, with ``unroll`` every block is.
+        """
         full, tail = divmod(extent, size)
-        if full:
-            with self.loop(f"{dim}_o", full, parallel) as var:
-                yield Tile(var * size, size, var)
+        edges = {0, full - 1} if ends else set()
+        if unroll or full <= len(edges):
+            edges = set(range(full))
+        inner = full - len(edges)
+        first = 0 in edges
+        for n in sorted(edges)[: 1 if inner else None]:
+            yield from self._tile(dim, n * size, size, n, parallel)
+        if inner:
+            with self.loop(f"{dim}_o", inner, parallel) as var:
+                yield Tile(var * size + first * size, size, var + int(first))
+            for n in sorted(edges)[1:]:
+                yield from self._tile(dim, n * size, size, n, parallel)
         if tail:
-            # A parallel remainder is a loop too: every statement at the top belongs to one.
-            with self.loop(f"{dim}_o", 1, parallel):
-                yield Tile(Affine((), full * size), tail, Affine((), full))
+            yield from self._tile(dim, full * size, tail, full, parallel)
+
+    def _tile(self, dim: str, base: int, size: int, order: int, parallel: bool) -> Iterator[Tile]:
+        # A parallel block is a loop too: every statement at the top belongs to one.
+        with self.loop(f"{dim}_o", 1, parallel):
+            yield Tile(Affine((), base), size, Affine((), order))
 
     def even_tiles(self, dim: str, extent: int, size: int) -> Iterator[Tile]:
         """Blocks of at most ``size``, of two sizes that differ by one: no thin remainder."""

@@ -16,7 +16,10 @@ from passes.lowering._stage import staged_bytes
 @dataclass(frozen=True)
 class RowPlan:
     """``sizes``: tile per dim name; ``lanes``: dims laid along the vector; ``windows``: reduced dims that
-    slide over an axis together with a parallel dim; ``spilled``: the group does not fit and must be split.
+    slide over an axis together with a parallel dim; ``unrolled``: dims that are written out instead of
+    looped over; ``bordered``: lanes that run over a padded edge, so that their first and last block differ;
+    ``order``: dims by their steps in memory, largest first (none: as declared); ``spilled``: the
+    group does not fit and must be split.
     """
 
     shared: tuple[Dim, ...]
@@ -26,6 +29,9 @@ class RowPlan:
     windows: frozenset[str]
     addressable: bool
     spilled: bool = False
+    unrolled: frozenset[str] = frozenset()
+    bordered: frozenset[str] = frozenset()
+    order: tuple[str, ...] = ()
 
     @property
     def shared_names(self) -> frozenset[str]:
@@ -33,6 +39,10 @@ class RowPlan:
 
     def size(self, dim: Dim) -> int:
         return min(self.sizes[dim.name], dim.extent)
+
+    def in_order(self, dims: tuple[Dim, ...]) -> list[Dim]:
+        """``dims`` as loops nest: memory is walked forwards."""
+        return sorted(dims, key=lambda d: self.order.index(d.name)) if self.order else list(dims)
 
 
 def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine) -> RowPlan:
@@ -60,6 +70,15 @@ def _windows(op: Op) -> Iterator[str]:
                 yield from form.names - parallel
 
 
+def _bordered(op: Op) -> Iterator[str]:
+    """Parallel dims along which a read may begin or end outside its tensor."""
+    piece = op.pieces[0]
+    parallel = {d.name for d in piece.dims}
+    for node in walk(piece.body):
+        if isinstance(node, Read) and node.fill is not None:
+            yield from (n for form in node.index for n in form.names & parallel)
+
+
 def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
     stride, total = 1, 0
     for axis in reversed(tensor.memory_order):
@@ -69,10 +88,10 @@ def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
 
 
 def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str | None:
-    """The dim along which most operands are contiguous."""
+    """The dim along which most operands are contiguous; a reduction writes less than it reads."""
     piece = op.pieces[0]
-    uses = [(n.index, tensors[n.tensor], 1) for n in walk(piece.body) if isinstance(n, Read)]
-    uses.append((piece.index, op.outputs[0], 2))
+    uses = [(n.index, tensors[n.tensor], 1.0) for n in walk(piece.body) if isinstance(n, Read)]
+    uses.append((piece.index, op.outputs[0], 2.0 / prod(d.extent for d in piece.reduce)))
     best: tuple[float, str] | None = None
     for d in (*piece.reduce, *piece.dims):
         if d.extent == 1 or d.name in banned:
@@ -80,12 +99,16 @@ def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str 
         score = 0.0
         for index, tensor, weight in uses:
             step = _stride(index, tensor, d.name)
-            score += weight * (1.0 if step == 1 else 0.0 if step == 0 else -0.5)
+            near = 0.5 if step <= _NEAR else -0.5
+            score += weight * (1.0 if step == 1 else 0.0 if step == 0 else near)
         score += min(d.extent, 64) / 256
         if best is None or score >= best[0]:
             best = (score, d.name)
     return best[1] if best else None
 
+
+_NEAR = 4  # elements: neighbours at most that far apart are loaded as vectors and shuffled
+_WRITTEN_OUT = 16  # operations of windows that are written out rather than looped over
 
 # Elements per chunk in vectors: enough for latency, few enough for the register file.
 _CHUNK_VECTORS = 4
@@ -105,13 +128,43 @@ def _plan_lanes(
         lanes = {lane for op in ops if (lane := lane_dim(op, tensors, banned)) is not None}
     elif wanted and (last := next((w for w in reversed(wanted) if w), None)):
         lanes = {last}
-    chunk = _CHUNK_VECTORS * machine.vector_bytes // 4
+    nodes = sum(isinstance(n, Call | Read) for op in ops for n in walk(op.pieces[0].body))
+    written_out = nodes * prod(every[w].extent for w in windows) <= _WRITTEN_OUT
+    unrolled = windows if written_out else frozenset()
+    # Terms that are written out hide latency by themselves.
+    vectors = _CHUNK_VECTORS // 2 if unrolled else _CHUNK_VECTORS
+    chunk = vectors * machine.vector_bytes // 4
     sizes = {n: (min(d.extent, chunk) if n in lanes else 1) for n, d in every.items()}
     parallel = next((d.name for d in shared if d.extent > 1 and d.name not in lanes), "")
     spread = [d for d in shared if d.extent // sizes[d.name] > 1]
     if spread:
         parallel = max(spread, key=lambda d: (min(d.extent // sizes[d.name], 16), d.name not in lanes)).name
-    return RowPlan(shared, sizes, parallel, frozenset(lanes), windows, False)
+    bordered = frozenset(b for op in ops for b in _bordered(op) if b in lanes and b != parallel)
+    order = _memory_order(ops, tensors, every)
+    return RowPlan(
+        shared,
+        sizes,
+        parallel,
+        frozenset(lanes),
+        windows,
+        False,
+        unrolled=unrolled,
+        bordered=bordered,
+        order=order,
+    )
+
+
+def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim]) -> tuple[str, ...]:
+    """Dims by the step they make in the results, or where they are reduced in what is read."""
+    steps: dict[str, int] = {}
+    for op in ops:
+        piece = op.pieces[0]
+        reads = [(n.index, tensors[n.tensor]) for n in walk(piece.body) if isinstance(n, Read)]
+        for d in piece.dims:
+            steps[d.name] = max(steps.get(d.name, 0), _stride(piece.index, op.outputs[0], d.name))
+        for d in piece.reduce:
+            steps[d.name] = max([steps.get(d.name, 0), *(_stride(*r, d.name) for r in reads)])
+    return tuple(sorted(every, key=lambda n: -steps[n]))
 
 
 def _plan_space(

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from opc.affine import Affine
-from opc.dtypes import DType
 from opc.program.ir import Access
-from opc.tensor.ir import Dim, DimValue, Op, Piece, Read, Tensor, walk
+from opc.tensor.ir import Dim, Op, Piece, Read, Tensor, walk
+from opc.tensor.types import expression_type
+from passes.lowering._accumulate import Lanewise, Restarting
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
-from passes.lowering._expr import Evaluator, Value
-from passes.lowering._guards import row_major
+from passes.lowering._expr import Evaluator, Value, no_load
 from passes.lowering._row_plan import RowPlan, plan_rows
 from passes.lowering._stage import stage
 from passes.lowering._store import by_dims, materialise, store
@@ -54,8 +55,7 @@ class RowNest:
 
     def run(self) -> None:
         """Emit the whole nest."""
-        dims = [d for d in self.plan.shared if d.name == self.plan.parallel]
-        dims += [d for d in self.plan.shared if d.name != self.plan.parallel]
+        dims = sorted(self.plan.in_order(self.plan.shared), key=lambda d: d.name != self.plan.parallel)
         if self.plan.parallel:
             self._shared(dims, {})
             return
@@ -65,7 +65,8 @@ class RowNest:
     def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
         if dims:
             d = dims[0]
-            for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), d.name == self.plan.parallel):
+            parallel, ends = d.name == self.plan.parallel, d.name in self.plan.bordered
+            for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), parallel, ends=ends):
                 self._shared(dims[1:], {**tiles, d.name: tile})
             return
         self.kept = {}
@@ -88,7 +89,7 @@ class RowNest:
             yield tiles
             return
         d = dims[0]
-        for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d)):
+        for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), unroll=d.name in self.plan.unrolled):
             yield from self._walk(dims[1:], {**tiles, d.name: tile})
 
     def _frame(self, piece: Piece, tiles: Tiles) -> Frame:
@@ -165,18 +166,21 @@ class RowNest:
         """Accumulate the body over the reduced dims; one value per output."""
         piece = op.pieces[0]
         staged = self._stage_windows(piece, tiles)
-        out_frame = self._frame(replace(piece, reduce=()), tiles)
-        results: list[Value] = []
-        for inner in self._walk(list(piece.reduce), {}):
-            here = {**tiles, **inner}
-            ev = self._evaluator(piece, here, staged)
-            value = ev.widen(ev.value(piece.body))
-            dtype = op.accumulate or ev.result_type([value], "arithmetic")
-            value = ev.convert(value, dtype)
-            if not results:
-                results = self._accumulators(op, out_frame, dtype)
-            self._accumulate(op, ev, value, results, inner)
-        return results[-1:] if op.monoid in ("argmax", "argmin") else results
+        found = self._accumulators(op, self._frame(replace(piece, reduce=()), tiles))
+        for inner in self._walk(self.plan.in_order(piece.reduce), {}):
+            ev = self._evaluator(piece, {**tiles, **inner}, staged)
+            found.add(ev, ev.convert(ev.widen(ev.value(piece.body)), found.dtype), inner)
+        return found.results()
+
+    def _accumulators(self, op: Op, frame: Frame) -> Restarting | Lanewise:
+        piece, plan = op.pieces[0], self.plan
+        dtype = op.accumulate or expression_type(piece.body, self.tensors, op.outputs[0].dtype)
+        assert dtype is not None
+        looped = any(plan.size(d) < d.extent and d.name not in plan.unrolled for d in piece.reduce)
+        if plan.addressable or not looped or op.monoid in ("argmax", "argmin"):
+            return Restarting(self.emit, op, frame, dtype, self.number)
+        lanes = tuple(d for d in piece.reduce if plan.size(d) > 1)
+        return Lanewise(self.emit, op, frame, dtype, lanes, {d.name: plan.size(d) for d in lanes})
 
     def _stage_windows(self, piece: Piece, tiles: Tiles) -> dict[Read, Access]:
         """Stage reads that slide over window dims once, for the whole window."""
@@ -196,48 +200,6 @@ class RowNest:
                 tensor = self.tensors[node.tensor]
                 found[node] = stage(self.emit, node, tensor, frame, "vector", self.plan.lanes)
         return found
-
-    def _accumulators(self, op: Op, frame: Frame, dtype: DType) -> list[Value]:
-        ev = Evaluator(self.emit, frame, _no_load)
-        kinds = {"moments": [dtype, dtype], "argmax": [dtype, DType.I32], "argmin": [dtype, DType.I32]}
-        return [
-            Value(ev.at(ev.buffer(frame.axes, t, "acc"), frame.axes), frame.axes, t, True)
-            for t in kinds.get(op.monoid or "", [dtype])
-        ]
-
-    def _accumulate(self, op: Op, ev: Evaluator, value: Value, results: list[Value], inner: Tiles) -> None:
-        piece = op.pieces[0]
-        value = self._over_reduced(ev, value, inner)
-        sources = [value.operand]
-        fields: dict[str, object] = {"init": _order(inner)}
-        if op.monoid in ("argmax", "argmin"):
-            sources.append(ev.value(DimValue(self.number or row_major(piece.reduce))).operand)
-        elif op.monoid == "moments":
-            fields["form"] = _count(piece.reduce, inner)
-        if op.monoid in ("sum", "moments"):
-            chain = 1
-            for d in piece.reduce:
-                chain *= d.extent
-            fields["chain"] = chain
-        targets = [r.operand for r in results]
-        self.emit.emit(
-            f"vector.reduce_{op.monoid}",
-            ev.frame.axis_dims(ev.frame.axes),
-            [t for t in targets if isinstance(t, Access)],
-            sources,
-            **fields,
-        )
-
-    @staticmethod
-    def _over_reduced(ev: Evaluator, value: Value, inner: Tiles) -> Value:
-        """The value over every reduced axis of the tile: a term that does not vary still counts each time."""
-        wide = tuple(a for a in ev.frame.axes if a in value.axes or (a.name in inner and a.size > 1))
-        if isinstance(value.operand, Access) and len(wide) == len(value.axes):
-            return value
-        dtype = value.dtype or DType.F32
-        target = ev.at(ev.buffer(wide, dtype), wide)
-        ev.emit.emit("vector.copy", ev.frame.axis_dims(wide), [target], [value.operand])
-        return Value(target, wide, dtype, True)
 
     def _scratch(self, op: Op, tiles: Tiles) -> Kept:
         """Memory for an intermediate that is produced chunk by chunk, indexed by the op's dims."""
@@ -262,14 +224,20 @@ class RowNest:
     def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None) -> None:
         piece = op.pieces[0]
         frame = self._frame(replace(piece, reduce=()), tiles)
-        ev = Evaluator(self.emit, frame, _no_load)
+        ev = Evaluator(self.emit, frame, no_load)
         for out, value in zip(op.outputs, values, strict=True):
             if not out.dtype.is_float and value.dtype is not out.dtype:
                 value = ev.convert(value, out.dtype)
             if out.name in self.stored:
-                store(ev, value, piece, out)
+                store(ev, value, piece, out, "stream" if self._streams(out) else "")
             if self._read_later(op):
                 self._keep(ev, piece, out, value, scratch, tiles)
+
+    def _streams(self, out: Tensor) -> bool:
+        """Whether a result is stored past the caches: it would not stay in them, and it is not read here."""
+        size = prod(out.shape) * out.dtype.bytes
+        own = {n.tensor for op in self.ops for p in op.pieces for n in walk(p.body) if isinstance(n, Read)}
+        return 0 < self.emit.machine.limits.get("l3_bytes", 0) < size and out.name not in own
 
     def _keep(
         self, ev: Evaluator, piece: Piece, out: Tensor, value: Value, scratch: Kept | None, tiles: Tiles
@@ -293,27 +261,3 @@ class RowNest:
         target = Access(array.operand.buffer, tuple(f.substitute(place) for f in array.operand.index))
         self.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(dense.operand, axes)])
         self.kept[out.name] = scratch
-
-
-def _no_load(read: Read) -> Value:
-    raise AssertionError(f"no reads here: {read}")
-
-
-def _order(tiles: Tiles) -> Affine:
-    total = Affine()
-    for t in tiles.values():
-        total = total + t.order
-    return total
-
-
-def _count(dims: tuple[Dim, ...], tiles: Tiles) -> Affine:
-    """How many terms earlier blocks have already merged."""
-    total = Affine()
-    for i, d in enumerate(dims):
-        step = 1
-        for other in dims[:i]:
-            step *= tiles[other.name].size
-        for other in dims[i + 1 :]:
-            step *= other.extent
-        total = total + tiles[d.name].base * step
-    return total

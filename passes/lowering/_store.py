@@ -10,7 +10,7 @@ from passes.lowering._emit import memory_access
 from passes.lowering._expr import Evaluator, Value
 
 
-def store(ev: Evaluator, value: Value, piece: Piece, out: Tensor) -> None:
+def store(ev: Evaluator, value: Value, piece: Piece, out: Tensor, hint: str = "") -> None:
     """Emit the copy of ``value`` to ``out`` at the piece's index, over every axis of its parallel dims."""
     parallel = {d.name for d in piece.dims}
     axes = tuple(a for a in ev.frame.axes if a.dims and all(n in parallel for n, _ in a.dims))
@@ -20,7 +20,7 @@ def store(ev: Evaluator, value: Value, piece: Piece, out: Tensor) -> None:
     operand = value.operand if ready else materialise(ev, value, axes, out).operand
     assert isinstance(operand, Access)
     target = memory_access(out, [ev.frame.global_form(f) for f in piece.index])
-    ev.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(operand, axes)])
+    ev.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(operand, axes)], hint=hint)
 
 
 def materialise(ev: Evaluator, value: Value, axes: tuple[Axis, ...], out: Tensor) -> Value:

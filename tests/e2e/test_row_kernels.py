@@ -1,0 +1,102 @@
+"""Rows, windows and pointwise kernels at every ragged length, in every float type, streamed, on two threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kernels_dsl
+from opc import data, driver, machine
+from opc.cpu import features
+from opc.machine.model import Machine
+from opc.program.ir import instructions
+from opc.tensor.bound import check
+from opc.tensor.interpret import oracle
+from opc.tensor.ir import Function
+from tests.e2e.oracle import results
+
+FLOATS = ("f32", "f16", "bf16")
+LENGTHS = range(1, 71)
+ROWS = ("softmax", "layer_norm", "gelu")
+IMAGES = ("max_pool2d", "avg_pool2d", "batch_norm", "global_avg_pool", "batch_stats")
+HOST = features.pick_machine()
+
+
+def streaming(name: str) -> Machine:
+    """The machine with a last-level cache so small that every result is stored past it."""
+    target = machine.load(name)
+    return replace(target, limits={**target.limits, "l3_bytes": 1})
+
+
+def specialise(name: str, target: Machine, sizes: dict[str, Any], dtype: str, layout: str = "") -> Function:
+    return driver.specialise(kernels_dsl.source(name), name, target, None, sizes, dtype, layout or None)
+
+
+def hold(function: Function, target: Machine) -> None:
+    """One and two threads give the same bits, within the bound."""
+    arrays = data.arguments(function, 1, "normal")
+    copies = [{n: a.copy(order="K") for n, a in arrays.items()} for _ in range(2)]
+    found = [results(function, target, copy, n) for n, copy in enumerate(copies, 1)]
+    expected = oracle(function, arrays)
+    for name in function.results:
+        report = check(found[0][name], expected[name])
+        assert report.ok, f"{name}: {report}"
+        assert found[0][name].tobytes() == found[1][name].tobytes()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rows_of_every_length(length: int) -> None:
+    name, dtype = ROWS[length % 3], FLOATS[length // 3 % 3]
+    target = streaming(HOST) if length % 2 else machine.load(HOST)
+    hold(specialise(name, target, {"M": 5, "N": length}, dtype), target)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_images_of_every_width(length: int) -> None:
+    name, dtype = IMAGES[length % 5], FLOATS[length // 5 % 3]
+    layout, streamed = ("nchw", "nhwc")[length % 2], length // 2 % 2
+    target = streaming(HOST) if streamed else machine.load(HOST)
+    sizes = {"N": 2, "C": 3, "H": 5, "W": length + 1} if layout == "nchw" else {"C": length, "H": 5, "W": 6}
+    hold(specialise(name, target, {"N": 2, **sizes}, dtype, layout), target)
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer_norm"])
+@pytest.mark.parametrize("length", [500, 1027])
+def test_long_rows(name: str, length: int) -> None:
+    target = streaming(HOST)
+    hold(specialise(name, target, {"M": 3, "N": length}, "f32"), target)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_windows_over_wide_images(layout: str, size: int) -> None:
+    target = streaming(HOST)
+    sizes = {"N": 1, "C": 4, "H": 9, "W": 203, "size": size, "pad": size // 2}
+    hold(specialise("max_pool2d", target, sizes, "f32", layout), target)
+
+
+def test_results_in_place_are_not_streamed() -> None:
+    target = streaming(HOST)
+    function = specialise("sgd", target, {"N": 1000}, "f32")
+    program = driver.build(function, target).module.run
+    assert not [i for i, _ in instructions(program.body) if i.hint and i.dst[0].buffer in ("w", "m")]
+    hold(function, target)
+
+
+def test_streamed_stores_bypass_the_caches_where_lines_allow() -> None:
+    target = streaming("avx2")
+    function = specialise("relu", target, {"N": 1, "C": 2, "H": 16, "W": 64}, "f32")
+    kernel = driver.callable_kernel(driver.build(function, target), 1)
+    assert "!nontemporal" in kernel.llvm_ir
+    x = np.random.default_rng(0).standard_normal((1, 2, 16, 64)).astype(np.float32)
+    room = np.zeros(x.size + 64, np.float32)
+    for shift in range(16):
+        room[:] = 0
+        out = room[shift : shift + x.size].reshape(x.shape)
+        kernel(x, out=out)
+        assert np.array_equal(out, np.maximum(x, 0))
+        assert not room[:shift].any()
+        assert not room[shift + x.size :].any()
