@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 from opc.affine import Affine
@@ -147,7 +148,7 @@ class TileUnit:
         runs = self._runs(statements)
         for run in runs:
             shapes = self._shapes(run)
-            if shapes is None and isinstance(run[0], Instr):
+            if shapes is None and (len(run) > 1 or isinstance(run[0], Instr)):
                 raise _conflict(min(self.names(run)))
             if shapes:
                 self._configure(shapes)
@@ -165,10 +166,10 @@ class TileUnit:
             if runs and self._shapes([*runs[-1], stmt]) is not None:
                 runs[-1].append(stmt)
                 continue
-            following = [stmt]
-            while runs and self.names(following) & self.names(runs[-1]) and len(runs[-1]) > 1:
-                following.insert(0, runs[-1].pop())  # the cut goes to where nothing stays in tiles
-            runs.append(following)
+            runs.append([stmt])
+        for before, run in reversed(list(pairwise(runs))):
+            self._settle(before, run)
+        runs = [run for run in runs if run]
         seen: set[str] = set()
         for run in runs:
             names = self.names(run)
@@ -176,6 +177,13 @@ class TileUnit:
                 raise _conflict(min(seen & names))
             seen |= names
         return runs
+
+    def _settle(self, before: list[Stmt], run: list[Stmt]) -> None:
+        """Move the cut between two runs to where nothing stays in tiles."""
+        while stays := self.names(before) & self.names(run):
+            first = next(n for n, stmt in enumerate(before) if self.names([stmt]) & stays)
+            run[:0] = before[first:]
+            del before[first:]
 
     def _configure(self, shapes: dict[int, tuple[int, int]]) -> None:
         if self.emulated:

@@ -116,6 +116,9 @@ class Dependences:
     def __init__(self, program: Program, machine: Machine) -> None:
         self.buffers = program.table()
         self._shared = _shared_slots(program, machine)
+        self._aliases: dict[str, tuple[str, ...]] = {}
+        for a, b in self._shared:
+            self._aliases[a] = (*self._aliases.get(a, (a,)), b)
 
     def may_meet(self, a: Touch, b: Touch) -> bool:
         """Whether the two touch memory that could be the same at all, and one writes."""
@@ -166,7 +169,7 @@ class Dependences:
 
     def aliases(self, name: str) -> Iterable[str]:
         """A buffer and those that share bytes with it."""
-        return (name, *(b for a, b in self._shared if a == name))
+        return self._aliases.get(name, (name,))
 
     def _pair(
         self, s: int, source: tuple[Touch, ...], t: int, target: tuple[Touch, ...], steps: _Steps

@@ -7,44 +7,108 @@ spread over the run of other statements in front of it, in proportion to the tim
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby
+from math import prod
 
 from opc.machine.model import Machine
+from opc.program.cost import cycles
 from opc.program.dependence import Dependences, touches
-from opc.program.estimate import Unit
-from opc.program.ir import Loop, Stmt
+from opc.program.ir import Instr, Loop, Program, Stmt, instructions
+from opc.program.pipes import pipe_of
 
 
-def spread(
-    body: Sequence[Stmt], units: Sequence[Unit], loops: Sequence[Loop], known: Dependences, machine: Machine
-) -> list[int]:
-    """An order of the statements that keeps their dependences; the given one where nothing can be spread."""
-    given = range(len(body))
-    is_vector = [machine.vector_pipe in unit.names for unit in units]
-    if not any(is_vector) or not any(machine.cube_pipe in unit.names for unit in units):
-        return list(given)
-    before: list[set[int]] = [set() for _ in given]
-    for d in known.between([touches(s) for s in body], loops, 0, [int(v) for v in is_vector]):
-        before[d.target].add(d.source)
-    products = {j for j, s in enumerate(body) if isinstance(s, Loop) or s.opcode_class == "cube"}
-    busy = [
-        _busy(unit, machine.vector_pipe if v else machine.cube_pipe)
-        for unit, v in zip(units, is_vector, strict=True)
-    ]
-    order: list[int] = []
-    row: list[int] = []
-    for vector, run in groupby(given, key=lambda j: is_vector[j]):
-        if vector:
-            order += _merged(row, list(run), busy, before)
-            row = []
-        else:
-            row = _just_in_time(body, list(run), products, known)
-    return order + row
+def spread(program: Program, machine: Machine) -> Program:
+    """Every body in an order that keeps its dependences and no pipe waiting for long."""
+    spreader = _Spreader(program, machine)
+    body = tuple(spreader.inside(s, ()) for s in program.body)
+    return program if body == program.body else program.with_body(body)
 
 
-def _busy(unit: Unit, pipe: str) -> float:
-    return sum(end - begin for name, begin, end in unit.pipes if name == pipe)
+Names = tuple[
+    frozenset[str], frozenset[str]
+]  # buffers that a statement reads and writes, and those that share bytes
+
+
+class _Spreader:
+    def __init__(self, program: Program, machine: Machine) -> None:
+        self.machine = machine
+        self.table = program.table()
+        self.known = Dependences(program, machine)
+        self.costs: dict[tuple[object, ...], tuple[str, float]] = {}
+
+    def inside(self, stmt: Stmt, loops: tuple[Loop, ...]) -> Stmt:
+        if isinstance(stmt, Instr):
+            return stmt
+        body = [self.inside(s, (*loops, stmt)) for s in stmt.body]
+        busy = [self.busy(s) for s in body]
+        vector, cube = self.machine.vector_pipe, self.machine.cube_pipe
+        if any(vector in b for b in busy) and any(cube in b for b in busy):
+            order = self.order(body, busy, (*loops, stmt))
+            return replace(stmt, body=tuple(body[j] for j in order))
+        return replace(stmt, body=tuple(body))
+
+    def busy(self, stmt: Stmt) -> dict[str, float]:
+        """How long a statement holds each pipe."""
+        found: dict[str, float] = {}
+        for instr, loops in instructions((stmt,)):
+            pipe, time = self.cost(instr)
+            found[pipe] = found.get(pipe, 0.0) + time * prod(loop.extent for loop in loops)
+        return found
+
+    def cost(self, instr: Instr) -> tuple[str, float]:
+        """Pipe and time; unrolled copies of an instruction are alike."""
+        key = (instr.opcode, instr.dims, *(a.buffer for a in (*instr.dst, *instr.sources)))
+        if key not in self.costs:
+            busy = cycles(instr, self.table, self.machine).occupancy
+            self.costs[key] = pipe_of(instr, self.table, self.machine), busy
+        return self.costs[key]
+
+    def order(self, body: list[Stmt], busy: list[dict[str, float]], loops: tuple[Loop, ...]) -> list[int]:
+        vector = self.machine.vector_pipe
+        groups = [int(vector in b) for b in busy]
+        names = [self.names(s) for s in body]
+        before = self.before(body, groups, names, loops)
+        products = {j for j, s in enumerate(body) if isinstance(s, Loop) or s.opcode_class == "cube"}
+        times = [
+            b.get(vector if g else self.machine.cube_pipe, 0.0) for b, g in zip(busy, groups, strict=True)
+        ]
+        order: list[int] = []
+        row: list[int] = []
+        for works, run in groupby(range(len(body)), key=lambda j: groups[j]):
+            if works:
+                order += _merged(row, list(run), times, before)
+                row = []
+            else:
+                row = _just_in_time(list(run), products, names)
+        return order + row
+
+    def names(self, stmt: Stmt) -> Names:
+        reads: dict[str, None] = {}
+        writes: dict[str, None] = {}
+        for instr, _ in instructions((stmt,)):
+            writes |= dict.fromkeys(a.buffer for a in instr.dst)
+            reads |= dict.fromkeys(a.buffer for a in instr.sources)
+        aliases = self.known.aliases
+        return frozenset(a for n in reads for a in aliases(n)), frozenset(
+            a for n in writes for a in aliases(n)
+        )
+
+    def before(
+        self, body: list[Stmt], groups: list[int], names: list[Names], loops: tuple[Loop, ...]
+    ) -> list[set[int]]:
+        """What each statement must follow of the other group; only buffers that both touch matter."""
+        touched = [
+            frozenset[str]().union(*(r | w for (r, w), g in zip(names, groups, strict=True) if g == n))
+            for n in (0, 1)
+        ]
+        common = touched[0] & touched[1]
+        nodes = [touches(s) if common & (r | w) else () for s, (r, w) in zip(body, names, strict=True)]
+        found: list[set[int]] = [set() for _ in body]
+        for d in self.known.between(nodes, loops, 0, groups):
+            found[d.target].add(d.source)
+        return found
 
 
 def _merged(
@@ -69,9 +133,8 @@ def _merged(
     return order
 
 
-def _just_in_time(body: Sequence[Stmt], row: list[int], products: set[int], known: Dependences) -> list[int]:
+def _just_in_time(row: list[int], products: set[int], names: Sequence[Names]) -> list[int]:
     """The row with loads, drains and zeros directly before the first product that they may not pass."""
-    names = {j: _names(body[j], known) for j in row}
     order: list[int] = []
     waiting: list[int] = []
     for j in row:
@@ -84,26 +147,10 @@ def _just_in_time(body: Sequence[Stmt], row: list[int], products: set[int], know
     return order + waiting
 
 
-Names = tuple[frozenset[str], frozenset[str]]  # what a statement reads, what it writes
-
-
-def _due(waiting: Sequence[int], j: int, names: dict[int, Names]) -> list[int]:
+def _due(waiting: Sequence[int], j: int, names: Sequence[Names]) -> list[int]:
     """Those waiting that must precede ``j``, and those that must precede these."""
     due: list[int] = []
     for k in reversed(waiting):
         if any(names[k][1] & (names[t][0] | names[t][1]) or names[k][0] & names[t][1] for t in (j, *due)):
             due.insert(0, k)
     return due
-
-
-def _names(stmt: Stmt, known: Dependences) -> Names:
-    """Buffers that a statement reads and writes, with those that share their bytes."""
-    found = touches(stmt)
-    return (
-        _with_aliases((t.buffer for t in found if t.reads), known),
-        _with_aliases((t.buffer for t in found if t.writes), known),
-    )
-
-
-def _with_aliases(names: Iterable[str], known: Dependences) -> frozenset[str]:
-    return frozenset(alias for name in names for alias in known.aliases(name))

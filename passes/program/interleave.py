@@ -20,10 +20,11 @@ from opc.program.rewrite import substitute
 class Interleave:
     """Fuse a loop of multiplications with the vector work behind it that depends on none of them.
 
-    n iterations of one and m of the other become min(n, m) iterations that do an even share of both; what does
-    not divide goes to the first of them, one iteration more each. Loops inside are unrolled where the fused
-    body then has at most ``size`` instructions; otherwise parts of the multiplications stay loops, with the vector
-    instructions between them. The order within the body is left to ``list-schedule``.
+    n iterations of one and m of the other become min(n, m) iterations that do an even share of both. What does not
+    divide stays a loop of its own if it is at most the fraction ``leave`` of them all; otherwise the first
+    iterations do one more each. Loops inside are unrolled where the fused body then has at most ``size``
+    instructions; otherwise the loop inside shares the vector work in the same way, or parts of it stay
+    loops with vector instructions between them. The order within the body is left to ``list-schedule``.
 
     Before:
         program v1 beside machine amx {
@@ -84,7 +85,8 @@ class Interleave:
         }
     """
 
-    size: int = 256
+    size: int = 160
+    leave: float = 0.2
     name: ClassVar[str] = "interleave"
     level: ClassVar[str] = "program"
 
@@ -92,12 +94,13 @@ class Interleave:
         """The program with fused loops; the same object if there are none."""
         if not context.machine.window:
             return ir
-        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self.size).program())
+        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self).program())
 
 
 class _Rewriter:
-    def __init__(self, program: Program, machine: Machine, size: int) -> None:
-        self.source, self.machine, self.size = program, machine, size
+    def __init__(self, program: Program, machine: Machine, options: Interleave) -> None:
+        self.source, self.machine = program, machine
+        self.size, self.leave = options.size, options.leave
         self.table = program.table()
         self.known = Dependences(program, machine)
 
@@ -147,7 +150,7 @@ class _Rewriter:
         for part, weight in zip(parts, weights, strict=True):
             done += weight
             end = round(loop.extent * done / sum(weights))
-            found += self.dealt(loop, begin, end - begin, part)
+            found += self.dealt(_slice(loop, begin, end - begin), part)
             begin = end
         return found
 
@@ -160,44 +163,55 @@ class _Rewriter:
             total += busy
         return total
 
-    def dealt(self, loop: Loop, begin: int, count: int, part: Loop) -> list[Stmt]:
-        """``count`` iterations of the loop from ``begin`` on, together with all of ``part``."""
-        rounds = min(count, part.extent)
+    def dealt(self, loop: Loop, part: Loop) -> list[Stmt]:
+        """All of both loops: rounds of an even share of each, and what does not divide."""
+        rounds = min(loop.extent, part.extent)
         if not rounds:
-            return [part]
-        found: list[Stmt] = []
-        done = 0
-        more = max(count % rounds, part.extent % rounds)  # rounds that do one iteration more
-        for extent, extra in ((more, 1), (rounds - more, 0)):
-            if not extent:
-                continue
-            ours = count // rounds + (extra if count % rounds else 0)
-            theirs = part.extent // rounds + (extra if part.extent % rounds else 0)
-            found += self.round(loop, begin, ours, part, done, theirs, extent)
-            begin, done = begin + ours * extent, done + theirs * extent
-        return found
+            return [s for s in (loop, part) if s.extent]
+        ours, theirs = loop.extent // rounds, part.extent // rounds
+        left = max(loop.extent % rounds, part.extent % rounds)
+        if left <= self.leave * max(loop.extent, part.extent):
+            ahead, behind = loop.extent % rounds, part.extent - theirs * rounds
+            shared = self.round(_slice(loop, ahead, ours * rounds), part, rounds)
+            return [*_some(_slice(loop, 0, ahead)), *shared, *_some(_slice(part, theirs * rounds, behind))]
+        more = ours + (loop.extent % rounds > 0), theirs + (part.extent % rounds > 0)
+        cut = [left * n for n in more]
+        first = self.round(_slice(loop, 0, cut[0]), _slice(part, 0, cut[1]), left)
+        rest = _slice(loop, cut[0], loop.extent - cut[0]), _slice(part, cut[1], part.extent - cut[1])
+        return [*first, *self.round(*rest, rounds - left)]
 
-    def round(
-        self, loop: Loop, begin: int, ours: int, part: Loop, done: int, theirs: int, extent: int
-    ) -> list[Stmt]:
-        """``extent`` times ``ours`` iterations of the loop and ``theirs`` of ``part``."""
-        small = ours * _size(loop.body) + theirs * _size(part.body) <= self.size
-        name = _fresh(loop.var if small else f"{loop.var}_", (loop, part))
+    def round(self, loop: Loop, part: Loop, extent: int) -> list[Stmt]:
+        """``extent`` times an even share of the loop and of ``part``; trips that do not divide stay behind."""
+        ours, theirs = loop.extent // extent, part.extent // extent
+        name = _fresh(loop.var, (loop, part))
         turn = Affine.var(name) if extent > 1 else Affine()
-        vector = _iterations(part, turn * theirs + done, theirs)
-        if small:
-            body = [*_flat(_iterations(loop, turn * ours + begin, ours)), *_flat(vector)]
+        mine, vector = _slice(loop, turn * ours, ours), _slice(part, turn * theirs, theirs)
+        inner = loop.body[0]
+        if _size((mine, vector)) <= self.size:
+            body = list(_flat((mine, vector)))
+        elif len(loop.body) == 1 and isinstance(inner, Loop):
+            body = self.deeper(mine, vector)
         else:
-            body = self.parted(loop, ours, turn * ours + begin, vector)
+            body = self.parted(mine, list(_flat((vector,))))
         return [Loop(name, extent, tuple(body))] if extent > 1 else body
 
-    def parted(self, loop: Loop, count: int, start: Affine, vector: list[Stmt]) -> list[Stmt]:
-        """The iterations in pieces that stay loops, with an even share of the vector work behind each."""
-        pieces = max(1, min(count, len(vector), self.size // max(1, len(loop.body))))
+    def deeper(self, loop: Loop, part: Loop) -> list[Stmt]:
+        """The iterations of the loop one after the other, the loop inside sharing what they have of ``part``."""
+        body: list[Stmt] = []
+        for n in range(loop.extent):
+            (inner,) = (substitute(s, {loop.var: n}) for s in loop.body)
+            assert isinstance(inner, Loop)
+            low, high = part.extent * n // loop.extent, part.extent * (n + 1) // loop.extent
+            body += self.dealt(inner, _slice(part, low, high - low))
+        return body
+
+    def parted(self, loop: Loop, vector: list[Stmt]) -> list[Stmt]:
+        """The loop in pieces, an even share of the vector instructions behind each."""
+        pieces = max(1, min(loop.extent, len(vector), self.size // max(1, _size(loop.body))))
         body: list[Stmt] = []
         for n in range(pieces):
-            low, high = count * n // pieces, count * (n + 1) // pieces
-            body.append(_shifted(replace(loop, extent=high - low), start + low))
+            low, high = loop.extent * n // pieces, loop.extent * (n + 1) // pieces
+            body.append(_slice(loop, low, high - low))
             body += vector[len(vector) * n // pieces : len(vector) * (n + 1) // pieces]
         return body
 
@@ -220,15 +234,14 @@ def _split(beside: Sequence[Stmt]) -> Iterator[Loop]:
         yield Loop("once", 1, tuple(run))
 
 
-def _iterations(loop: Loop, start: Affine, count: int) -> list[Stmt]:
-    """``count`` iterations from ``start`` on, one after the other."""
-    return [substitute(s, {loop.var: start + n}) for n in range(count) for s in loop.body]
+def _slice(loop: Loop, start: Affine | int, count: int) -> Loop:
+    """``count`` iterations of the loop from ``start`` on."""
+    first = Affine.var(loop.var) + start
+    return replace(loop, extent=count, body=tuple(substitute(s, {loop.var: first}) for s in loop.body))
 
 
-def _shifted(loop: Loop, start: Affine) -> Stmt:
-    """The loop, counting from ``start``."""
-    body = tuple(substitute(s, {loop.var: Affine.var(loop.var) + start}) for s in loop.body)
-    return replace(loop, body=body)
+def _some(loop: Loop) -> tuple[Loop, ...]:
+    return (loop,) if loop.extent else ()
 
 
 def _flat(body: Sequence[Stmt]) -> Iterator[Stmt]:
@@ -253,10 +266,12 @@ def _size(body: Sequence[Stmt]) -> int:
 
 
 def _fresh(name: str, loops: Sequence[Loop]) -> str:
-    """A loop variable that means nothing inside the loops."""
-    taken: set[str] = set()
+    """A loop variable that means nothing to the loops."""
+    taken = {loop.var for loop in loops}
     for instr, around in instructions(tuple(s for loop in loops for s in loop.body)):
         taken |= {n for n, _ in instr.dims} | {loop.var for loop in around}
+        forms = [form for a in (*instr.dst, *instr.sources) for form in (*a.index, a.slot)]
+        taken |= {n for form in (*forms, instr.init or Affine(), instr.form or Affine()) for n in form.names}
     while name in taken:
         name += "_"
     return name

@@ -78,6 +78,8 @@ class ListSchedule:
 def _schedule(program: Program, machine: Machine, gain: float) -> Program:
     if len(machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
         return program  # one pipe runs everything in turn, and flags belong to their places
+    if machine.window:
+        return spread(program, machine)
     estimator = Estimator(program, machine)
     body = tuple(_inside(s, (), estimator, gain) for s in program.body)
     return program if body == program.body else program.with_body(body)
@@ -89,9 +91,6 @@ def _inside(stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: flo
     body = tuple(_inside(s, (*loops, stmt), estimator, gain) for s in stmt.body)
     around = (*loops, replace(stmt, body=body))
     units = [estimator.unit(s, around) for s in body]
-    if estimator.machine.window:
-        order = spread(body, units, around, estimator.known, estimator.machine)
-        return replace(stmt, body=tuple(body[j] for j in order))
     deps = estimator.dependences(body, around)
     given = list(range(len(units)))
     order = list_order(units, deps, estimator) if len(units) > 1 else given

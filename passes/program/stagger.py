@@ -22,8 +22,8 @@ class Stagger:
     For machines whose pipes are fed by one stream of instructions: only what lies close together overlaps,
     so the epilogue of a tile has to stand beside the multiplications of the next. Works on the loops around a
     tile, innermost first: the work on the last tile of an iteration becomes stage 1, the first iteration is
-    peeled and has none. Each loop doubles the text; it is left alone where more than ``copies`` sums
-    would stand in it.
+    peeled and has none. Each loop doubles the text. A loop around a staggered one is left alone where more
+    than ``copies`` sums would stand in it, or where its iterations have ``enough`` tiles: then little is exposed.
 
     Before:
         program v1 tiles machine amx {
@@ -79,6 +79,7 @@ class Stagger:
     """
 
     copies: int = 4
+    enough: int = 4
     name: ClassVar[str] = "stagger"
     level: ClassVar[str] = "program"
 
@@ -125,7 +126,10 @@ class _Rewriter:
         """The loop's replacement: a first iteration without stage 1, the others, and what is left."""
         if loop.extent == 1:
             return tuple(substitute(s, {loop.var: 0}) for s in loop.body)
-        if 2 * self.count(loop) > self.options.copies:
+        stand = self.count(loop)
+        if stand > 1 and (
+            2 * stand > self.options.copies or self.count(loop, True) >= self.options.enough * loop.extent
+        ):
             return (loop,)
         deps = self.known.between([touches(s) for s in loop.body], (*loops, loop))
         late = self.late(loop.body, deps)
@@ -142,14 +146,16 @@ class _Rewriter:
             return (replace(loop, body=tuple(loop.body[j] for j in order)),)
         return tuple(t for s in peel(loop, stages, order) for t in _unrolled(s))
 
-    def count(self, stmt: Stmt) -> int:
-        """Sums in the text of a statement: loops, or runs of instructions, that only multiply and load."""
+    def count(self, stmt: Stmt, executed: bool = False) -> int:
+        """Sums in the text of a statement, or those it executes: loops, or runs of instructions, that only
+        multiply and load.
+        """
         if isinstance(stmt, Instr):
             return int(self.sums(stmt))
         if self.sums(stmt) and not any(self.breaks(s) for s in stmt.body):
             return 1
-        ends = set(self.ends(stmt.body))
-        return sum(self.count(s) for j, s in enumerate(stmt.body) if j in ends)
+        found = sum(self.count(stmt.body[j], executed) for j in self.ends(stmt.body))
+        return found * stmt.extent if executed else found
 
     def late(self, body: Sequence[Stmt], deps: Sequence[Dep]) -> set[int]:
         """Statements of the vector pipe that need a sum of the same iteration."""

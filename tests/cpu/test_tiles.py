@@ -118,6 +118,18 @@ def test_tails_configure_the_tiles_again() -> None:
     assert text.count("call void @llvm.x86.ldtilecfg") == text.count("call void @llvm.x86.tilerelease") == 2
 
 
+def test_tiles_are_configured_again_where_nothing_stays_in_them() -> None:
+    start, end = "    copy_in.copy a_1[i, k]", "    copy_out.copy y[i + 16, j]"
+    body = TAIL[TAIL.index(start) : TAIL.index(end)]
+    # The zeros come early: that of the free register fits the first shapes, that of the shared one does not.
+    early = (
+        "    vector.copy b_1[k, j] = 0.0 for k<32, j<16\n    vector.copy acc_1[i, j] = 0.0 for i<8, j<16\n"
+    )
+    moved = TAIL.replace(body, early + body.replace("init=0, ", ""))
+    assert moved != TAIL
+    agree(moved, "amx", emulate=True)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
