@@ -13,7 +13,7 @@ from opc.errors import OpcError, PassError, fail
 # Fields that are names, with the names they take; the others are positive whole numbers.
 _WORDS = {
     "order": ("rows", "columns"), "stage": ("direct", "slab", "whole"), "inner": ("rows", "columns"),
-    "stream": ("none", "a", "b"),
+    "stream": ("none", "a", "b"), "prefetch": ("on", "off"),
 }  # fmt: skip
 
 
@@ -24,8 +24,8 @@ class Knobs:
     ``rows``: of an accumulator block. ``slab``: rows of the innermost but one M dim staged together.
     ``order``: what stays near while the other goes round, and is spread over cores. Of a cube that is fed tile
     by tile: ``columns`` of an accumulator block; ``stage``: operand A in place, or copied per slab or once;
-    ``inner``: what goes round inside a slab; ``stream``: the operand kept out of the nearest cache.
-    ``block``: rows that a chain works on at a time.
+    ``inner``: what goes round inside a slab; ``stream``: the operand kept out of the nearest cache; ``prefetch``:
+    whether the next columns are brought nearer ahead of use. ``block``: rows that a chain works on at a time.
     """
 
     rows: int | None = None
@@ -36,6 +36,7 @@ class Knobs:
     inner: str | None = None
     stream: str | None = None
     block: int | None = None
+    prefetch: str | None = None
 
     @staticmethod
     def parse(text: str) -> Knobs:

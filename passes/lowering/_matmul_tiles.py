@@ -6,36 +6,27 @@ slab of rows in the stage space, or one of everything in a parallel loop of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import prod
 
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.program.ir import Access
-from opc.tensor.ir import Dim
+from opc.tensor.ir import Dim, Read, Tensor
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Tile, memory_access
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Tiles
 from passes.lowering._plan_tiles import Operands, Priced, TilePlan, plan_tiles
-from passes.lowering._row_layout import RowLayout, copied, copy_dims, copy_source, in_place
 from passes.lowering._tile_blocks import cover
+from passes.lowering._tile_rows import Source, TileRows
 
 # Rows that one step of the epilogue holds in vector registers.
 _EPILOGUE_ROWS = 4
 # Plans beyond this factor of the best estimate are not worth timing.
 _RIVALS = 1.3
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where A's rows are read: a buffer's index forms over the contraction's dims, M dims counted from ``base``."""
-
-    buffer: str
-    index: tuple[Affine, ...]
-    base: Mapping[str, Affine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +45,33 @@ class TileNest(ContractionNest):
         """Pick the plan; the others are rivals."""
         c = self.contraction
         self.tensor = self.tensors[c.a.tensor]
+        self.shape = replace(self.shape, k=_as_packed(self.shape.k, c.b, self.tensors[c.b.tensor]))
         summed = frozenset(d.name for d in self.shape.k)
         operands = Operands(c.a, self.tensor, summed, c.a.fill is not None, self.ragged is not None)
         self.priced: list[Priced] = plan_tiles(self.shape, operands, self.machine, self.knobs)
         self.tiling: TilePlan = self.priced[0].plan
-        self.summed = summed
+        self.summed, self.room = summed, self.machine.cube_shape[self.shape.operand][2]
 
     def alternatives(self) -> list[Knobs]:
         """See the base class."""
         best = self.priced[0]
-        near = [p.plan.knobs for p in self.priced[1:] if p.cycles <= best.cycles * _RIVALS]
-        return [k for k in dict.fromkeys(near) if k != best.plan.knobs]
+        found: list[Knobs] = []
+        for p in self.priced:
+            if p.cycles > best.cycles * _RIVALS:
+                break
+            given = p.plan.knobs
+            other = {"on": "off", "off": "on" if p.plan.inner == "rows" else "off"}[p.plan.prefetch]
+            streams = [replace(given, stream=s) for s in ("b", "a", "none")]
+            found += [given, *streams, replace(given, prefetch=other)]
+        return [k for k in dict.fromkeys(found) if k != best.plan.knobs]
 
     def run(self) -> None:
         """Emit the whole nest."""
         self.emit.line = self.ops[0].line
         # A result that is also read must not be computed twice.
         self.overlap = all(self.emit.buffers[name].kind != "inout" for name in self.stored)
-        self.whole = self._copy_everything() if self.tiling.stage == "whole" else None
+        self.rows = TileRows(self.emit, self.shape, self.contraction.a, self.tensor, self.tiling, self.room)
+        self.whole = self.rows.copy_everything() if self.tiling.stage == "whole" else None
         s = self.shape
         dims = [*s.batch, *s.m, *(s.n[-2:-1] if self.tiling.per else ())]
         if self.tiling.parallel in {d.name for d in dims}:
@@ -104,7 +104,9 @@ class TileNest(ContractionNest):
 
     def _one_slab(self, tiles: Tiles) -> None:
         """One slab: its copy of A if it has one, then blocks of rows and columns."""
-        source = self.whole or self._copy_slab(tiles) or self._in_place(tiles)
+        self.slab = {d.name: tiles[d.name].size for d in self.shape.m}
+        slab = self.tiling.stage == "slab"
+        source = self.whole or (self.rows.copy_slab(tiles) if slab else self.rows.in_place())
         rows = [lambda t, d=d: self._row_blocks(d, t) for d in self.shape.m]
         columns = [lambda t, d=d: self._columns(d, t) for d in self.shape.n]
         order = [*columns, *rows] if self.tiling.inner == "rows" else [*rows, *columns]
@@ -160,71 +162,9 @@ class TileNest(ContractionNest):
     def _last(self, tile: Tile) -> bool:
         return tile.base == Affine((), self.shape.n[-2].extent - 1)
 
-    # Operand A.
-
-    def _in_place(self, tiles: Tiles) -> _Source:
-        layout = in_place(self.contraction.a, self.tensor)
-        return self._source(self.tensor.name, layout, {}, tiles)
-
-    def _copy_everything(self) -> _Source:
-        """Copy A in a parallel loop of its own, spread along the axis that is longest."""
-        layout = self.tiling.layout
-        shape = [p.count for p in layout.parts]
-        name = self.emit.workspace(f"{self.tensor.name}_rows", self.tensor.dtype, shape)
-        spread = max(range(len(shape) - 1), key=lambda i: shape[i]) if len(shape) > 1 else 0
-        index = copy_source(layout, self._base({}))
-        dims = copy_dims(layout)
-        with self.emit.loop(dims[spread][0], shape[spread], parallel=True) as var:
-            at: dict[str, Affine | int] = {dims[spread][0]: var}
-            inside = [Affine.var(d).substitute(at) for d, _ in dims]
-            rest = [d for i, d in enumerate(dims) if i != spread]
-            self._copy(name, inside, rest, [f.substitute(at) for f in index])
-        return self._source(name, layout, {}, {})
-
-    def _copy_slab(self, tiles: Tiles) -> _Source | None:
-        if self.tiling.stage != "slab":
-            return None
-        extents = {d.name: tiles[d.name].size for d in self.shape.m} | {
-            d.name: d.extent for d in self.shape.k
-        }
-        plan = self.tiling
-        split = any(p.axis == q.axis for p in plan.layout.parts for q in plan.layout.parts if p is not q)
-        layout = copied(self.contraction.a, self.tensor, extents, self.summed, plan.rows.inner, split)
-        name = self.emit.local(
-            f"{self.tensor.name}_stage", self.tensor.dtype, [p.count for p in layout.parts], "stage"
-        )
-        dims = copy_dims(layout)
-        index = copy_source(layout, self._base(tiles))
-        self._copy(name, [Affine.var(d) for d, _ in dims], dims, index)
-        return self._source(name, layout, {d.name: tiles[d.name].base for d in self.shape.m}, {})
-
-    def _base(self, tiles: Tiles) -> tuple[Affine, ...]:
-        """Where A's axes start for these tiles."""
-        at: dict[str, Affine | int] = {
-            d.name: tiles[d.name].base if d.name in tiles else 0
-            for d in (*self.shape.batch, *self.shape.m, *self.shape.k)
-        }
-        return tuple(f.substitute(at) for f in self.contraction.a.index)
-
-    def _copy(
-        self, name: str, inside: list[Affine], dims: list[tuple[str, int]], index: list[Affine]
-    ) -> None:
-        self.emit.emit(
-            "copy_in.copy", dims, [Access(name, tuple(inside))], [memory_access(self.tensor, index)],
-            fill=self.contraction.a.fill,
-        )  # fmt: skip
-
-    def _source(
-        self, name: str, layout: RowLayout, base: Mapping[str, Affine], fixed: Mapping[str, Tile]
-    ) -> _Source:
-        at: dict[str, Affine | int] = {
-            d.name: fixed[d.name].base for d in self.shape.batch if d.name in fixed
-        }
-        return _Source(name, tuple(p.position.substitute(at) for p in layout.parts), base)
-
     # One block.
 
-    def _block(self, tiles: Tiles, source: _Source) -> None:
+    def _block(self, tiles: Tiles, source: Source) -> None:
         """Clear the accumulators, feed the cube, drain, and run the epilogue."""
         grid = self._grid(tiles)
         rows = [prod(box.values()) for _, box in grid.starts]
@@ -273,7 +213,7 @@ class TileNest(ContractionNest):
             yield from self._chunks(dims[1:], {**chunk, d.name: tile})
 
     def _multiply_block(
-        self, tiles: Tiles, grid: _Grid, chunk: Tiles, source: _Source, acc: list[list[str]]
+        self, tiles: Tiles, grid: _Grid, chunk: Tiles, source: Source, acc: list[list[str]]
     ) -> None:
         """One chunk of K: load every tile of both operands once, multiply every pair."""
         k = Axis("k_", tuple((d.name, chunk[d.name].size) for d in self.shape.k))
@@ -297,6 +237,8 @@ class TileNest(ContractionNest):
                 stream == "b",
             )
             b.append(name)
+        if self.tiling.prefetch == "on":
+            self._prefetch(tiles, chunk)
         m, n, kk = (Affine.var(x) for x in ("m_", "n_", "k_"))
         first = sum((t.order for t in chunk.values()), Affine())
         for i, (_, box) in enumerate(grid.starts):
@@ -314,8 +256,33 @@ class TileNest(ContractionNest):
             hint="stream" if stream else "",
         )  # fmt: skip
 
+    def _prefetch(self, tiles: Tiles, chunk: Tiles) -> None:
+        """This block's part of the same chunk of the next columns: groups of K that no other block takes."""
+        s, d = self.shape, self.shape.k[-2] if len(self.shape.k) > 1 else None
+        if len(s.n) < 2 or d is None:
+            return
+        blocks = self.tiling.rows.blocks(self.slab)
+        number, weight = Affine(), 1
+        for m in reversed(s.m):
+            number = number + tiles[m.name].order * weight
+            weight *= self._count(m.name)
+        part = -(-chunk[d.name].size // blocks)
+        at = self._column_forms(tiles, chunk)
+        at[d.name] = chunk[d.name].base + number * part + (Affine.var(d.name) if part > 1 else Affine())
+        at[s.n[-2].name] = tiles[s.n[-2].name].base + 1
+        last, pair = s.n[-1], s.k[-1]
+        at[last.name] = Affine.var(last.name)
+        b = self.contraction.b
+        dims = [(d.name, part), (last.name, last.extent), (pair.name, pair.extent)]
+        source = memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
+        self.emit.emit("copy_in.prefetch", dims, [], [source], hint="l2")
+
+    def _count(self, name: str) -> int:
+        size = self.slab[name]
+        return -(-size // min(self.tiling.rows.block.get(name, 1), size))
+
     def _rows_at(
-        self, source: _Source, tiles: Tiles, chunk: Tiles, along: str, start: int, box: dict[str, int]
+        self, source: Source, tiles: Tiles, chunk: Tiles, along: str, start: int, box: dict[str, int]
     ) -> Access:
         at: dict[str, Affine | int] = {d.name: chunk[d.name].local(d.name) for d in self.shape.k}
         for d in self.shape.m:
@@ -328,11 +295,15 @@ class TileNest(ContractionNest):
 
     def _columns_at(self, tiles: Tiles, chunk: Tiles, start: int) -> Access:
         b = self.contraction.b
-        at: dict[str, Affine | int] = {d.name: chunk[d.name].local(d.name) for d in self.shape.k}
-        at.update({d.name: tiles[d.name].base for d in (*self.shape.batch, *self.shape.n)})
+        at = self._column_forms(tiles, chunk)
         last = self.shape.n[-1].name
         at[last] = tiles[last].base + Affine.var(last) + start
         return memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
+
+    def _column_forms(self, tiles: Tiles, chunk: Tiles) -> dict[str, Affine | int]:
+        at: dict[str, Affine | int] = {d.name: chunk[d.name].local(d.name) for d in self.shape.k}
+        at.update({d.name: tiles[d.name].base for d in (*self.shape.batch, *self.shape.n)})
+        return at
 
     def _drain_block(self, drained: str, acc: list[list[str]], rows: list[int], grid: _Grid) -> None:
         m, n = Affine.var("m_"), Affine.var("n_")
@@ -344,8 +315,6 @@ class TileNest(ContractionNest):
                     [Access(name, (m, n))],
                 )  # fmt: skip
             top += count
-
-    # The epilogue.
 
     def _epilogue_blocks(self, tiles: Tiles) -> Iterator[tuple[Tiles, Affine]]:
         """(M tiles of a few rows, the first of these rows in the drained block); all of one size."""
@@ -397,3 +366,14 @@ class TileNest(ContractionNest):
             [Access(drained, (row, cols.flat()))],
         )  # fmt: skip
         self.epilogue.apply(frame, Value(Evaluator.at(out, axes), axes, dtype, True), {})
+
+
+def _as_packed(k: tuple[Dim, ...], b: Read, tensor: Tensor) -> tuple[Dim, ...]:
+    """K dims in the order in which operand B lies in memory."""
+
+    def place(d: Dim) -> int:
+        return min(
+            (i for i, a in enumerate(tensor.memory_order) if b.index[a].coefficient(d.name)), default=0
+        )
+
+    return tuple(sorted(k, key=place))

@@ -7,7 +7,7 @@ crosses the last cache level, and copies of operand A. Rates are the machine fil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from opc.machine.model import Machine
@@ -21,21 +21,25 @@ from passes.lowering._tile_blocks import Rows, choices
 @dataclass(frozen=True, slots=True)
 class TilePlan:
     """``slab``: the box of rows between which operand A may be copied anew; ``stage``: no copy ("direct"), one
-    per slab, or one of everything before all else ("whole"), of ``layout``. ``columns``: of an accumulator
+    per slab, or one of everything before all else ("whole"), of ``layout``, its window dims ``split`` off or
+    not. ``columns``: of an accumulator
     block. ``parallel``: the dim spread over cores, ``per`` blocks of columns an iteration if it is one of columns.
     ``inner``: whether rows or columns go round inside. ``stream``: the operand that should not stay near.
+    ``prefetch``: whether every block brings its part of the next columns nearer ("on").
     """
 
     rows: Rows
     slab: dict[str, int]
     stage: str
     layout: RowLayout
+    split: bool
     chunk: dict[str, int]
     columns: int
     parallel: str
     per: int
     inner: str
     stream: str
+    prefetch: str
 
     @property
     def knobs(self) -> Knobs:
@@ -44,6 +48,7 @@ class TilePlan:
         return Knobs(
             rows=prod(self.rows.block.values()), slab=prod(self.slab.values()), order=order,
             columns=self.columns, stage=self.stage, inner=self.inner, stream=self.stream,
+            prefetch=self.prefetch,
         )  # fmt: skip
 
 
@@ -69,14 +74,29 @@ class Priced:
 def plan_tiles(s: Shape, a: Operands, machine: Machine, knobs: Knobs) -> list[Priced]:
     """Plans that have the given knobs (all, if none has), cheapest first."""
     model = _Model(s, a, machine)
-    found = sorted(model.plans(), key=lambda p: p.cycles)
+    found = _alike(sorted(model.plans(), key=lambda p: p.cycles))
     if knobs == Knobs():
         return found
-    return [p for p in found if _has(p.plan.knobs, knobs)] or found
+    chosen = [p for p in found if _has(p.plan.knobs, replace(knobs, stream=None, prefetch=None))] or found
+    return [
+        replace(
+            p,
+            plan=replace(
+                p.plan, stream=knobs.stream or p.plan.stream, prefetch=knobs.prefetch or p.plan.prefetch
+            ),
+        )
+        for p in chosen
+    ]
+
+
+def _alike(found: list[Priced]) -> list[Priced]:
+    """Plans with the longest chunks of K: all of them add the terms of an element in the same order."""
+    longest = max(prod(p.plan.chunk.values()) for p in found)
+    return [p for p in found if prod(p.plan.chunk.values()) == longest]
 
 
 def _has(given: Knobs, wanted: Knobs) -> bool:
-    names = ("rows", "slab", "order", "columns", "stage", "inner", "stream")
+    names = ("rows", "slab", "order", "columns", "stage", "inner", "stream", "prefetch")
     return all(getattr(wanted, n) in (None, getattr(given, n)) for n in names)
 
 
@@ -84,8 +104,12 @@ def _has(given: Knobs, wanted: Knobs) -> bool:
 _CORES = ((1, 0.4), (2, 0.4), (4, 0.1), (8, 0.1))
 # Cycles that a grid barrier costs, and a loop over blocks: what it cannot overlap.
 _BARRIER, _LOOP = 3000, 300
-# Blocks that are looked at closely, and what each slab adds to a first guess.
-_BLOCKS, _SLAB_SHARE = 8, 0.002
+# An innermost M dim up to this long is never cut, unless it is the only one.
+_LONG = 256
+# What writing results column by column, far apart in memory, costs beside writing them row by row.
+_SCATTERED = 1.1
+# Blocks of each kind that are looked at closely on a slab, and what each slab adds to a first guess.
+_BLOCKS, _SLAB_SHARE = 1, 0.002
 
 
 class _Model:
@@ -114,18 +138,18 @@ class _Model:
         self.rows, self.results = self.touched(whole), prod(whole.values()) * self.n * self.size
 
     def plans(self) -> Iterator[Priced]:
-        """Plans of the most promising blocks, priced."""
-        rough: list[tuple[float, int, dict[str, int], Rows, int]] = []
+        """The most promising blocks on every slab, priced: with rows of one image row, and with others."""
         for slab in _slabs(self.s.m):
             dims = tuple(Dim(d.name, slab[d.name]) for d in self.s.m)
-            for columns in self._columns():
-                for rows in choices(dims, self.tile_rows, self._most(columns)):
-                    rough.append((self._rough(slab, rows, columns), len(rough), slab, rows, columns))
-        # Some of each kind: a copy in another order may cost more than full tiles save.
-        for folded in (False, True):
-            kind = sorted(r for r in rough if bool(r[3].inner) is folded)
-            for _, _, slab, rows, columns in kind[:_BLOCKS]:
-                yield from self._staged(slab, rows, columns)
+            for folded in (False, True):
+                rough = [
+                    (self._rough(slab, rows, columns), at, rows, columns)
+                    for columns in self._columns()
+                    for at, rows in enumerate(choices(dims, self.tile_rows, self._most(columns)))
+                    if bool(rows.inner) is folded
+                ]
+                for _, _, rows, columns in sorted(rough)[:_BLOCKS]:
+                    yield from self._staged(slab, rows, columns)
 
     def _rough(self, slab: dict[str, int], rows: Rows, columns: int) -> float:
         """Cycles of the products, or of tile loads that the second cache level serves half of."""
@@ -148,29 +172,29 @@ class _Model:
     def _staged(self, slab: dict[str, int], rows: Rows, columns: int) -> Iterator[Priced]:
         for stage in ("direct", "slab", "whole"):
             box = {**self.extents, **slab} if stage == "slab" else self.extents
-            layout = self._layout(stage, box, rows)
+            layout, split = self._layout(stage, box, rows)
             chunk = contiguous(layout, self.s.k, self.room) if layout else {}
             if layout is None or not self._loadable(layout, rows, chunk, stage):
                 continue
             if stage == "slab" and layout.elements * self.size > self.machine.role("stage").capacity:
                 continue
-            yield from self._ordered(slab, rows, columns, stage, layout, chunk)
+            yield from self._ordered(slab, rows, columns, stage, layout, split, chunk)
 
-    def _layout(self, stage: str, box: dict[str, int], rows: Rows) -> RowLayout | None:
-        """Rows in place or in a copy; None where the other way is wanted."""
+    def _layout(self, stage: str, box: dict[str, int], rows: Rows) -> tuple[RowLayout | None, bool]:
+        """Rows in place or in a copy, and whether that splits window dims off; None where it cannot be."""
         read, tensor = self.a.read, self.a.tensor
         if stage == "direct":
-            return None if self.a.copy else in_place(read, tensor)
+            return None if self.a.copy else in_place(read, tensor), False
         if self.around > 1 and stage == "whole":
-            return None
-        plain = copied(read, tensor, box, self.a.summed, rows.inner)
+            return None, False
+        plain = copied(read, tensor, box, self.a.summed, self.room, rows.inner)
         if _even(plain, rows):
-            return plain
-        return copied(read, tensor, box, self.a.summed, rows.inner, split=True)
+            return plain, False
+        return copied(read, tensor, box, self.a.summed, self.room, rows.inner, split=True), True
 
     def _loadable(self, layout: RowLayout, rows: Rows, chunk: dict[str, int], stage: str) -> bool:
         """Whether tile registers can be loaded from the layout; copies are not made for nothing."""
-        if not _even(layout, rows):
+        if not _even(layout, rows) or (stage == "direct" and rows.inner):
             return False
         if stage == "direct":
             return prod(chunk.values()) * 2 > min(self.room, self.k)
@@ -179,15 +203,18 @@ class _Model:
         return needed or prod(contiguous(direct, self.s.k, self.room).values()) * 2 <= min(self.room, self.k)
 
     def _ordered(
-        self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout,
+        self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout, split: bool,
         chunk: dict[str, int],
     ) -> Iterator[Priced]:  # fmt: skip
         price = _Price(self, slab, rows, columns, stage, layout, chunk)
         for parallel, per, tasks in self._parallel(slab):
             for inner in ("rows", "columns"):
-                for stream in ("none", "a", "b"):
-                    plan = TilePlan(rows, slab, stage, layout, chunk, columns, parallel, per, inner, stream)
-                    yield Priced(price.of(per, tasks, inner, stream), plan)
+                prefetch = "on" if inner == "rows" and self.weights > self.l2 else "off"
+                stream = price.stream(inner)
+                plan = TilePlan(
+                    rows, slab, stage, layout, split, chunk, columns, parallel, per, inner, stream, prefetch
+                )
+                yield Priced(price.of(per, tasks, inner, stream, prefetch == "on"), plan)
 
     def _parallel(self, slab: dict[str, int]) -> Iterator[tuple[str, int, int]]:
         """(dim, blocks of columns an iteration, iterations)."""
@@ -228,10 +255,13 @@ class _Price:
         self.cube = rows.count * ceil(columns / model.tile_columns) * steps * model.product
         self.a, self.b = (n * model.k * model.size for n in (prod(box.values()), columns))
         self.under_block, self.under_slab = model.touched(box), model.touched(slab)
+        depth = prod(chunk.values())
+        taps = max(1, round(self.a / max(1.0, self.under_block)))
+        self.window = self.under_block * depth * taps / model.k + taps * depth * columns * model.size
         self.copied = layout.elements * model.size
         self.copies = self.copied * model.copy_rate
 
-    def of(self, per: int, tasks: int, inner: str, stream: str) -> float:
+    def of(self, per: int, tasks: int, inner: str, stream: str, prefetch: bool) -> float:
         """Cycles of a run on one core, and a bit more where the work does not spread evenly over a few."""
         m = self.model
         copy = 0.0
@@ -242,30 +272,37 @@ class _Price:
         passes = self.blocks * self.slabs * self.wide * m.around
         loops = self.slabs * m.around * (self.wide if inner == "rows" else self.blocks)
         even = sum(share * ceil(tasks / t) * t / tasks for t, share in _CORES)
-        busy = max(passes * max(self.cube, self._loads(inner, stream)), self._far(per, tasks, inner))
+        near, far = passes * max(self.cube, self._loads(inner, stream)), self._far(per, tasks, inner)
+        # Without prefetches only the first block of new columns waits, but it waits alone.
+        hidden = 1.0 if prefetch or m.weights <= m.l2 else 1 - 1 / self.blocks if inner == "rows" else 0.0
+        busy = max(near, far) + (1 - hidden) * min(near, far)
         return (busy + _LOOP * loops) * even + copy
+
+    def stream(self, inner: str) -> str:
+        """The operand whose tiles should pass the nearest cache by; none if that makes nothing cheaper."""
+        return min(("none", "b", "a"), key=lambda s: self._loads(inner, s))
 
     def _loads(self, inner: str, stream: str) -> float:
         """Cycles that loading the tiles of one block takes, by where they are found."""
-        m = self.model
+        m, a, b = self.model, float(self.a), float(self.b)
+        if stream != "a" and self.window <= m.l1:
+            a = min(a, self.under_block)  # what the taps of a window share is loaded once
         if stream == "none":
-            keep_a = keep_b = self.under_block + self.b <= m.l1
+            keep_a = keep_b = self.under_block + b <= m.l1
         else:
-            keep_a, keep_b = (stream == "b" and self.under_block <= m.l1), (stream == "a" and self.b <= m.l1)
-        if inner == "rows":
-            a = self.under_block / (self.wide if self.under_slab <= m.l1 // 2 else 1)
-            b = self.b / self.blocks
-        else:
+            keep_a, keep_b = (stream == "b" and self.under_block <= m.l1), (stream == "a" and b <= m.l1)
+        if keep_a and (inner == "columns" or self.under_slab <= m.l1 // 2):
             a = self.under_block / self.wide
-            b = self.b if m.weights > m.l1 // 2 else self.b / (self.blocks * self.slabs)
-        middle = (min(self.a, a) if keep_a else self.a) + (b if keep_b else self.b)
-        return m.middle * middle + m.near * (self.a + self.b - middle)
+        if keep_b and inner == "rows":
+            b /= self.blocks
+        elif keep_b and m.weights <= m.l1 // 2:
+            b /= self.blocks * self.slabs
+        return m.middle * (a + b) + m.near * (self.a + self.b - a - b)
 
     def _far(self, per: int, tasks: int, inner: str) -> float:
         """Cycles of the bytes that come from beyond the second cache level, or go there."""
         m = self.model
-        rows, results = m.rows * m.around, m.results * m.around
-        weights = m.weights * m.around
+        rows, results, weights = (float(n * m.around) for n in (m.rows, m.results, m.weights))
         if rows + weights + results <= m.l2:
             return 0.0
         slab = self.copied if self.stage == "slab" else self.under_slab
@@ -275,6 +312,10 @@ class _Price:
             rows *= tasks
         if inner == "rows" and not per and slab > m.l2:
             rows *= self.wide
+        if inner == "rows" and (per or self.slabs == 1) and results > m.l2 / 2:
+            results *= _SCATTERED
+        if self.stage == "whole" and self.copied > m.l2 / 2:
+            rows += 3 * self.copied  # fetched, written back, and read again
         return m.far * (rows + weights + results)
 
 
@@ -295,7 +336,8 @@ def _slabs(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
     """Boxes of rows: inner dims whole, one dim in equal parts, outer dims one at a time or whole."""
     seen: list[dict[str, int]] = []
     for at, d in enumerate(m):
-        for part in _parts(d.extent):
+        # A short innermost dim stays whole: its rows lie side by side.
+        for part in _parts(d.extent) if len(m) == 1 or d is not m[-1] or d.extent > _LONG else [d.extent]:
             for outer_whole in (False, True):
                 slab = {o.name: o.extent if outer_whole or i > at else 1 for i, o in enumerate(m)}
                 slab[d.name] = part

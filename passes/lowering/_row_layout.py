@@ -56,13 +56,16 @@ def copied(
     tensor: Tensor,
     extents: Mapping[str, int],
     summed: Collection[str],
+    room: int,
     inner: str = "",
     split: bool = False,
 ) -> RowLayout:
     """A copy of what dims of these extents touch; dims without an extent stay outside.
 
     Axes that only summed dims walk come last, so that K is contiguous; before them the axis of ``inner``.
-    ``split`` gives summed dims that share an axis with others an axis of their own.
+    Blocks of such an axis, of what one tile row has ``room`` for, come first: a window over one block lies close
+    together. ``split`` gives
+    summed dims that share an axis with others an axis of their own.
     """
     parts: list[Part] = []
     low = [0] * len(tensor.shape)
@@ -70,22 +73,37 @@ def copied(
         form, _ = read.index[axis].split(n for n, e in extents.items() if e > 1)
         low[axis] = form.interval(extents)[0]
         window, rest = form.split(summed)
-        if not (split and window.terms and rest.terms):
+        if window.terms and not rest.terms:
+            parts += _blocks(axis, form, extents, room)
+            continue
+        if not (split and window.terms):
             parts.append(_part(axis, form, extents))
             continue
         parts += [_part(axis, Affine.var(name, c), extents) for name, c in window.terms]
         parts.append(_part(axis, rest, extents))
     kept = [p for p in parts if p.count > 1] or parts[-1:]
 
-    def place(p: Part) -> tuple[int, bool]:
-        names = p.position.names
-        pure = bool(names) and names <= set(summed)
-        mixed = any(q is not p and q.axis == p.axis for q in kept)
-        if pure:
-            return (0 if mixed else 3), False
-        return (2 if inner and names == {inner} else 1), False
+    last = {
+        max((i for i, p in enumerate(kept) if p.axis == axis), default=-1) for axis in tensor.memory_order
+    }
 
-    return RowLayout(tuple(sorted(kept, key=place)), tuple(low))
+    def place(at: int) -> int:
+        names = kept[at].position.names
+        if names and names <= set(summed):
+            return 3 if at in last else 0
+        return 2 if inner and names == {inner} else 1
+
+    return RowLayout(tuple(kept[at] for at in sorted(range(len(kept)), key=place)), tuple(low))
+
+
+def _blocks(axis: int, form: Affine, extents: Mapping[str, int], room: int) -> list[Part]:
+    """An axis that summed dims walk alone: its outermost dim apart where that walks in blocks of about ``room``."""
+    outer, step = max(form.terms, key=lambda t: abs(t[1]))
+    rest = Affine(tuple(t for t in form.terms if t[0] != outer), form.const)
+    low, high = rest.interval(extents)
+    if step <= high - low or 2 * (high - low + 1) <= room:
+        return [_part(axis, form, extents)]
+    return [_part(axis, Affine.var(outer, step), extents), _part(axis, rest, extents)]
 
 
 def _part(axis: int, form: Affine, extents: Mapping[str, int]) -> Part:

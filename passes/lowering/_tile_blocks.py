@@ -83,16 +83,16 @@ def choices(m: tuple[Dim, ...], limit: int, most: int) -> Iterator[Rows]:
 
 
 def _folded(q: Dim, d: Dim, others: list[Dim], count: int, limit: int) -> Iterator[Rows]:
-    """Tiles of a few positions of ``q`` times all of ``d``, or a part that divides it."""
+    """Tiles of a few positions of ``q`` times all of ``d``, or a part that divides it, if that fills them better."""
     part = max(n for n in range(1, min(d.extent, limit) + 1) if d.extent % n == 0)
-    if part == 1 or q.extent * part < limit // 2:
-        return
+    fewest = _size(q.extent, 1, limit) + 1
     size = _size(q.extent, count, limit // part)
-    if size:
+    if part > 1 and size * part >= fewest:
         yield Rows({q.name: size, d.name: part}, q.name, count, d.name)
-    for o in others if count > 1 else ():
+    size = _size(q.extent, 1, limit // part)
+    for o in others if count > 1 and part > 1 and size * part >= fewest else ():
         if o.extent >= count:
-            yield Rows({q.name: _size(q.extent, 1, limit // part), d.name: part}, o.name, count, d.name)
+            yield Rows({q.name: size, d.name: part}, o.name, count, d.name)
 
 
 @cache

@@ -83,7 +83,7 @@ class _Assigner:
         return tuple(out)
 
     def _route(self, i: Instr) -> list[Instr]:
-        if i.opcode_class not in _MOVES or not i.sources:
+        if i.opcode_class not in _MOVES or not i.sources or not i.dst:
             return [i]
         source, target = (self.table[o.buffer].space for o in (i.sources[0], i.dst[0]))
         if self.machine.route(i.opcode_class, source, target) is not None:

@@ -86,7 +86,8 @@ def _pack_contraction(
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
-    """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side.
+    """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side. ``k_block``:
+    elements of K that one product takes; longer sums go block by block.
 
     ``dtype``: what the cube multiplies. Where it reads memory itself, narrow types are widened once
     here (and when rows are staged) instead of at every use.
@@ -95,6 +96,7 @@ class _Scheme:
     width: int
     k_pack: int
     dtype: DType
+    k_block: int = 0
 
 
 def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
@@ -105,7 +107,8 @@ def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
     if machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None:
         return None
     pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
-    return _Scheme(min(c.n[-1].extent, machine.limits.get("block_columns", block)), pack, operand)
+    width = min(c.n[-1].extent, machine.limits.get("block_columns", block))
+    return _Scheme(width, pack, operand, machine.cube_shape[operand][2])
 
 
 # Rows from which one copy of B costs less than streaming it with a long stride for every block of rows.
@@ -150,16 +153,33 @@ def _split(d: Dim, size: int, suffixes: tuple[str, str]) -> _Split:
     return _Split(d, (outer, inner), form, blocks * size != d.extent)
 
 
+def _groups(d: Dim, scheme: _Scheme) -> _Split:
+    """The innermost summed dim in blocks of groups of ``k_pack``, as equal as possible; the last is padded."""
+    if scheme.k_pack <= 1:
+        return _split(d, d.extent, ("p", "v"))
+    groups = ceil(d.extent / scheme.k_pack)
+    blocks = ceil(groups * scheme.k_pack / scheme.k_block)
+    if blocks == 1:
+        return _split(d, scheme.k_pack, ("p", "v"))
+    size = ceil(groups / blocks)
+    dims = Dim(f"{d.name}_b", blocks), Dim(f"{d.name}_p", size), Dim(f"{d.name}_v", scheme.k_pack)
+    form = Affine()
+    for part in dims:
+        form = form * part.extent + Affine.var(part.name)
+    return _Split(d, dims, form, blocks * size * scheme.k_pack != d.extent)
+
+
 def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: bool, name: str) -> list[Op]:
     rows_of = {m.name for m in c.m}
     mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and f.names & rows_of}
     used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
     order = sorted(used, key=lambda d: d.name not in mixed)
     columns = _split(c.n[-1], scheme.width, ("b", "i"))
-    pairs = _split(order[-1], scheme.k_pack if scheme.k_pack > 1 else order[-1].extent, ("p", "v"))
+    pairs = _groups(order[-1], scheme)
+    *k_blocks, k_groups, k_inner = pairs.dims if len(pairs.dims) > 1 else (*pairs.dims, None)
     whole: dict[str, Affine | int] = {columns.old.name: columns.form, pairs.old.name: pairs.form}
-    blocks = (*c.batch, *c.n[:-1], *columns.dims[:-1], *order[:-1])
-    dims = (*blocks, pairs.dims[0], columns.dims[-1], *pairs.dims[1:])
+    blocks = (*c.batch, *c.n[:-1], *columns.dims[:-1], *k_blocks, *order[:-1])
+    dims = (*blocks, k_groups, columns.dims[-1], *((k_inner,) if k_inner is not None else ()))
     ragged = columns.ragged or pairs.ragged
     source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if ragged else c.b.fill)
     index = tuple(Affine.var(d.name) for d in dims)
