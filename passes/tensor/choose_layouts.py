@@ -107,7 +107,8 @@ def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
     if machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None:
         return None
     pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
-    width = min(c.n[-1].extent, machine.limits.get("block_columns", block))
+    # Columns in whole products, filled up with zeros: operand registers keep one shape.
+    width = min(ceil(c.n[-1].extent / block) * block, machine.limits.get("block_columns", block))
     return _Scheme(width, pack, operand, machine.cube_shape[operand][2])
 
 
