@@ -270,10 +270,11 @@ class TileNest(ContractionNest):
         at = self._column_forms(tiles, chunk)
         at[d.name] = chunk[d.name].base + number * part + (Affine.var(d.name) if part > 1 else Affine())
         at[s.n[-2].name] = tiles[s.n[-2].name].base + 1
-        last, pair = s.n[-1], s.k[-1]
+        last = s.n[-1]
         at[last.name] = Affine.var(last.name)
         b = self.contraction.b
-        dims = [(d.name, part), (last.name, last.extent), (pair.name, pair.extent)]
+        sizes = {k.name: chunk[k.name].size for k in s.k} | {d.name: part, last.name: last.extent}
+        dims = list(sizes.items())
         source = memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
         self.emit.emit("copy_in.prefetch", dims, [], [source], hint="l2")
 
