@@ -5,7 +5,8 @@
     compile_cached        the same kernels in a second process, its imports (NumPy's apart) included
 
 Compiler time is from source text to linked machine code, modules already imported; the best of a few rounds, as
-another program may be running. Code for machines that this computer does not have is compiled, not run.
+another program may be running (``--cpu`` counts this process's time alone). Code for machines that this computer
+does not have is compiled, not run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from opc.report.tables import table  # noqa: E402
 MACHINES = ("avx2", "avx512", "amx")
 CONV_BAR, WORST_BAR, CACHED_BAR = 150.0, 300.0, 30.0
 PROCESSES = 7
+Clock = Callable[[], float]
 _CACHED = """
 import sys, time
 import numpy, ml_dtypes
@@ -84,7 +86,9 @@ def main() -> int:
         if options.only and options.only not in f"{job.label} {job.machine} {job.dtype}":
             continue
         try:
-            rows.append((job, measured(job, options.rounds)))
+            rows.append(
+                (job, measured(job, options.rounds, time.process_time if options.cpu else time.perf_counter))
+            )
         except MachineError as refusal:
             print(f"  {job.label} {job.machine} {job.dtype}: {refusal.diagnostics[0].message}")
     rows.sort(key=lambda r: -r[1].total)
@@ -106,6 +110,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"of the convolutions only {' '.join(QUICK)}")
     parser.add_argument(
         "--only", metavar="TEXT", help="kernels whose name, machine and dtype have this in them"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="time of this process, not of the clock on the wall"
     )
     parser.add_argument(
         "--rounds", type=int, default=2, metavar="N", help="compilations of each (default: 2)"
@@ -147,34 +154,34 @@ def jobs(quick: bool) -> Iterator[Job]:
                 yield Job(kernel, kernel, target, dtype, None, tuple(sizes.items()))
 
 
-def measured(job: Job, rounds: int) -> Times:
+def measured(job: Job, rounds: int, clock: Clock) -> Times:
     """The fastest of some compilations."""
-    return min((compiled(job) for _ in range(rounds)), key=lambda t: t.total)
+    return min((compiled(job, clock) for _ in range(rounds)), key=lambda t: t.total)
 
 
-def compiled(job: Job) -> Times:
+def compiled(job: Job, clock: Clock) -> Times:
     """Compile once. Raises MachineError where the machine lacks the dtype."""
     text, target = kernels_dsl.source(job.kernel), machine.load(job.machine)
-    marks = [time.perf_counter()]
+    marks = [clock()]
     function = driver.specialise(text, job.kernel, target, job.kernel, dict(job.sizes), job.dtype, job.layout)
-    marks.append(time.perf_counter())
+    marks.append(clock())
     phases = {"tensor": 0.0, "lowering": 0.0, "program": 0.0}
     names = {p.name: level for level in phases for p in driver.pipeline(level)}
-    last = time.perf_counter()
+    last = clock()
 
     def after(step: object) -> None:
         nonlocal last
-        now = time.perf_counter()
+        now = clock()
         phases[names[step.name]] += now - last  # type: ignore[attr-defined]
         last = now
 
     built = driver.build(function, target, after)
-    marks.append(time.perf_counter())
+    marks.append(clock())
     unit = lower(*built.module.programs, target)
-    marks.append(time.perf_counter())
+    marks.append(clock())
     with contextlib.suppress(UnlinkableError):
         link(jit.object_code(unit.text, unit.target))
-    marks.append(time.perf_counter())
+    marks.append(clock())
     front, _, emission, llvm = (b - a for a, b in pairwise(marks))
     gc.collect()
     return Times(*(s * 1e3 for s in (front, *phases.values(), emission, llvm)))
