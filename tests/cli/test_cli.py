@@ -173,7 +173,7 @@ def test_a_broken_bound_is_status_3(
 
     file = tmp_path / "double.k"
     file.write_text(DOUBLE, encoding="utf-8")
-    monkeypatch.setattr("opc.commands.run.oracle", shifted)
+    monkeypatch.setattr("opc.tensor.interpret.oracle", shifted)
     assert cli.run(["run", str(file), "--target", "cpu"]) == 3
     shown = capsys.readouterr()
     assert "OUTSIDE" in shown.out
