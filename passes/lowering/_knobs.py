@@ -21,7 +21,8 @@ _WORDS = {
 class Knobs:
     """None: the cost model decides. A value that does not fit a shape is brought to the nearest that does.
 
-    ``rows``: of an accumulator block. ``slab``: rows of the innermost but one M dim staged together.
+    ``rows``: of an accumulator block, at most. ``slab``, ``images``: size along the innermost but one and the
+    innermost but two of the row dims of what is worked on while columns go round.
     ``order``: what stays near while the other goes round, and is spread over cores. Of a cube that is fed tile
     by tile: ``columns`` of an accumulator block; ``stage``: operand A in place, or copied per slab or once;
     ``inner``: what goes round inside a slab; ``stream``: the operand kept out of the nearest cache; ``prefetch``:
@@ -30,6 +31,7 @@ class Knobs:
 
     rows: int | None = None
     slab: int | None = None
+    images: int | None = None
     order: str | None = None
     columns: int | None = None
     stage: str | None = None

@@ -166,26 +166,8 @@ class ContractionNest:
         return stage(self.emit, read, self.tensors[read.tensor], frame, "stage", names, self.shape.operand)
 
     def _slab(self, tiles: Tiles, staged: Staged) -> None:
-        """One slab of rows, and the cube tiles inside it."""
-        a = self.contraction.a
-        ready = a.fill is None and self.tensors[a.tensor].dtype is self.shape.operand
-        rows = None if ready else self._stage(a, self._frame(tiles), self.channels)
-        self._inner([*self.shape.n, *self.shape.m], tiles, {}, Staged(rows))
-
-    def _inner(self, dims: list[Dim], tiles: Tiles, inside: Tiles, staged: Staged) -> None:
-        """Register blocks within a slab: N outside, so that a block of weights stays near."""
-        if not dims:
-            self._tile({**tiles, **inside}, inside, staged)
-            return
-        d = dims[0]
-        if d in self.shape.n and d.name not in tiles:
-            for tile in self._tiles(d, self.plan.outer[d.name], {**tiles, **inside}):
-                self._inner(dims[1:], tiles, {**inside, d.name: tile}, staged)
-            return
-        outer = tiles[d.name]
-        for tile in self.emit.even_tiles(d.name, outer.size, min(self.plan.inner.get(d.name, 1), outer.size)):
-            whole = Tile(outer.base + tile.base, tile.size, tile.base)
-            self._inner(dims[1:], tiles, {**inside, d.name: whole}, staged)
+        """One slab of rows, and the accumulator tiles inside it."""
+        raise NotImplementedError
 
     def _tile(self, tiles: Tiles, inside: Tiles, staged: Staged) -> None:
         """One accumulator tile: chunks of K into the cube, then the epilogue."""

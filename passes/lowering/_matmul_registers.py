@@ -5,22 +5,82 @@ from __future__ import annotations
 from dataclasses import replace
 
 from opc.program.ir import Access
+from opc.tensor.ir import Dim
+from passes.lowering._axes import Axis, Frame
+from passes.lowering._blocks import Cut
+from passes.lowering._emit import Tile
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, order
 from passes.lowering._plan import Plan, Shape
-from passes.lowering._plan_registers import alternatives, plan_registers
+from passes.lowering._plan_registers import alternatives, cut_of, plan_registers
+from passes.lowering._stage import stage_shared
 
 
 class RegisterNest(ContractionNest):
-    """One instruction per register block: rows from memory or the staged slab, columns from memory."""
+    """One instruction per register block: rows from memory or where they are staged, columns from memory."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether rows can be read where they are, unpadded and of the multiplied type."""
+        a = self.contraction.a
+        return a.fill is None and self.tensors[a.tensor].dtype is self.operand
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
-        return plan_registers(shape, self.machine, self.knobs)
+        self.operand = shape.operand
+        return plan_registers(shape, self.machine, self.ready, self.knobs)
 
     def alternatives(self) -> list[Knobs]:
         """See the base class."""
-        return alternatives(self.shape, self.plan)
+        return alternatives(self.shape, self.machine, self.ready)
+
+    def run(self) -> None:
+        """Emit the whole nest; rows that every core needs are staged in a phase of their own."""
+        self.emit.line = self.ops[0].line
+        self.shared = self._stage_all() if self.plan.shared else None
+        super().run()
+
+    def _stage_all(self) -> Access:
+        a, frame = self.contraction.a, self._frame({})
+        batch = Axis("b_", tuple((d.name, d.extent) for d in self.shape.batch))
+        names = {d.name for d in self.channels}
+        whole = Frame((batch, *frame.axes), frame.base)
+        return stage_shared(self.emit, a, self.tensors[a.tensor], whole, names, self.shape.operand)
+
+    def _slab(self, tiles: Tiles, staged: Staged) -> None:
+        a = self.contraction.a
+        rows = self.shared
+        if rows is None and not self.ready:
+            rows = self._stage(a, self._frame(tiles), self.channels)
+        self._columns(list(self.shape.n), tiles, {}, Staged(rows))
+
+    def _columns(self, dims: list[Dim], tiles: Tiles, inside: Tiles, staged: Staged) -> None:
+        """Blocks of columns within a slab, outside those of rows so that a block of weights stays near."""
+        if not dims:
+            extents = tuple((d.name, tiles[d.name].size) for d in self.shape.m)
+            self._cut(cut_of(self.shape, self.machine, self.knobs, extents), tiles, inside, staged)
+            return
+        d, rest = dims[0], dims[1:]
+        if d.name not in tiles:
+            for tile in self._tiles(d, self.plan.outer[d.name], {**tiles, **inside}):
+                self._columns(rest, tiles, {**inside, d.name: tile}, staged)
+            return
+        outer = tiles[d.name]
+        with self.emit.loop(f"{d.name}_o", outer.size) as var:
+            tile = Tile(outer.base + var, 1, var)
+            self._columns(rest, tiles, {**inside, d.name: tile}, staged)
+
+    def _cut(self, cut: Cut | None, tiles: Tiles, inside: Tiles, staged: Staged) -> None:
+        """The register blocks of a slab, box by box."""
+        if cut is None:
+            self._tile({**tiles, **inside}, inside, staged)
+            return
+        outer = tiles[cut.dim]
+        for part in cut.parts:
+            with self.emit.loop(f"{cut.dim}_o", part.count) as var:
+                base = var * part.size + part.start
+                tile = Tile(outer.base + base, part.size, base)
+                self._cut(part.inside, tiles, {**inside, cut.dim: tile}, staged)
 
     def inside(self) -> None:
         """Emit the nest on one block of rows, inside loops that are open: all its rows under one block of columns."""
@@ -34,7 +94,9 @@ class RegisterNest(ContractionNest):
         frame = self._frame(tiles, chunk)
         rows, cols, *ks = frame.axes
         c = self.contraction
-        a = self._operand(c.a, frame, staged.rows, {**chunk, **self._within(inside)})
+        everything = {d.name: tiles[d.name] for d in (*self.shape.batch, *self.shape.m)}
+        place = self._within(inside) if self.shared is None else everything
+        a = self._operand(c.a, frame, staged.rows, {**chunk, **place})
         dims = [*frame.dims((rows, cols)), *frame.dims(ks)]
         self.emit.emit(
             "cube.mma", dims, [Access(acc, (rows.flat(), cols.flat()))], [a, self._direct(c.b, frame)],

@@ -1,48 +1,252 @@
-"""Plans for machines whose cube reads memory and accumulates in registers: the register block is given."""
+"""Plans for machines whose cube reads memory and accumulates in registers.
+
+All of K goes into one instruction per register block. What is chosen: the slab of rows that a pass over
+the columns works on, whether slabs or blocks of columns are spread over cores, and the register blocks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+
 from opc.machine.model import Machine
+from passes.lowering._blocks import Cut, Unit, cut
 from passes.lowering._knobs import Knobs
-from passes.lowering._plan import TASKS, Plan, Shape, balanced, by_columns, parallel_dim, slab_rows
+from passes.lowering._plan import Plan, Shape, balanced, divisors, slab_bytes
+
+# How often a kernel is thought to run on so many threads: a plan must not depend on the number.
+_THREADS = {1: 5, 2: 5, 4: 3, 8: 2, 16: 1}
+_FORK = 3000.0  # cycles of starting a phase on several threads
+_PER_TASK = 200.0
+# Cycles of writing a piece of a row when its neighbours follow only after everything else was touched: a
+# page looked up and a line fetched, with nothing to foresee either.
+_FAR_WRITE = 40.0
+_LINE = 64
+
+# Where a machine file says nothing.
+_TYPICAL = {
+    "fma_per_cycle": 2, "fma_latency": 4, "loads_per_cycle": 2, "l2_bytes_per_cycle": 32, "l3_bytes_per_cycle": 10,
+    "memory_bytes_per_cycle": 4, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
+}  # fmt: skip
 
 
-def plan_registers(s: Shape, machine: Machine, knobs: Knobs) -> Plan:
-    """Loop tiles around one register block; all of K goes into one instruction."""
-    block_m, block_n, _ = machine.cube_shape[s.operand]
-    outer = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """The contraction on this machine: sizes in bytes, rates in bytes per cycle."""
+
+    shape: Shape
+    machine: Machine
+    unit: Unit
+    ready: bool
+
+    @property
+    def terms(self) -> int:
+        return prod(d.extent for d in self.shape.k)
+
+    @property
+    def panel(self) -> int:
+        """Weights of one block of columns."""
+        return self.terms * self.unit.vectors * self.unit.vector_bytes
+
+    @property
+    def panels(self) -> int:
+        width = self.unit.vectors * self.unit.vector_bytes // self.shape.operand.bytes
+        columns = prod(d.extent for d in self.shape.n)
+        return (
+            prod(d.extent for d in self.shape.n[:-2]) * max(1, ceil(columns / width)) if self.shape.n else 1
+        )
+
+    def blocks(self, tile: dict[str, int]) -> float:
+        """Cycles of one slab on one panel."""
+        extents = tuple((d.name, tile[d.name]) for d in self.shape.m)
+        return cut(extents, self.unit, self.terms)[0]
+
+    def again(self, size: float, distance: float, meanwhile: float) -> float:
+        """Cycles that reading ``size`` bytes once more adds to the ``meanwhile`` cycles of work on them, when
+        ``distance`` bytes were touched since: nothing from the near caches, else the less the slower they are used.
+        """
+        rate = self.rate(distance)
+        return size / rate * min(1.0, size / meanwhile / rate) if rate else 0.0
+
+    def rate(self, distance: float) -> int:
+        """Bytes per cycle from where data lie after ``distance`` other bytes; 0: near."""
+        limits = {**_TYPICAL, **self.machine.limits}
+        if distance <= limits["l2_bytes"] * 7 // 8:
+            return 0
+        return limits["l3_bytes_per_cycle" if distance <= limits["l3_core_bytes"] else "memory_bytes_per_cycle"]
+
+    def staging(self, size: float) -> float:
+        """Cycles of copying that many bytes of rows, which come from afar, to where they are padded or widened."""
+        memory, stage = self.machine.roles["memory"], self.machine.roles["stage"]
+        route = self.machine.route("copy_in", memory, stage)
+        if self.ready or route is None:
+            return 0.0
+        return size / route.bandwidth + size / (self.rate(self.everything) or route.bandwidth)
+
+    def scattered(self, plan: Plan) -> float:
+        """Cycles that the results of one slab and panel take where they are written far apart."""
+        s, limits = self.shape, {**_TYPICAL, **self.machine.limits}
+        rows = prod(plan.outer[d.name] for d in s.m)
+        between = prod(d.extent for d in (*s.batch, *s.m)) if plan.columns else rows
+        if self.everything <= limits["l3_core_bytes"] or not self.rate(between * self.row):
+            return 0.0
+        return _FAR_WRITE * rows * ceil(self.unit.vectors * self.unit.vector_bytes / _LINE)
+
+    @property
+    def row(self) -> int:
+        """Bytes of all columns of a row of the result."""
+        return self.shape.accumulator.bytes * prod(d.extent for d in self.shape.n)
+
+    @property
+    def everything(self) -> int:
+        """Bytes of all operands and the result."""
+        s = self.shape
+        rows = slab_bytes(s, {d.name: d.extent for d in s.m}) * prod(d.extent for d in s.batch)
+        result = self.row * prod(d.extent for d in (*s.batch, *s.m))
+        return rows + result + self.panel * self.panels
+
+    def of(self, plan: Plan) -> float:
+        """Cycles per core, averaged over numbers of threads; staging by all cores together comes first."""
+        s, blocks = self.shape, self.tiles(plan)
+        tasks = blocks.get(plan.parallel, 1)
+        slabs = prod(blocks[d.name] for d in (*s.batch, *s.m))
+        groups = ceil(self.panels / plan.columns) if plan.columns else 1
+        total = sum(_THREADS.values())
+        cycles = 0.0
+        for threads, weight in _THREADS.items():
+            share = ceil(tasks / threads) / tasks
+            mine = (slabs, groups * share) if plan.columns else (slabs * share, groups)
+            spread = 1.0 / min(threads, tasks) / share
+            cycles += weight / total * threads * self._core(plan, *mine) * max(1.0, spread)
+            if plan.shared:
+                cycles += weight / total * (_FORK * (threads > 1) + self._whole(plan))
+        return cycles + _PER_TASK * tasks
+
+    def tiles(self, plan: Plan) -> dict[str, int]:
+        """Iterations of every loop at the staging level."""
+        s = self.shape
+        return {d.name: ceil(d.extent / plan.outer[d.name]) for d in (*s.batch, *s.m, *s.n[-2:-1])}
+
+    def _whole(self, plan: Plan) -> float:
+        whole = {d.name: d.extent for d in self.shape.m}
+        return self.staging(slab_bytes(self.shape, whole) * prod(d.extent for d in self.shape.batch))
+
+    def _core(self, plan: Plan, slabs: float, groups: float) -> float:
+        """Cycles of one core on ``slabs`` slabs, each passed over by every panel of ``groups`` groups."""
+        per = plan.columns or self.panels
+        slab, work = slab_bytes(self.shape, plan.outer), self.blocks(plan.outer)
+        first = self.terms * self.unit.step(self.unit.rows)  # of the blocks of a panel, which brings it near
+        panels, passes = groups * per, slabs * groups
+        rows = passes * (per - 1) * self.again(slab, slab + self.panel, work)
+        rows += max(0.0, passes - slabs) * self.again(slab, slabs * slab + per * self.panel, work)
+        rows += 0.0 if plan.shared else passes * self.staging(slab)
+        batches = prod(d.extent for d in self.shape.batch)
+        rows += slabs * panels * self.scattered(plan)
+        repeats = max(0.0, slabs - batches) * panels
+        return slabs * panels * work + rows + repeats * self.again(self.panel, per * self.panel + slab, first)
+
+
+def plan_registers(s: Shape, machine: Machine, ready: bool, knobs: Knobs) -> Plan:
+    """The cheapest plan by the model. ``ready``: rows can be read where they are."""
+    return ranked(s, machine, ready, knobs)[0]
+
+
+def ranked(s: Shape, machine: Machine, ready: bool, knobs: Knobs) -> list[Plan]:
+    """Plans that respect the knobs, cheapest first."""
+    cost = _Cost(s, machine, unit_of(s, machine, knobs), ready)
+    found = [p for tile in _slabs(s, cost, knobs) for p in _spreads(s, machine, tile, ready, knobs)]
+    return sorted(found, key=cost.of)
+
+
+def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
+    """The multipliers as the block model wants them."""
+    rows, columns, _ = machine.cube_shape[s.operand]
+    width = min(s.n[-1].extent, columns) if s.n else 1
+    lanes = machine.vector_bytes // s.operand.bytes
+    limits = {**_TYPICAL, **machine.limits}
+    return Unit(
+        limits["fma_per_cycle"], limits["loads_per_cycle"], limits["fma_latency"],
+        limits["l2_bytes_per_cycle"], min(rows, knobs.rows or rows), ceil(width / lanes), machine.vector_bytes,
+    )  # fmt: skip
+
+
+def cut_of(s: Shape, machine: Machine, knobs: Knobs, extents: tuple[tuple[str, int], ...]) -> Cut | None:
+    """The register blocks of a slab of these extents."""
+    return cut(extents, unit_of(s, machine, knobs), prod(d.extent for d in s.k))[1]
+
+
+def alternatives(s: Shape, machine: Machine, ready: bool) -> list[Knobs]:
+    """The closest rivals of the model's choice: other slabs, the other order, lower blocks."""
+    plans = ranked(s, machine, ready, Knobs())
+    found = [_knobs(s, p) for p in plans[1:]]
+    other = next((k for k in found if k.order != _knobs(s, plans[0]).order), None)
+    rows = unit_of(s, machine, Knobs()).rows
+    lower = [Knobs(rows=r) for r in (rows - 1, rows * 2 // 3) if s.m and r > 0]
+    picked = [*found[:3], *([other] if other else []), *lower]
+    return list(dict.fromkeys(picked))
+
+
+def _knobs(s: Shape, plan: Plan) -> Knobs:
+    slab = plan.outer[s.m[-2].name] if len(s.m) > 1 else plan.outer[s.m[-1].name] if s.m else None
+    images = plan.outer[s.m[-3].name] if len(s.m) > 2 else None
+    return Knobs(slab=slab, images=images, order="columns" if plan.columns else "rows")
+
+
+def _slabs(s: Shape, cost: _Cost, knobs: Knobs) -> Iterator[dict[str, int]]:
+    """Tiles of the M dims; the innermost is whole unless a single row of it is too large."""
+    one = dict.fromkeys((d.name for d in s.m), 1)
+    if not s.m:
+        yield one
+        return
+    q = s.m[-1]
+    if len(s.m) == 1:
+        unit = cost.unit.rows
+        sizes = {min(q.extent, unit * ceil(q.extent / (unit * n))) for n in (1, 2, 4, 8, 12, 16, 24, 32, 64)}
+        yield from ({q.name: t} for t in _wanted(sizes, knobs.slab, q.extent))
+        return
+    p, capacity = s.m[-2], cost.machine.role("stage").capacity
+    width = q.extent
+    while width > cost.unit.rows and slab_bytes(s, {q.name: width}) > capacity:
+        width = balanced(q.extent, ceil(width / 2))
+    for rows in _wanted(_parts(p.extent), knobs.slab, p.extent):
+        whole = rows == p.extent and len(s.m) > 2
+        images = _wanted(
+            _parts(s.m[-3].extent) if whole else {1}, knobs.images, s.m[-3].extent if len(s.m) > 2 else 1
+        )
+        for n in images:
+            outside = {s.m[-3].name: n} if len(s.m) > 2 else {}
+            yield {**one, **outside, p.name: rows, q.name: width}
+
+
+def _parts(extent: int) -> set[int]:
+    """Tile sizes: divisors, and where there are few, tiles as even as possible."""
+    found = set(divisors(extent))
+    return found if len(found) > 2 else found | {balanced(extent, ceil(extent / n)) for n in (2, 4, 8, 16)}
+
+
+def _wanted(sizes: set[int], fixed: int | None, extent: int) -> list[int]:
+    return [min(fixed, extent)] if fixed else sorted(sizes)
+
+
+def _spreads(s: Shape, machine: Machine, tile: dict[str, int], ready: bool, knobs: Knobs) -> Iterator[Plan]:
+    """Every dim whose blocks can be spread over cores, for one slab."""
+    block_n = machine.cube_shape[s.operand][1]
+    outer = {**dict.fromkeys((d.name for d in (*s.batch, *s.n)), 1), **tile}
     if s.n:
         outer[s.n[-1].name] = min(s.n[-1].extent, block_n)
-    inner: dict[str, int] = {}
-    capacity = machine.role("stage").capacity
-    if s.m:
-        inner[s.m[-1].name] = block_rows(s.m[-1].extent, block_m, knobs.rows)
-        outer.update(slab_rows(s, inner[s.m[-1].name], capacity, TASKS, knobs.slab))
     whole = {d.name: d.extent for d in s.k}
-    rows = Plan(parallel_dim(s, outer, TASKS), outer, inner, whole)
-    return by_columns(s, rows, capacity, knobs) or rows
+    columns = _has_columns(s) and knobs.order != "rows"
+    fits = ready or slab_bytes(s, tile) <= machine.role("stage").capacity
+    if not columns or (fits and knobs.order is None):
+        spread = [d.name for d in (*s.batch, *s.m) if outer[d.name] < d.extent]
+        yield from (Plan(name, outer, whole) for name in spread or [""])
+    if columns:
+        blocks = s.n[-2]
+        for per in sorted({balanced(blocks.extent, n) for n in (1, 2, 4)}):
+            by_columns = {**outer, blocks.name: per}
+            yield Plan(blocks.name, by_columns, whole, per, shared=not ready)
 
 
-def alternatives(s: Shape, plan: Plan) -> list[Knobs]:
-    """Other register blocks and the other order."""
-    if not s.m:
-        return []
-    rows = plan.inner[s.m[-1].name]
-    found = [Knobs(rows=r) for r in (rows - 1, rows + 1) if r > 1]
-    if len(s.n) > 1 and not s.batch and s.n[-2].extent > 1:
-        found.append(Knobs(order="rows" if plan.columns else "columns"))
-    return found
-
-
-def block_rows(extent: int, limit: int, wanted: int | None) -> int:
-    """Rows of an accumulator block, at most ``limit`` of them."""
-    return min(extent, limit, wanted) if wanted else register_rows(extent, limit)
-
-
-def register_rows(extent: int, limit: int) -> int:
-    """Rows of a register block: a divisor close to the limit if there is one, else as even as possible.
-
-    Fewer rows leave multipliers idle while an addition's latency passes, so blocks stay near the limit.
-    """
-    exact = [t for t in range(limit, max(1, limit * 2 // 3) - 1, -1) if extent % t == 0]
-    return exact[-1] if exact else balanced(extent, limit)
+def _has_columns(s: Shape) -> bool:
+    return len(s.n) > 1 and s.n[-2].extent > 1

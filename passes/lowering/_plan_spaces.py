@@ -37,7 +37,7 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
         chunk = _chunk(s, outer, limits, machine)
         if chunk is None or not _fits(s, outer, limits, machine):
             continue
-        spread = Plan(parallel_dim(s, outer, machine.cores), outer, {}, chunk)
+        spread = Plan(parallel_dim(s, outer, machine.cores), outer, chunk)
         for band in _bands(s, spread, machine):
             plan = replace(spread, band=band)
             plan = replace(plan, rows_outer=_rows_outer(s, plan, machine))

@@ -133,3 +133,32 @@ def _reach(forms: Sequence[tuple[Affine, Mapping[str, int]]]) -> tuple[Affine, i
         ends.append([end + distance.const for end in local.interval(extents)])
     low, high = min(e[0] for e in ends), max(e[1] for e in ends)
     return base + low, high - low + 1
+
+
+def stage_shared(
+    emit: Emitter, read: Read, tensor: Tensor, frame: Frame, last: Collection[str], dtype: DType
+) -> Access:
+    """Like ``stage``, to memory that every core reads, in a phase that shares the copy out over a long axis."""
+    found = boxes(read, tensor, frame, last)
+    kept = [b for b in found if b.count > 1] or found[-1:]
+    name = emit.workspace(f"{tensor.name}_stage", dtype, [b.count for b in kept])
+    most = max(b.count for b in kept[:-1] or kept)
+    spread = next(
+        b for b in kept if 2 * b.count >= most
+    )  # the slower the axis, the longer what is copied at once
+    with emit.loop(f"h{spread.axis}_o", spread.count, parallel=True) as var:
+        index = [b.first for b in sorted(found, key=lambda b: b.axis)]
+        dims, target = [], []
+        for b in kept:
+            at = var if b is spread else Affine.var(f"h{b.axis}")
+            dims += [] if b is spread else [(f"h{b.axis}", b.count)]
+            index[b.axis] = index[b.axis] + at * b.step
+            target.append(at)
+        emit.emit(
+            "copy_in.copy",
+            dims,
+            [Access(name, tuple(target))],
+            [memory_access(tensor, index)],
+            fill=read.fill,
+        )
+    return Access(name, tuple(b.local for b in kept))

@@ -83,6 +83,7 @@ def test_a_missing_dtype_names_machines_that_have_it() -> None:
 
 def test_weights_too_large_to_re_read_are_spread_by_columns() -> None:
     module = lowered(specialise(FUNCTIONS[0].with_name("deep.ir"), DType.F32), "avx2")
-    (loop,) = module.run.body
+    padding, loop = module.run.body
+    assert isinstance(padding, Loop)
     assert isinstance(loop, Loop)
     assert loop.var == "k_b_o"

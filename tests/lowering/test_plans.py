@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opc import machine
 from opc.dtypes import DType
 from opc.errors import OpcError
 from opc.pipeline import Context, parse_passes
-from opc.program.ir import Module
+from opc.program.ir import Module, instructions
+from opc.tensor.bound import check
 from opc.tensor.inputs import random_inputs
+from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
+from opc.tensor.text import parse_function
 from passes import PIPELINES, load
 from passes.lowering._knobs import Knobs
 from passes.lowering.candidates import candidates
@@ -23,6 +27,15 @@ from tests.lowering.test_lowering import FUNCTIONS, specialise
 from tests.lowering.test_machine_code import CPUS, run_module
 
 CONTRACTIONS = ("conv_bn_relu", "mm", "ragged", "deep", "deep_ragged", "grouped", "lin1")
+
+
+CHOICES = st.builds(
+    Knobs,
+    rows=st.none() | st.integers(1, 20),
+    slab=st.none() | st.integers(1, 9),
+    images=st.none() | st.integers(1, 5),
+    order=st.none() | st.sampled_from(["rows", "columns"]),
+)
 
 
 def arranged(function: Function, name: str) -> Function:
@@ -43,11 +56,7 @@ def planned(function: Function, name: str, plans: str) -> Module:
     return ir
 
 
-@given(
-    st.builds(
-        Knobs, rows=st.none() | st.integers(1, 99), order=st.none() | st.sampled_from(["rows", "columns"])
-    )
-)
+@given(CHOICES)
 def test_knobs_read_back(knobs: Knobs) -> None:
     assert Knobs.parse(str(knobs)) == knobs
 
@@ -68,6 +77,56 @@ def test_more_plans_than_contractions_are_refused() -> None:
 def test_the_pass_takes_plans_from_text() -> None:
     (tile,) = parse_passes('tile{plans="rows=4 slab=2;order=columns"}', {"tile": Tile})
     assert tile == Tile("rows=4 slab=2;order=columns")
+
+
+ROWS = """
+func v1 images {
+  arg x: f32[4,6,7,5] input
+  arg w: f32[3,3,5,40] param
+  op y: f32[4,STRIDED,40] sum accumulate f32 {
+    piece n<4, p<P, q<Q, k<40 reduce r<3, s<3, c<5 at n, p, q, k =
+      mul(x[n, p*S + r - 1, q*S + s - 1, c] else 0, w[r, s, c, k])
+  }
+  return y
+}
+"""
+
+
+def images(stride: int) -> Function:
+    """A convolution of several small padded images, whose rows fit register blocks in many ways."""
+    p, q = (6 + stride - 1) // stride, (7 + stride - 1) // stride
+    text = ROWS.replace("STRIDED", f"{p},{q}").replace("<P", f"<{p}").replace("<Q", f"<{q}")
+    text = text.replace("*S", f"*{stride}" if stride > 1 else "")
+    return parse_function(text.strip() + "\n", "images")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["avx2", "avx512", "portable"])
+def test_no_choice_changes_a_bit(name: str, stride: int) -> None:
+    function = images(stride)
+    arrays = random_inputs(function, 7)
+    tensors = arranged(function, name)
+    first = run_module(planned(tensors, name, ""), function, name, arrays, 1)["y"]
+    report = check(first, oracle(function, arrays)["y"])
+    assert report.ok, report
+
+    @settings(max_examples=6, deadline=None)
+    @given(CHOICES, st.integers(1, 3))
+    def same(knobs: Knobs, threads: int) -> None:
+        other = run_module(planned(tensors, name, str(knobs)), function, name, arrays, threads)["y"]
+        assert other.tobytes() == first.tobytes()
+
+    same()
+
+
+def test_rows_of_several_images_fill_a_register_block() -> None:
+    """Seven pixels a row would leave blocks of four and three rows; a box of images or rows leaves none under six."""
+    module = planned(arranged(images(1), "avx2"), "avx2", "rows=6 order=columns")
+    blocks = [i for i, _ in instructions(module.run.body) if i.opcode == "cube.mma"]
+    rows = [prod(e for n, e in i.dims if n[0] in "npq") for i in blocks]
+    assert min(rows) >= 4
+    stages = [i for i, _ in instructions(module.run.body) if i.fill is not None]
+    assert len(stages) == 1  # padded once, for every block of columns
 
 
 def path(name: str) -> Path:
