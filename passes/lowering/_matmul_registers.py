@@ -28,6 +28,7 @@ class RegisterNest(ContractionNest):
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
         self.operand = shape.operand
+        self.shared: Access | None = None
         return plan_registers(shape, self.machine, self.ready, self.knobs)
 
     def alternatives(self) -> list[Knobs]:
@@ -37,7 +38,8 @@ class RegisterNest(ContractionNest):
     def run(self) -> None:
         """Emit the whole nest; rows that every core needs are staged in a phase of their own."""
         self.emit.line = self.ops[0].line
-        self.shared = self._stage_all() if self.plan.shared else None
+        if self.plan.shared:
+            self.shared = self._stage_all()
         super().run()
 
     def _stage_all(self) -> Access:
