@@ -74,7 +74,9 @@ class _Cost:
         limits = {**_TYPICAL, **self.machine.limits}
         if distance <= limits["l2_bytes"] * 7 // 8:
             return 0
-        return limits["l3_bytes_per_cycle" if distance <= limits["l3_core_bytes"] else "memory_bytes_per_cycle"]
+        return limits[
+            "l3_bytes_per_cycle" if distance <= limits["l3_core_bytes"] else "memory_bytes_per_cycle"
+        ]
 
     def staging(self, size: float) -> float:
         """Cycles of copying that many bytes of rows, which come from afar, to where they are padded or widened."""
