@@ -10,9 +10,10 @@ and a barrier across all pipes holds the dispatch as well.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from opc.errors import Diagnostic, ListingError
 from opc.machine.model import Machine
@@ -24,6 +25,7 @@ from opc.npu.text import print_instruction
 WORK, SET, WAIT, BARRIER, BARRIER_ALL = range(5)
 _KINDS = {"set_flag": SET, "wait_flag": WAIT}
 Flag = tuple[str, str, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Engine:
             if self.queued[pipe] or not self._execute(position, j, flag, now):
                 self.queued[pipe].append((position, j, flag, now))
             elif kind == SET and self.waiting:
-                self._resume(flag)
+                resume(flag, self.queued, self.waiting, kinds, self._execute)
         if any(self.queued):
             raise self._deadlock(len(p.trace.order))
         return self._result()
@@ -190,20 +192,6 @@ class Engine:
         assert self.random is not None
         return self.random.random() * self.paces[-1] * (20 if self.random.random() < 0.1 else 1)
 
-    def _resume(self, flag: int) -> None:
-        """Let the pipes run on that the setting of ``flag`` releases, and those that they release."""
-        work = [flag]
-        while work:
-            pipe = self.waiting.get(work.pop(), -1)
-            queue = self.queued[pipe] if pipe >= 0 else ()
-            while queue:
-                position, j, waited, now = queue[0]
-                if not self._execute(position, j, waited, now):
-                    break
-                self.queued[pipe].popleft()
-                if self.plan.kinds[j] == SET:
-                    work.append(waited)
-
     def _barrier_all(self, position: int, now: float) -> float:
         if any(self.queued):
             raise self._deadlock(position)
@@ -227,6 +215,31 @@ class Engine:
 
     def _deadlock(self, position: int) -> ListingError:
         return deadlock(self.plan, [q[0][1] for q in self.queued if q], position)
+
+
+def resume(
+    flag: int,
+    queued: list[deque[tuple[int, int, int, T]]],
+    waiting: Mapping[int, int],
+    kinds: Sequence[int],
+    execute: Callable[[int, int, int, T], bool],
+) -> None:
+    """Let the pipes run on that the setting of ``flag`` releases, and those that they release.
+
+    A queue holds what ``execute`` takes: position, static instruction, flag and what else it needs. It says whether
+    the instruction could start, and keeps ``waiting``, the pipe whose head waits for a flag.
+    """
+    work = [flag]
+    while work:
+        pipe = waiting.get(work.pop(), -1)
+        queue = queued[pipe] if pipe >= 0 else ()
+        while queue:
+            _, j, its_flag, _ = queue[0]
+            if not execute(*queue[0]):
+                break
+            queued[pipe].popleft()
+            if kinds[j] == SET:
+                work.append(its_flag)
 
 
 def deadlock(plan: Plan, heads: Sequence[int], position: int) -> ListingError:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opc.machine.model import Machine
-from opc.npu.engine import BARRIER, BARRIER_ALL, SET, WAIT, WORK, Plan
+from opc.npu.engine import BARRIER, BARRIER_ALL, SET, WAIT, WORK, Plan, resume
 from opc.npu.memory import Memory
 
 
@@ -92,13 +92,13 @@ class Pass:
             flag = -1
             if kind in (SET, WAIT):
                 flag = p.flags[j][k if len(p.flags[j]) > 1 else 0]
-            if self.queued[pipe] or not self._execute(position, j, k, flag):
-                self.queued[pipe].append((position, j, k, flag))
+            if self.queued[pipe] or not self._execute(position, j, flag, k):
+                self.queued[pipe].append((position, j, flag, k))
             elif kind == SET and self.waiting:
-                self._resume(flag)
+                resume(flag, self.queued, self.waiting, p.kinds, self._execute)
         return self._verdict(len(p.trace.order))
 
-    def _execute(self, position: int, j: int, k: int, flag: int) -> bool:
+    def _execute(self, position: int, j: int, flag: int, k: int) -> bool:
         pipe, kind = self.plan.pipe[j], self.plan.kinds[j]
         clock, number = self.clock[pipe], self.count[pipe]
         if kind == WORK:
@@ -128,19 +128,6 @@ class Pass:
         snapshot = list(clock)
         snapshot[pipe] = number + 1
         self.sets[flag].append((snapshot, position))
-
-    def _resume(self, flag: int) -> None:
-        work = [flag]
-        while work:
-            pipe = self.waiting.get(work.pop(), -1)
-            queue = self.queued[pipe] if pipe >= 0 else ()
-            while queue:
-                position, j, k, waited = queue[0]
-                if not self._execute(position, j, k, waited):
-                    break
-                self.queued[pipe].popleft()
-                if self.plan.kinds[j] == SET:
-                    work.append(waited)
 
     def _access(self, position: int, j: int, k: int, pipe: int, clock: list[int], number: int) -> None:
         for a in self.accesses[j]:
