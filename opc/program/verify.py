@@ -18,6 +18,7 @@ Structure (always checked):
            cube or reducing instruction occurs in an operand.
  9. E0558  ``chain`` is at least the number of terms that sum in one destination element.
 10. E0559  No two iterations of a parallel loop provably write the same element of a shared buffer.
+11. E0568  A local buffer that is read is written in the same phase: a parallel loop, or statements between two.
 
 On a machine (checked when one is given, see ``opc.program.legality``): E0560 to E0567.
 """
@@ -25,13 +26,14 @@ On a machine (checked when one is given, see ``opc.program.legality``): E0560 to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from math import prod
 
 from opc.affine import Affine
 from opc.errors import Diagnostic, IRError
 from opc.machine.model import Machine
 from opc.program.injective import overlaps_when_shifted, proves_injective
-from opc.program.ir import BUFFER_KINDS, Access, Instr, Program, Stmt
+from opc.program.ir import BUFFER_KINDS, Access, Instr, Loop, Program, Stmt, instructions
 from opc.program.legality import LEVELS, machine_problems
 from opc.program.opcodes import HINTS, OPCODES
 from opc.program.text import print_stmt
@@ -57,6 +59,8 @@ def problems(program: Program, machine: Machine | None = None, level: str = "leg
     checker = _Checker(program)
     checker.buffers()
     checker.body(program.body, {}, parallel=None, depth=0)
+    if not checker.found:
+        checker.phases()
     found = checker.found
     if machine is not None and not found:
         found = machine_problems(program, machine, level)
@@ -102,6 +106,18 @@ class _Checker:
                 self.report("E0550", f"loop variable '{stmt.var}' is already in use here", stmt)
             inner = {**scope, stmt.var: max(1, stmt.extent)}
             self.body(stmt.body, inner, stmt.var if stmt.parallel else parallel, depth + 1)
+
+    def phases(self) -> None:
+        """What is on chip does not outlive a phase: the next one may run on another core."""
+        whole = groupby(enumerate(self.program.body), key=lambda s: s[0] if _is_parallel(s[1]) else -1)
+        for _, phase in whole:
+            inside = [i for i, _ in instructions(tuple(stmt for _, stmt in phase))]
+            written = {d.buffer for i in inside for d in i.dst}
+            for i in inside:
+                for name in sorted({a.buffer for a in i.sources} - written):
+                    if self.table[name].kind == "local":
+                        message = f"'{name}' is read, and nothing in the same phase writes it"
+                        self.report("E0568", message, i, "copy into it first, in the same parallel loop")
 
     def instr(self, i: Instr, scope: dict[str, int], parallel: str | None) -> None:
         before = len(self.found)
@@ -233,3 +249,7 @@ def _terms(i: Instr, scope: Mapping[str, int]) -> int:
     if i.init is not None:
         over += [scope[n] for n in sorted(i.init.names) if n not in kept]
     return prod(over)
+
+
+def _is_parallel(stmt: Stmt) -> bool:
+    return isinstance(stmt, Loop) and stmt.parallel

@@ -57,6 +57,7 @@ BROKEN = [
     ("E0551", GOOD, "buffer s: f32[4]@ub local", "buffer s: f32[0]@ub local", "below 1"),
     ("E0551", GOOD, "input", "input slots 2", "cannot have 2 slots"),
     ("E0553", GOOD, VECTOR, VECTOR + " {hint=stream}", "has no hint 'stream'"),
+    ("E0568", CUBE, "  scale.drain t", "  parallel p < 1 {\n  }\n  scale.drain t", "'c' is read"),
     ("E0562", GOOD, VECTOR, "copy_in.prefetch x[0, j + 64] for j<64", "no caches"),
     ("E0552", GOOD, "loop i < 2", "parallel i < 2", "not outermost"),
     ("E0552", GOOD, "loop i < 2", "loop i < 0", "runs 0 times"),
