@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from opc.program.ir import Module
     from opc.tensor.ir import Function
 
-FORMAT = "opc-kernel v1"
-_PARTS = ("source.tensor", "function.tensor", "module.program")
+FORMAT = "opc-kernel v2"
+_PARTS = ("source.tensor", "function.tensor", "module.program", "machine.toml")
 _LIMIT = 64 << 20  # bytes of one unpacked part
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp keeps archives reproducible
 
@@ -32,10 +32,11 @@ def save(build: Build, path: str | Path) -> None:
         "source.tensor": text_of(build.source),
         "function.tensor": text_of(build.function),
         "module.program": text_of(build.module),
+        # A machine file may be the user's own, and what opc ships may change.
+        "machine.toml": build.machine.text,
     }
     manifest = {
         "format": FORMAT,
-        "machine": build.machine.name,
         "numerics": build.numerics,
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()},
     }
@@ -62,7 +63,7 @@ def read(path: str | Path) -> Build:
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"].get(name):
             raise _unusable(path, f"its part {name} is damaged")
     try:
-        machine = machines.load(str(manifest.get("machine")))
+        machine = machines.parse(parts["machine.toml"], "machine.toml")
         source, function, module = _parse(parts)
         # Checksums find damage, not malice: no program that leaves its buffers may reach the back end.
         for ir in (source, function, module):

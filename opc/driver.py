@@ -273,7 +273,6 @@ def _compiled(request: Request, key: str | None, threads: int) -> Kernel:
 def _keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
     from opc.build import text_of
     from opc.cache.kernels import Saved, keep
-    from opc.files import read_text
 
     own = request.machine if (request.machine or "").endswith(".toml") else None
     saved = Saved(
@@ -282,7 +281,7 @@ def _keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
         kernel.machine,
         tuple(built.machine.features),
         text_of(built.source),
-        read_text(own) if own else "",
+        built.machine.text if own else "",
     )
     keep(key, saved)
 

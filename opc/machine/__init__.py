@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def parse(text: str, file: str) -> Machine:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise fail(MachineError, "E0603", f"machine file '{file}' is not TOML: {problem}") from None
-    return build(data, file)
+    return replace(build(data, file), text=text)
 
 
 def _read(path: Path) -> Machine:

@@ -94,6 +94,7 @@ class Machine:
     limits: dict[str, int] = field(default_factory=dict)  # e.g. accumulator_registers, l1_bytes
     features: tuple[str, ...] = ()  # CPU features the emitted code needs
     sources: dict[str, str] = field(default_factory=dict)  # figure -> where it comes from
+    text: str = field(default="", compare=False, repr=False)  # the file that says all this
 
     def role(self, role: str) -> Space:
         """The space that plays ``role``; KeyError if this machine has none."""

@@ -15,6 +15,7 @@ import pytest
 
 import opc
 from opc import machine
+from opc.archive import FORMAT
 
 UPDATE = "kernel f(inout x: T[N]) -> () { example N = 4 x[i] = x[i] + 1 }"
 
@@ -51,6 +52,19 @@ def test_machine_as_a_path() -> None:
     assert x.sum() == 4
 
 
+def test_a_saved_kernel_brings_its_machine(tmp_path: Path) -> None:
+    text = (Path(machine.__file__).parent / "portable.toml").read_text(encoding="utf-8")
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace('name = "portable"', 'name = "mine"'), encoding="utf-8")
+    opc.compile(UPDATE, machine=file).save(tmp_path / "kernel.opc")
+    file.unlink()
+    loaded = opc.load(tmp_path / "kernel.opc")
+    assert loaded.machine == "mine"
+    x = np.zeros(4, np.float32)
+    loaded(x)
+    assert x.sum() == 4
+
+
 @pytest.mark.parametrize("dtype", [">f4", "O", "c8", "U1"])
 def test_help_names_a_conversion_that_works(dtype: str) -> None:
     with pytest.raises(opc.RuntimeCallError) as caught:
@@ -75,7 +89,7 @@ def test_archive_with_a_strange_manifest(manifest: str, tmp_path: Path) -> None:
 def test_archive_that_unpacks_to_too_much(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("manifest.json", json.dumps({"format": "opc-kernel v1"}) + " " * (65 << 20))
+        archive.writestr("manifest.json", json.dumps({"format": FORMAT}) + " " * (65 << 20))
     (tmp_path / "kernel.opc").write_bytes(buffer.getvalue())
     with pytest.raises(opc.RuntimeCallError) as caught:
         opc.load(tmp_path / "kernel.opc")
