@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.bars import chosen, over_best_peer
 from benchmarks.case import Case, problem
 from benchmarks.engine import ENGINES
-from benchmarks.results import Results, geometric_mean
+from benchmarks.results import CONTENDED, Results, geometric_mean
 from opc.report.tables import table
 
 
@@ -79,7 +79,7 @@ def _times(results: Results, case: Case, engine: str) -> str:
     median, best = results.median(case, engine), results.best(case, engine)
     if median is None or best is None:
         return "-"
-    mark = "*" if min(s.contended for s in results.of(case, engine)) > 0.5 else ""
+    mark = "*" if min(s.contended for s in results.of(case, engine)) > CONTENDED else ""
     return f"{median * 1e3:.3f} ({best * 1e3:.3f}){mark}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.case import Case
 
 _FORMAT = 1
+CONTENDED = 0.5  # a larger share of disturbed runs leaves only the shortest to be believed
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Results:
 
     def speedup(self, case: Case, engine: str, over: str) -> float | None:
         """How many times faster ``engine`` is than ``over``: median over sets of the median of paired ratios."""
-        theirs = {s.process: s.rounds for s in self.of(case, over)}
-        found = [paired(theirs[s.process], s.rounds) for s in self.of(case, engine) if s.process in theirs]
+        theirs = {s.process: s for s in self.of(case, over)}
+        found = [ratio(theirs[s.process], s) for s in self.of(case, engine) if s.process in theirs]
         return statistics.median(found) if found else None
 
     def fastest(self, case: Case, engines: Iterable[str]) -> str | None:
@@ -105,6 +106,13 @@ class Results:
 def vars_of(sample: Sample) -> dict[str, Any]:
     """The fields of a sample, not copied."""
     return {name: getattr(sample, name) for name in Sample.__dataclass_fields__}
+
+
+def ratio(theirs: Sample, ours: Sample) -> float:
+    """Of paired rounds; of the shortest runs where somebody else had the core most of the time."""
+    if max(theirs.contended, ours.contended) > CONTENDED:
+        return theirs.best / ours.best
+    return paired(theirs.rounds, ours.rounds)
 
 
 def paired(theirs: Sequence[float], ours: Sequence[float]) -> float:

@@ -54,9 +54,9 @@ class Tuned(Own):
 
 
 class Fast(Own):
-    """With the licence to round otherwise, which allows Winograd."""
+    """With the licence to round otherwise, which allows Winograd; tuned as well."""
 
-    options = {"numerics": "fast"}  # noqa: RUF012
+    options = {"numerics": "fast", "tune": True}  # noqa: RUF012
 
     def compile(self, case: Case) -> opc.Kernel:
         if case.dtype != "f32":

@@ -14,7 +14,7 @@ from benchmarks.bars import Bar, Situation, conv_bars
 from benchmarks.case import Case, problem
 from benchmarks.harness import typical
 from benchmarks.problems.resnet50 import QUICK, RESNET50
-from benchmarks.results import Results, Sample, geometric_mean, paired
+from benchmarks.results import Results, Sample, geometric_mean, paired, ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 C03 = Case("conv", "c03", "f32", 1, 1)
@@ -53,6 +53,12 @@ def test_ratios_pair_runs_and_take_medians() -> None:
     found.samples += [sample(C03, "onednn", t, process=p) for p, t in enumerate((1.0, 5.0, 2.0))]
     assert found.speedup(C03, "opc", "onednn") == 2.0
     assert found.speedup(C03, "opc", "openvino") is None
+
+
+def test_shortest_runs_decide_where_most_were_disturbed() -> None:
+    ours, theirs = Sample(0, C03, "opc", (2.0,), 1.0, 3, 0.0), Sample(0, C03, "onednn", (2.0,), 1.5, 3, 0.9)
+    assert ratio(theirs, ours) == 1.5
+    assert ratio(ours, ours) == 1.0
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
