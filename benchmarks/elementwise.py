@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bars import DIRECT, elementwise_bars
+from benchmarks.harness import Plan
 from benchmarks.problems.elementwise import NAMES, QUICK
 from benchmarks.report import View
 from benchmarks.suite import Suite, run
@@ -28,6 +29,8 @@ SUITE = Suite(
     view=View(peers=("triad",), ours={"of triad": DIRECT}, describe=lambda case: case.name),
     bars=elementwise_bars,
     batch_help="MiB of the largest array; ",
+    # Calls take long and differ little: nothing of theirs stays in a cache.
+    plan=Plan(runs=7, warm=1, slowest=5.0),
 )
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Plan:
     rounds: int = 7
     seconds: float = 0.004
     runs: int = 21
+    warm: int = 2
     slowest: float = 1.0  # an engine whose call takes longer is not timed
     cold: int = 0  # bytes to evict before every call
     passive: bool = False  # waiting threads sleep at once
@@ -138,7 +139,7 @@ class Session:
             shuffle(order)
             for name in list(order):
                 try:
-                    answer = self.running[name].ask("time", warm=2, runs=runs[name], cold=plan.cold)
+                    answer = self.running[name].ask("time", warm=plan.warm, runs=runs[name], cold=plan.cold)
                 except EngineError as problem:
                     self._fail(name, case, str(problem))
                     order.remove(name)

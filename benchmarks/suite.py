@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import jemalloc
@@ -37,6 +37,7 @@ class Suite:
     dtypes: tuple[str, ...] = ("f32", "bf16")
     threads: tuple[int, ...] = (1, 2)
     batch_help: str = ""
+    plan: Plan = Plan()  # noqa: RUF009  (frozen)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -133,10 +134,11 @@ def _measure(suite: Suite, options: argparse.Namespace, results: Results) -> Non
         results.missing[f"{t} threads"] = f"this process may use {cpus} CPU(s)"
     engines = [ENGINES[name] for name in options.engines]
     results.settings = _settings(options, cpus)
-    plan = Plan(
+    plan = replace(
+        suite.plan,
         cold=_cold_bytes() if options.cold_weights else 0,
         passive=options.passive,
-        rounds=5 if options.quick else 7,
+        rounds=5 if options.quick else suite.plan.rounds,
         preload=_preload(engines, results),
     )
     checker, left_out = Checker(), set[str]()
