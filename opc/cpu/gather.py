@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.cpu import access, checks, guarded, nest, transpose, values
+from opc.cpu import access, checks, guarded, nest, spread, transpose, values
 from opc.cpu.checks import Check, Gather
 from opc.cpu.elementwise import copy_bytes
 from opc.cpu.function import Function, Index
@@ -101,7 +101,9 @@ class _Run:
         if not rest:
             self._row(first, low, high)
             return
-        if len(rest) == 1 and self._turn(first, rest[0], low, high):
+        if len(rest) == 1 and (
+            self._turn(first, rest[0], low, high) or self._spread(first, rest[0], low, high)
+        ):
             return
 
         def body(i: Index, _: list[str]) -> list[str]:
@@ -152,6 +154,39 @@ class _Run:
         middle = self._middle(low, high, found.size)
         f.loop(middle, wide, start=low, step=found.size)
         f.loop(high, narrow, start=middle)
+        if first.checks:
+            f.loop(low, border)
+            f.loop(first.extent, border, start=high)
+        return True
+
+    def _spread(self, first: _Dim, inner: _Dim, low: Index, high: Index) -> bool:
+        """Several short rows at once, where they are dense in the source and padded in the destination."""
+        g, f = self.g, self.f
+        start, narrow = _range(f, inner) if not _varies(inner) else (1, 0)
+        if start != 0 or not isinstance(narrow, int):
+            return False
+        found = spread.find(f, g.dst, g.src, first.name, inner.name, narrow, inner.extent)
+        if found is None:
+            return False
+
+        def wide(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            spread.block(f, found, self.value)
+            return []
+
+        def one(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            self._row(inner, 0, narrow)
+            return []
+
+        def border(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            self.fill([inner])
+            return []
+
+        middle = self._middle(low, high, found.size)
+        f.loop(middle, wide, start=low, step=found.size)
+        f.loop(high, one, start=middle)
         if first.checks:
             f.loop(low, border)
             f.loop(first.extent, border, start=high)
@@ -238,6 +273,11 @@ class _Run:
         if lanes > 1:
             f.loop(middle, step(lanes), start=low, step=lanes)
         f.loop(high, step(1), start=middle)
+
+
+def _varies(dim: _Dim) -> bool:
+    """Whether more than the dimension itself decides its checks."""
+    return any(c.form.names - {dim.name} for c in dim.checks)
 
 
 def _range(f: Function, dim: _Dim) -> tuple[Index, Index]:
