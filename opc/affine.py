@@ -138,9 +138,11 @@ class Affine:
 
     def split(self, names: Iterable[str]) -> tuple[Affine, Affine]:
         """(part over ``names`` without constant, the rest with the constant)."""
-        chosen = frozenset(names)
-        inside = tuple(t for t in self.terms if t[0] in chosen)
-        outside = tuple(t for t in self.terms if t[0] not in chosen)
+        if not self.terms:
+            return self if not self.const else Affine(), self
+        chosen = names if isinstance(names, (dict, frozenset, set)) else frozenset(names)
+        inside = tuple([t for t in self.terms if t[0] in chosen])
+        outside = tuple([t for t in self.terms if t[0] not in chosen])
         return Affine(inside, 0), Affine(outside, self.const)
 
     def __str__(self) -> str:

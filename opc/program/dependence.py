@@ -70,6 +70,8 @@ class Touch:
 
 def touches(stmt: Stmt) -> tuple[Touch, ...]:
     """All accesses of a statement as seen from outside it."""
+    if isinstance(stmt, Instr):
+        return tuple(instr_touches(stmt, {}))
     found: dict[Touch, None] = {}
     stack: list[tuple[Stmt, dict[str, int]]] = [(stmt, {})]
     while stack:
@@ -99,15 +101,19 @@ def _touch(access: Access, extents: Extents, reads: bool, writes: bool) -> Touch
 
 
 def _span(form: Affine, extents: Extents) -> Span:
-    if not any(name in extents for name, _ in form.terms):
-        return Span(form, 0, 0, 0)
-    local, base = form.split(extents)
-    low, high = local.interval(extents)
-    step = 0
-    for name, c in local.terms:
-        if extents[name] > 1:
+    base, low, high, step = [], 0, 0, 0
+    for name, c in form.terms:
+        extent = extents.get(name)
+        if extent is None:
+            base.append((name, c))
+            continue
+        reach = c * (extent - 1)
+        low, high = (low + reach, high) if reach < 0 else (low, high + reach)
+        if extent > 1:
             step = gcd(step, c)
-    return Span(base, low, high, step)
+    if len(base) == len(form.terms):
+        return Span(form, 0, 0, 0)
+    return Span(Affine(tuple(base), form.const), low, high, step)
 
 
 class Dependences:

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 from opc.affine import Affine
 
 _ENUMERABLE = 1 << 14
+Terms = tuple[tuple[str, int], ...]
 
 
 def proves_injective(index: Sequence[Affine], extents: Mapping[str, int]) -> bool:
@@ -18,12 +19,12 @@ def proves_injective(index: Sequence[Affine], extents: Mapping[str, int]) -> boo
     the other axes. What that leaves is counted if the box is small, otherwise refused.
     """
     open_names = {n for n, e in extents.items() if e > 1}
-    forms = [f.split(extents)[0] for f in index]
+    forms = [tuple((n, c) for n, c in f.terms if n in extents) for f in index]
     changed = True
     while open_names and changed:
         changed = False
         for form in forms:
-            terms = [(abs(c), n) for n, c in form.terms if n in open_names]
+            terms = [(abs(c), n) for n, c in form if n in open_names]
             if terms and _is_radix(sorted(terms), extents):
                 open_names -= {n for _, n in terms}
                 changed = True
@@ -39,7 +40,7 @@ def _is_radix(terms: list[tuple[int, str]], extents: Mapping[str, int]) -> bool:
     return True
 
 
-def _counts_injective(forms: Sequence[Affine], extents: Mapping[str, int]) -> bool:
+def _counts_injective(forms: Sequence[Terms], extents: Mapping[str, int]) -> bool:
     size = 1
     for extent in extents.values():
         size *= extent
@@ -48,7 +49,7 @@ def _counts_injective(forms: Sequence[Affine], extents: Mapping[str, int]) -> bo
     seen = set()
     for point in product(*(range(e) for e in extents.values())):
         env = dict(zip(extents, point, strict=True))
-        seen.add(tuple(sum(c * env.get(n, 0) for n, c in f.terms) for f in forms))
+        seen.add(tuple(sum(c * env.get(n, 0) for n, c in f) for f in forms))
     return len(seen) == size
 
 

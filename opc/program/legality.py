@@ -38,14 +38,24 @@ def machine_problems(program: Program, machine: Machine, level: str) -> list[Dia
     if found:
         return found
     found += [Diagnostic("E0561", m) for m in _offsets(program, machine)]
+    known: dict[object, list[tuple[str, str]]] = {}
     for instr, loops in instructions(program.body):
         checks = list(_sync(instr, machine))
         if level != "tiled":
-            checks += _legal(instr, table, machine)
+            key = _alike(instr)
+            if key not in known:
+                known[key] = list(_legal(instr, table, machine))
+            checks += known[key]
         if level == "expanded":
             checks += _constant(instr, loops, table, machine)
         found += [Diagnostic(code, message, notes=(f"in `{print_stmt(instr)}`",)) for code, message in checks]
     return found
+
+
+def _alike(i: Instr) -> object:
+    """Equal for instructions that a machine allows or refuses alike: unrolled copies, above all."""
+    buffers = tuple(a.buffer for a in i.dst), tuple(a.buffer for a in i.sources)
+    return i.opcode, len(i.src), i.scale, buffers
 
 
 def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
@@ -201,7 +211,7 @@ def _constant(
 
 def _moving(access: Access, around: set[str]) -> Iterator[str]:
     for form in access.index:
-        if form.names & around:
+        if any(name in around for name, _ in form.terms):
             yield str(form)
 
 

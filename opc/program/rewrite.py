@@ -28,13 +28,25 @@ def substitute(stmt: Stmt, values: Mapping[str, Affine | int]) -> Stmt:
     ``form`` and event ids. Names that the statement binds itself must not occur in ``values``.
     """
     if isinstance(stmt, Loop):
-        return replace(stmt, body=tuple(substitute(s, values) for s in stmt.body))
+        return Loop(stmt.var, stmt.extent, tuple(substitute(s, values) for s in stmt.body), stmt.parallel)
 
     def access(a: Access) -> Access:
-        return Access(a.buffer, tuple(f.substitute(values) for f in a.index), a.slot.substitute(values))
+        index = tuple(f.substitute(values) for f in a.index)
+        return Access(a.buffer, index, a.slot.substitute(values))
 
-    changed = map_accesses(stmt, access)
-    flag = None if stmt.flag is None else (*stmt.flag[:2], stmt.flag[2].substitute(values))
-    init = None if stmt.init is None else stmt.init.substitute(values)
-    form = None if stmt.form is None else stmt.form.substitute(values)
-    return replace(changed, init=init, form=form, flag=flag)
+    # Written out, because unrolling makes thousands of copies and replace() is slow.
+    return Instr(
+        stmt.opcode,
+        stmt.dims,
+        tuple(map(access, stmt.dst)),
+        tuple(access(s) if isinstance(s, Access) else s for s in stmt.src),
+        None if stmt.init is None else stmt.init.substitute(values),
+        stmt.fill,
+        None if stmt.form is None else stmt.form.substitute(values),
+        None if stmt.flag is None else (*stmt.flag[:2], stmt.flag[2].substitute(values)),
+        stmt.scale,
+        stmt.hint,
+        stmt.stage,
+        stmt.chain,
+        stmt.line,
+    )

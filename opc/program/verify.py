@@ -125,8 +125,10 @@ class _Checker:
         if len(self.found) > before or i.opcode_class == "sync":
             return
         extents = {**scope, **i.extents}
-        for access in (*i.dst, *i.sources):
-            self.access(i, access, scope, extents, is_source=access not in i.dst)
+        for access in i.dst:
+            self.access(i, access, scope, extents, is_source=False)
+        for access in i.sources:
+            self.access(i, access, scope, extents, is_source=True)
         if len(self.found) > before:
             return
         self.bounds(i, extents)
@@ -152,15 +154,9 @@ class _Checker:
         if len(i.dst) != op.destinations or len(i.src) != sources:
             counts = f"{op.destinations} destinations and {sources} sources"
             self.report("E0553", f"{i.opcode} takes {counts}, not {len(i.dst)} and {len(i.src)}", i)
-        allowed = {
-            "init": op.reduces,
-            "fill": i.op == "copy" and i.opcode_class in ("copy_in", "copy_out"),
-            "form": i.op in ("iota", "reduce_moments"),
-            "scale": i.opcode_class == "scale",
-            "flag": i.opcode_class == "sync",
-        }
-        for attribute, legal in allowed.items():
-            if getattr(i, attribute) not in (None, ()) and not legal:
+        for attribute in ("init", "fill", "form", "scale", "flag"):
+            value = getattr(i, attribute)
+            if value is not None and value != () and not _takes(i, attribute):
                 self.report("E0553", f"{i.opcode} has no '{attribute}'", i)
         if i.hint and i.hint not in HINTS.get(i.opcode, ()):
             self.report("E0553", f"{i.opcode} has no hint '{i.hint}'", i)
@@ -190,7 +186,8 @@ class _Checker:
             return
         if len(a.index) != len(b.shape):
             self.report("E0554", f"'{a.buffer}' has {len(b.shape)} axes, indexed with {len(a.index)}", i)
-        for name in sorted({n for form in a.index for n in form.names} - extents.keys()):
+        unknown = {n for form in a.index for n, _ in form.terms if n not in extents}
+        for name in sorted(unknown):
             self.report("E0554", f"'{name}' is not in scope", i)
         for name in sorted(a.slot.names - scope.keys()):
             self.report("E0554", f"'{name}' in a slot is not a loop variable here", i)
@@ -240,6 +237,17 @@ class _Checker:
             if overlaps_when_shifted(access.index, parallel, extents):
                 message = f"iterations of parallel '{parallel}' write the same element of '{access.buffer}'"
                 self.report("E0559", message, i)
+
+
+def _takes(i: Instr, attribute: str) -> bool:
+    """Whether the opcode may have that attribute."""
+    if attribute == "init":
+        return OPCODES[i.opcode].reduces
+    if attribute == "fill":
+        return i.op == "copy" and i.opcode_class in ("copy_in", "copy_out")
+    if attribute == "form":
+        return i.op in ("iota", "reduce_moments")
+    return i.opcode_class == ("scale" if attribute == "scale" else "sync")
 
 
 def _terms(i: Instr, scope: Mapping[str, int]) -> int:
