@@ -18,7 +18,7 @@ from opc.tensor.ir import Dim, Function, Op, Tensor, reads
 from passes.lowering._chain_plan import ChainSizes, chain_plans
 from passes.lowering._emit import Emitter, Tile
 from passes.lowering._knobs import Knobs
-from passes.lowering._matmul_registers import RegisterNest
+from passes.lowering._matmul_chained import ChainedNest
 from passes.lowering._pieces import PieceNest
 from passes.tensor._contraction import Contraction, classify_contraction
 
@@ -71,9 +71,9 @@ class ChainNest:
 
     def _sizes(self) -> ChainSizes:
         op = next(op for op in self.ops if op.monoid is not None)
-        c, size = self._contraction(op), op.outputs[0].dtype.bytes
+        c, dtype = self._contraction(op), op.outputs[0].dtype
         rows, batch, channels, columns = (prod(d.extent for d in x) for x in (c.m, c.batch, c.k, c.n))
-        return ChainSizes(tuple(d.extent for d in self.dims), rows, batch, channels, columns, size)
+        return ChainSizes(tuple(d.extent for d in self.dims), rows, batch, channels, columns, dtype)
 
     def _in_turn(self) -> None:
         """One stage after the other, each spread over cores; what they hand on lies in memory."""
@@ -125,8 +125,8 @@ class ChainNest:
             else:
                 self._multiply(mine[0], tensors).inside()
 
-    def _multiply(self, op: Op, tensors: dict[str, Tensor]) -> RegisterNest:
+    def _multiply(self, op: Op, tensors: dict[str, Tensor]) -> ChainedNest:
         """The contraction, all rows of a block under one panel of weights."""
         made = replace(op, outputs=(tensors[op.name],))
         c = self._contraction(op)
-        return RegisterNest(self.emit, (made,), c, tensors, frozenset({tensors[op.name].name}), Knobs())
+        return ChainedNest(self.emit, (made,), c, tensors, frozenset({tensors[op.name].name}), Knobs())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
+from opc.dtypes import DType
 from opc.machine.model import Machine
 
 
@@ -18,7 +19,7 @@ class ChainSizes:
     batch: int
     channels: int
     columns: int
-    bytes: int
+    dtype: DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class ChainPlan:
     rows: int
     cost: float
 
+
+# Cycles of an addition, which as many rows hide, and of beginning and ending a register block.
+_LATENCY = 4
+_START = 40
 
 # Teams that a plan is judged for: it is made before the number of threads is known.
 _TEAMS = (1, 2, 4)
@@ -55,13 +60,18 @@ def _blockings(dims: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def _cost(s: ChainSizes, rows: int, count: int, machine: Machine) -> float:
     """Cycles of one core for ``count`` blocks of ``rows``."""
-    lanes = machine.vector_bytes / s.bytes
+    lanes = machine.vector_bytes / s.dtype.bytes
     route = machine.route("copy_in", machine.roles["memory"], machine.roles["stage"])
     rate = route.bandwidth if route is not None else float("inf")
     near = machine.limits.get("l2_bytes", machine.role("stage").capacity)
-    products = s.batch * rows * s.channels * s.columns / (2 * lanes)
-    weights = s.batch * s.channels * s.columns * s.bytes
-    kept = s.batch * rows * (s.channels + s.columns) * s.bytes
-    # What fits stays; of what does not, each byte is written and read once more from further away.
-    far = 2 * max(0.0, kept - 0.75 * near) + (weights if count > 1 or weights > near else 0)
+    high, wide, _ = machine.cube_shape[s.dtype]
+    # A register block of few rows waits for its own sums, and each block starts, ends and is stored.
+    blocks = s.batch * ceil(s.columns / wide) * ceil(rows / high)
+    products = s.batch * max(rows, _LATENCY * ceil(rows / high)) * s.channels * s.columns / (2 * lanes)
+    products += _START * blocks
+    weights = s.batch * s.channels * s.columns * s.dtype.bytes
+    kept = s.batch * rows * (s.channels + s.columns) * s.dtype.bytes
+    # What fits stays. Of what does not, each byte is fetched, written, written back and read; of weights half is
+    # fetched while the block before is still at work.
+    far = 4 * max(0.0, kept - 0.75 * near) + (weights / 2 if weights > near else 0)
     return count * (products + far / rate)

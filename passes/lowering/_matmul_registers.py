@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from opc.program.ir import Access
 from opc.tensor.ir import Dim
 from passes.lowering._axes import Axis, Frame
@@ -83,13 +81,6 @@ class RegisterNest(ContractionNest):
                 base = var * part.size + part.start
                 tile = Tile(outer.base + base, part.size, base)
                 self._cut(part.inside, tiles, {**inside, cut.dim: tile}, staged)
-
-    def inside(self) -> None:
-        """Emit the nest on one block of rows, inside loops that are open: all its rows under one block of columns."""
-        whole = {d.name: d.extent for d in self.shape.m[-1:]}
-        self.plan = replace(self.plan, parallel="", columns=0, outer={**self.plan.outer, **whole})
-        self.emit.line = self.ops[0].line
-        self._outer(self._order(), {}, Staged())
 
     def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """One register block straight from memory and the slab."""
