@@ -1,8 +1,9 @@
 """Vectorised elementary functions as LLVM IR, for f32 and f64.
 
-Branch-free, so every lane costs the same. Arguments are reduced with a two-part constant, polynomials
-come from the functions' own series (the tail of erf from a Chebyshev fit), and each function meets the
-ulp that ``opc.scalar`` states. NaN and infinities go through; results that underflow are rounded once.
+Branch-free, so every lane costs the same. Arguments are reduced with a two-part constant. Polynomials of
+f64 come from the functions' own series (the tail of erf from a Chebyshev fit), those of f32, which are
+shorter, from fits that balance the relative error over the interval. Each function meets the ulp that
+``opc.scalar`` states. NaN and infinities go through; results that underflow are rounded once.
 """
 
 from __future__ import annotations
@@ -14,15 +15,37 @@ from dataclasses import dataclass
 from opc.cpu.function import Function
 from opc.cpu.values import Vec, binary, compare, convert_bits, intrinsic, multiply_add, select, splat, unary
 
-_TAIL_F32 = (
-    0.25539567631050575,
-    0.1423953299228289,
-    0.026850911280617798,
-    0.0029247520788123972,
-    4.607866369061166e-05,
-    -2.802938325549644e-05,
-    -1.1494861984942571e-06,
+# (exp(r) - 1 - r) / r² on |r| <= ln 2 / 2.
+_EXP_F32 = (0.5, 0.16666576266288757, 0.04166685417294502, 0.008363200351595879, 0.0013901307247579098)
+# (2^r - 1) / r on |r| <= 1/2.
+_EXP2_F32 = (
+    0.6931471228599548,
+    0.2402234971523285,
+    0.05550500750541687,
+    0.009666341356933117,
+    0.0013333535753190517,
 )
+# erf(x) / x - 1 in x² on [0, 1].
+_ERF_NEAR_F32 = (
+    0.12837916612625122,
+    -0.3761262595653534,
+    0.1128358542919159,
+    -0.026853810995817184,
+    0.005188327748328447,
+    -0.0008010192541405559,
+    7.85385855124332e-05,
+)
+# The base-2 logarithm of 1 - erf(x) on [1, 4], its error weighed by 1 - erf(x).
+_ERF_FAR_F32 = (
+    -0.0008747474057599902,
+    -1.624449610710144,
+    -0.923378586769104,
+    -0.14630764722824097,
+    0.030299101024866104,
+    -0.003941350616514683,
+    0.00023614565725438297,
+)
+# erfc(x)·exp(x²) on [1, 6], in 1/(x + 3) scaled to [-1, 1].
 _TAIL_F64 = (
     0.20798329133342885,
     0.15436117429436919,
@@ -46,30 +69,24 @@ _TAIL_F64 = (
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """Figures of a floating-point format and the polynomial lengths it needs."""
+    """Figures of a floating-point format and the polynomials it needs."""
 
     bits: str  # the integer type of the same size
     fraction: int
     bias: int
     log2_high: float  # ln 2 with trailing zeros, so that a multiple by an exponent is exact
-    exp_terms: int
+    exp: tuple[float, ...]  # (exp(r) - 1 - r) / r²
     log_terms: int
-    erf_terms: int
     overflow: float  # exp is infinite from here on
     underflow: float  # and 0 from here down
     saturated: float  # tanh(x) is 1 for x >= saturated
-    tail_end: float  # erf(x) is 1 for x >= tail_end
-    tail_shift: float
-    tail: tuple[float, ...]  # erfc(x)·exp(x²) on [1, tail_end], in u = 1/(x + tail_shift) scaled to [-1, 1]
 
 
+_EXP_F64 = tuple(1 / math.factorial(k) for k in range(2, 15))
 _FORMATS = {
-    "f32": _Format("i32", 23, 127, 0.693145751953125, 8, 5, 11, 89.0, -105.0, 10.0, 4.0, 2.0, _TAIL_F32),
-    "f64": _Format(
-        "i64", 52, 1023, float.fromhex("0x1.62e42fee00000p-1"), 14, 11, 19, 710.0, -746.0, 20.0, 6.0, 3.0,
-        _TAIL_F64,
-    ),
-}  # fmt: skip
+    "f32": _Format("i32", 23, 127, 0.693145751953125, _EXP_F32, 5, 89.0, -105.0, 10.0),
+    "f64": _Format("i64", 52, 1023, float.fromhex("0x1.62e42fee00000p-1"), _EXP_F64, 11, 710.0, -746.0, 20.0),
+}
 _LN2 = "0.693147180559945309417232121458176568"
 
 
@@ -102,43 +119,41 @@ def _log2_low(fmt: _Format) -> float:
 
 def _clamp(f: Function, x: Vec, low: float, high: float) -> Vec:
     """Into [low, high]; NaN stays, because the comparisons fail."""
-    x = select(f, compare(f, "fcmp olt", x, _number(x, low)), _number(x, low), x)
-    return select(f, compare(f, "fcmp ogt", x, _number(x, high)), _number(x, high), x)
+    for test, limit in (("ogt", low), ("olt", high)):
+        bound = _number(x, limit)
+        x = select(f, compare(f, f"fcmp {test}", bound, x), bound, x)
+    return x
 
 
-def _reduced(f: Function, x: Vec) -> tuple[Vec, Vec, Vec]:
-    """(exponent n as integers, r, exp(r) - 1) with x = n ln 2 + r and |r| <= ln 2 / 2."""
-    fmt = _FORMATS[x.kind]
+def _quotient(f: Function, x: Vec, offset: int) -> tuple[Vec, Vec]:
+    """The rounded quotient x / ln 2: as a float, and with ``offset`` added in the low bits of an integer."""
     # Adding this leaves the rounded quotient in the low bits, without a conversion that NaN would make
     # undefined.
-    magic = _number(x, 1.5 * 2.0**fmt.fraction)
+    magic = _number(x, 1.5 * 2.0 ** _FORMATS[x.kind].fraction + offset)
     shifted = multiply_add(f, x, _number(x, 1 / math.log(2)), magic)
-    n = binary(f, "fsub", shifted, magic)
-    exponent = binary(
-        f, "sub", convert_bits(f, "bitcast", shifted, fmt.bits), convert_bits(f, "bitcast", magic, fmt.bits)
-    )
-    r = multiply_add(f, n, _number(x, -fmt.log2_high), x)
-    r = multiply_add(f, n, _number(x, -_log2_low(fmt)), r)
-    series = _polynomial(f, r, [1 / math.factorial(k) for k in range(2, fmt.exp_terms + 1)])
-    return exponent, r, multiply_add(f, binary(f, "fmul", r, r), series, r)
+    return binary(f, "fsub", shifted, magic), convert_bits(f, "bitcast", shifted, _FORMATS[x.kind].bits)
 
 
-def _power(f: Function, x: Vec, exponent: Vec) -> Vec:
-    """2 to an integer within the normal range."""
+def _remainder(f: Function, x: Vec, n: Vec) -> Vec:
+    """What n ln 2 leaves of x."""
     fmt = _FORMATS[x.kind]
-    biased = binary(f, "add", exponent, _integer(x, fmt.bias))
-    return convert_bits(f, "bitcast", binary(f, "shl", biased, _integer(x, fmt.fraction)), x.kind)
+    r = multiply_add(f, n, _number(x, -fmt.log2_high), x)
+    return multiply_add(f, n, _number(x, -_log2_low(fmt)), r)
 
 
 def _exp(f: Function, x: Vec) -> Vec:
     fmt = _FORMATS[x.kind]
     x = _clamp(f, x, fmt.underflow, fmt.overflow)
-    exponent, _, less_one = _reduced(f, x)
-    value = binary(f, "fadd", less_one, _number(x, 1))
-    # In two steps, so that a subnormal result is rounded once and an overflowing one becomes infinite.
-    half = binary(f, "ashr", exponent, _integer(x, 1))
-    value = binary(f, "fmul", value, _power(f, x, half))
-    return binary(f, "fmul", value, _power(f, x, binary(f, "sub", exponent, half)))
+    # Two powers of 2 whose biased exponents add up to n plus two biases: a subnormal result is rounded once,
+    # and an overflowing one becomes infinite. What the shift left pushes out is not part of them.
+    n, bits = _quotient(f, x, 2 * fmt.bias)
+    r = _remainder(f, x, n)
+    value = _polynomial(f, r, (1.0, 1.0, *fmt.exp))
+    half = binary(f, "lshr", bits, _integer(x, 1))
+    for exponent in (half, binary(f, "sub", bits, half)):
+        power = binary(f, "shl", exponent, _integer(x, fmt.fraction))
+        value = binary(f, "fmul", value, convert_bits(f, "bitcast", power, x.kind))
+    return value
 
 
 def _log(f: Function, x: Vec) -> Vec:
@@ -190,11 +205,20 @@ def _rsqrt(f: Function, x: Vec) -> Vec:
 def _tanh(f: Function, x: Vec) -> Vec:
     """As t / (t + 2) with t = exp(2 |x|) - 1, which is accurate near 0."""
     fmt = _FORMATS[x.kind]
-    magnitude = _clamp(f, intrinsic(f, "fabs", x), 0.0, fmt.saturated)
-    exponent, _, less_one = _reduced(f, binary(f, "fadd", magnitude, magnitude))
-    power = _power(f, x, exponent)
+    magnitude = _at_most(f, intrinsic(f, "fabs", x), fmt.saturated)
+    twice = binary(f, "fadd", magnitude, magnitude)
+    n, bits = _quotient(f, twice, fmt.bias)
+    r = _remainder(f, twice, n)
+    less_one = multiply_add(f, binary(f, "fmul", r, r), _polynomial(f, r, fmt.exp), r)
+    power = convert_bits(f, "bitcast", binary(f, "shl", bits, _integer(x, fmt.fraction)), x.kind)
     t = multiply_add(f, power, less_one, binary(f, "fsub", power, _number(x, 1)))
     return _with_sign(f, binary(f, "fdiv", t, binary(f, "fadd", t, _number(x, 2))), x)
+
+
+def _at_most(f: Function, x: Vec, high: float) -> Vec:
+    """The smaller of the two; NaN stays."""
+    bound = _number(x, high)
+    return select(f, compare(f, "fcmp olt", bound, x), bound, x)
 
 
 def _with_sign(f: Function, value: Vec, x: Vec) -> Vec:
@@ -209,22 +233,41 @@ def _sigmoid(f: Function, x: Vec) -> Vec:
 
 
 def _erf(f: Function, x: Vec) -> Vec:
-    """The series up to 1; beyond, 1 - exp(-x²)·g(x) with g smooth."""
-    fmt = _FORMATS[x.kind]
-    magnitude = _clamp(f, intrinsic(f, "fabs", x), 0.0, fmt.tail_end)
-    square = binary(f, "fmul", magnitude, magnitude)
+    magnitude = intrinsic(f, "fabs", x)
+    value = _erf_f32(f, magnitude) if x.kind == "f32" else _erf_f64(f, magnitude)
+    return _with_sign(f, value, x)
+
+
+def _erf_f32(f: Function, x: Vec) -> Vec:
+    """Of a positive number: x + x·p(x²) up to 1, beyond it 1 - 2^q(x)."""
+    x = _at_most(f, x, 4.0)
+    near = multiply_add(f, x, _polynomial(f, binary(f, "fmul", x, x), _ERF_NEAR_F32), x)
+    y = _polynomial(f, x, _ERF_FAR_F32)
+    magic = _number(x, 1.5 * 2.0**23 + 127)
+    shifted = binary(f, "fadd", y, magic)
+    r = binary(f, "fsub", y, binary(f, "fsub", shifted, magic))
+    power = binary(f, "shl", convert_bits(f, "bitcast", shifted, "i32"), _integer(x, 23))
+    power = convert_bits(f, "bitcast", power, "f32")
+    tail = binary(f, "fmul", power, _polynomial(f, r, (1.0, *_EXP2_F32)))
+    far = binary(f, "fsub", _number(x, 1), tail)
+    return select(f, compare(f, "fcmp ogt", x, _number(x, 1)), far, near)
+
+
+def _erf_f64(f: Function, x: Vec) -> Vec:
+    """Of a positive number: the series up to 1; beyond, 1 - exp(-x²)·g(x) with g smooth."""
+    end, shift = 6.0, 3.0
+    x = _at_most(f, x, end)
+    square = binary(f, "fmul", x, x)
     factor = 2 / math.sqrt(math.pi)
     # The leading 1 is split off the series: x + x·(rest) rounds once where the result is near x·1.128.
-    series = [factor * (-1) ** k / (math.factorial(k) * (2 * k + 1)) for k in range(fmt.erf_terms)]
-    near = multiply_add(f, magnitude, _polynomial(f, square, [factor - 1, *series[1:]]), magnitude)
-    first, last = 1 / (1 + fmt.tail_shift), 1 / (fmt.tail_end + fmt.tail_shift)
-    t = binary(
-        f, "fdiv", _number(x, 2 / (first - last)), binary(f, "fadd", magnitude, _number(x, fmt.tail_shift))
-    )
+    series = [factor * (-1) ** k / (math.factorial(k) * (2 * k + 1)) for k in range(19)]
+    near = multiply_add(f, x, _polynomial(f, square, [factor - 1, *series[1:]]), x)
+    first, last = 1 / (1 + shift), 1 / (end + shift)
+    t = binary(f, "fdiv", _number(x, 2 / (first - last)), binary(f, "fadd", x, _number(x, shift)))
     u = binary(f, "fsub", t, _number(x, (first + last) / (first - last)))
-    tail = binary(f, "fmul", _polynomial(f, u, fmt.tail), _exp(f, unary(f, "fneg", square)))
+    tail = binary(f, "fmul", _polynomial(f, u, _TAIL_F64), _exp(f, unary(f, "fneg", square)))
     far = binary(f, "fsub", _number(x, 1), tail)
-    return _with_sign(f, select(f, compare(f, "fcmp olt", magnitude, _number(x, 1)), near, far), x)
+    return select(f, compare(f, "fcmp ogt", x, _number(x, 1)), far, near)
 
 
 _FUNCTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,10 @@ def reference(name: str, x: Array) -> Array:
 
 def ulps(found: Array, expected: Array) -> Array:
     """Distance in units of the last place; 0 where both are NaN or the same infinity."""
-    limits = np.finfo(found.dtype)
-    exponent = np.frexp(np.maximum(np.abs(expected), np.longdouble(limits.tiny)))[1] - 1
+    import ml_dtypes
+
+    limits: Any = ml_dtypes.finfo(found.dtype)
+    exponent = np.frexp(np.maximum(np.abs(expected), np.longdouble(float(limits.tiny))))[1] - 1
     distance = np.abs(found.astype(np.longdouble) - expected) / np.ldexp(
         np.longdouble(1), exponent - limits.nmant
     )
@@ -100,13 +103,45 @@ def test_error_is_within_the_stated_ulp(name: str, dtype: str, machine: str) -> 
             assert error[worst] <= FUNCTIONS[name].ulp, (x[worst], error[worst])
 
 
+def stratified() -> Array:
+    """A million f32 numbers: as many of every sign and exponent (subnormals, infinities and NaN are two of
+    them), the ends of each among them.
+    """
+    random = np.random.default_rng(7)
+    fractions = random.integers(0, 1 << 23, (512, 2000), dtype=np.uint32)
+    fractions[:, :4] = (0, 1, (1 << 23) - 1, 1 << 22)
+    return (np.arange(512, dtype=np.uint32)[:, None] << 23 | fractions).reshape(-1).view(np.float32)
+
+
+@pytest.mark.parametrize("machine", ["avx2", "portable", "avx512"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_f16_input(name: str) -> None:
-    x = np.arange(65536, dtype=np.uint32).astype(np.uint16).view(np.float16)
+def test_a_million_f32_inputs_of_every_exponent(name: str, machine: str) -> None:
+    x = stratified()
+    kernel = function(name, "f32", machine, count=x.size)
     with np.errstate(all="ignore"):
-        found = call(function(name, "f16"), x)
-        # The compute type is f32; one rounding follows, so half a unit beyond the nearest f16 at most.
-        assert ulps(found, reference(name, x)).max() <= 0.51
+        error = ulps(call(kernel, x), reference(name, x))
+    worst = int(np.argmax(error))
+    assert error[worst] <= FUNCTIONS[name].ulp, (x[worst], error[worst])
+
+
+@pytest.mark.parametrize("machine", ["avx2", "portable", "avx512"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_16_bit_input(name: str, dtype: str, machine: str) -> None:
+    import ml_dtypes
+
+    kind = np.float16 if dtype == "f16" else ml_dtypes.bfloat16
+    x = np.arange(65536, dtype=np.uint32).astype(np.uint16).view(kind)
+    with np.errstate(all="ignore"):
+        found = call(function(name, dtype, machine), x)
+        # The compute type is f32; one rounding follows, so half a unit beyond the nearest at most.
+        assert ulps(found, reference(name, x.astype(np.float32))).max() <= 0.51
+
+
+def test_the_language_states_these_bounds() -> None:
+    stated = ", ".join(f"{FUNCTIONS[n].ulp:g}" for n in NAMES[:-1]) + f" and {FUNCTIONS[NAMES[-1]].ulp:g}"
+    text = (Path(__file__).parents[2] / "docs/language.md").read_text(encoding="utf-8")
+    assert f"within {stated} units in the last place" in text
 
 
 def test_conversions_of_every_16_bit_value() -> None:
