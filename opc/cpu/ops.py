@@ -23,6 +23,8 @@ _COMPARE = {
     "eq": ("fcmp oeq", "icmp eq"),
     "ne": ("fcmp une", "icmp ne"),
 }
+# Vector bytes: the feature and the intrinsics of a maximum that keeps its second operand's NaN.
+_EXTREMES = {32: ("avx2", "avx.{0}.{1}.256", ()), 64: ("avx512f", "avx512.{0}.{1}.512", ("4",))}
 Value = Vec | float | int  # a number is a literal operand, typed by its neighbours
 
 
@@ -99,5 +101,17 @@ def _extreme(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: 
 
 def extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
     """The max (``ogt``) or min (``olt``) of floats where a NaN on either side wins."""
-    larger = select(f, compare(f, f"fcmp {test}", x, y), x, y)
+    larger = _vector_extreme(f, test, x, y)
     return select(f, compare(f, "fcmp uno", x, x), x, larger)
+
+
+def _vector_extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
+    """``x`` where the test holds, else ``y``: one instruction, which LLVM does not find for vectors once it
+    has merged this comparison with the next.
+    """
+    feature, name, mode = _EXTREMES.get(x.lanes * (4 if x.kind == "f32" else 8), ("", "", ()))
+    if not f.module.x86 or feature not in f.module.features:
+        return select(f, compare(f, f"fcmp {test}", x, y), x, y)
+    name = name.format("max" if test == "ogt" else "min", "ps" if x.kind == "f32" else "pd")
+    types = [x.type, y.type, *("i32" for _ in mode)]
+    return Vec(x.kind, x.lanes, f.call(f"llvm.x86.{name}", x.type, [x.ref, y.ref, *mode], types))

@@ -100,3 +100,20 @@ def test_streamed_stores_bypass_the_caches_where_lines_allow() -> None:
         assert np.array_equal(out, np.maximum(x, 0))
         assert not room[:shift].any()
         assert not room[shift + x.size :].any()
+
+
+@pytest.mark.parametrize("name", ["avx2", "portable"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_nan_wins_in_windows_wherever_it_stands(name: str, layout: str) -> None:
+    target = machine.load(name)
+    if features.missing(target):
+        pytest.skip(f"this computer is no {name}")
+    sizes = {"N": 1, "C": 16, "H": 12, "W": 12}
+    function = specialise("max_pool2d", target, sizes, "f32", layout)
+    kernel = driver.callable_kernel(driver.build(function, target), 1)
+    x = kernel.empty("x")
+    x[...] = np.random.default_rng(3).standard_normal(x.shape)
+    x[np.random.default_rng(4).random(x.shape) < 0.1] = np.nan
+    wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    windows = [wide[:, :, r : r + 11 : 2, s : s + 11 : 2] for r in range(3) for s in range(3)]
+    assert np.array_equal(kernel(x), np.max(np.stack(windows), axis=0), equal_nan=True)
