@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from opc.cpu import launch, layout, tile_groups, tiles
-from opc.cpu.function import Function, Module
+from opc.cpu import launch, layout, streams, tile_groups, tiles
+from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout
 from opc.cpu.phase import Phase, arguments
 from opc.machine.model import Machine
@@ -60,40 +60,18 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
 
     def one(number: int) -> None:
         extent = phases[number].extent
-        ends = ("%begin", "%end") if extent > 1 else (0, extent)
+        ends: tuple[Index, Index] = ("%begin", "%end") if extent > 1 else (0, extent)
         statements = phases[number].statements
 
-        def version(stream: bool) -> None:
-            Phase(body, program, machine, plan, stream).emit(statements, *ends)
-            if stream and module.x86:
-                body.call("llvm.x86.sse.sfence", "void", [], [])  # before another thread may read
+        def version(stream: bool, bases: dict[str, str], begin: Index, end: Index) -> None:
+            Phase(body, program, machine, plan, stream, bases).emit(statements, begin, end)
 
-        streamed = _streamed(program, statements)
-        if not streamed:
-            body.scoped(lambda: version(False))
-            return
-        body.branch(_on_lines(body, streamed, machine), lambda: version(True), lambda: version(False))
+        streams.emit(body, program, machine, statements, ends, version)
 
     body.switch("%phase", len(phases), one)
     body.finish()
     launch.emit(module, symbol, names, [p.extent for p in phases], plan.scratch if width > 1 else None)
     return entry
-
-
-def _streamed(program: Program, statements: tuple[Stmt, ...]) -> list[str]:
-    """The arguments that the statements store past the caches."""
-    numbers = {b.name: i for i, b in enumerate(arguments(program))}
-    stores = (i for i, _ in instructions(statements) if i.hint == "stream" and i.opcode_class == "copy_out")
-    names = {d.buffer for i in stores for d in i.dst}
-    return [f"%a{numbers[n]}" for n in sorted(names) if n in numbers]
-
-
-def _on_lines(f: Function, pointers: list[str], machine: Machine) -> str:
-    """Whether every pointer begins a cache line: a line written in parts costs more than it saves."""
-    total = "0"
-    for p in pointers:
-        total = f.op(f"or i64 {total}, {f.op(f'ptrtoint ptr {p} to i64')}")
-    return f.op(f"icmp eq i64 {f.op(f'and i64 {total}, {machine.line_bytes - 1}')}, 0")
 
 
 def _phases(body: tuple[Stmt, ...]) -> list[_Share]:

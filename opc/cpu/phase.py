@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tiles
@@ -22,16 +22,22 @@ def arguments(program: Program) -> tuple[Buffer, ...]:
 class Phase:
     """Emits one phase into a function in which ``%a0``… are the arguments, ``%packed``, ``%workspace`` and
     ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's. With
-    ``stream``, buffers whose stores bypass the caches begin at a cache line.
+    ``stream``, buffers whose stores bypass the caches begin at a cache line; ``bases`` replace arguments.
     """
 
     def __init__(
-        self, f: Function, program: Program, machine: Machine, plan: Layout, stream: bool = False
+        self,
+        f: Function,
+        program: Program,
+        machine: Machine,
+        plan: Layout,
+        stream: bool = False,
+        bases: Mapping[str, str] | None = None,
     ) -> None:
         self.program, self.machine, self.plan = program, machine, plan
         self.buffers = program.table()
         self.order = {b.name: i for i, b in enumerate(arguments(program))}
-        self.f, self.stream = f, stream
+        self.f, self.stream, self.bases = f, stream, bases or {}
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
         self.tile_space = tiles.tile_space(machine)
@@ -113,7 +119,7 @@ class Phase:
         if b.kind == "local" and not space.addressable and b.name not in self.plan.offsets:
             return self._register(b, access)
         base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
-        base = base or f"%a{self.order[b.name]}"
+        base = base or self.bases.get(b.name) or f"%a{self.order[b.name]}"
         return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
 
     def _register(self, b: Buffer, access: Access) -> View:

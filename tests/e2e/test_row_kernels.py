@@ -102,6 +102,24 @@ def test_streamed_stores_bypass_the_caches_where_lines_allow() -> None:
         assert not room[shift + x.size :].any()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_streams_of_any_alignment_on_several_threads(dtype: str, threads: int) -> None:
+    target = streaming(HOST)
+    function = specialise("add", target, {"N": 1, "C": 1, "H": 499, "W": 303}, dtype)
+    kernel = driver.callable_kernel(driver.build(function, target), threads)
+    a, b = data.arguments(function, 2, "normal").values()
+    expected = kernel(a, b)
+    room = np.zeros(a.size + 80, a.dtype)
+    for shift in (1, 4, 31, 40):
+        room[:] = 0
+        out = room[shift : shift + a.size].reshape(a.shape)
+        kernel(a, b, out=out)
+        assert out.tobytes() == expected.tobytes()
+        assert not room[:shift].any()
+        assert not room[shift + a.size :].any()
+
+
 @pytest.mark.parametrize("name", ["avx2", "portable"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_nan_wins_in_windows_wherever_it_stands(name: str, layout: str) -> None:
