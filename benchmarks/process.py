@@ -68,7 +68,7 @@ class Process:
         try:
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             self._child.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # it ended, or was ended and its pipes closed
             raise EngineError(self._last_words()) from None
 
     def _finish(self, limit: float) -> dict[str, Any]:

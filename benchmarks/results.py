@@ -84,11 +84,13 @@ class Results:
         self.checked = {k: max(v, other.checked.get(k, 0)) for k, v in (other.checked | self.checked).items()}
         self.settings = self.settings or other.settings
 
-    def write(self, path: Path) -> None:
-        """Write JSON."""
+    def write(self, path: Path, bars: Sequence[str] = ()) -> None:
+        """Write JSON, with the lines of the bars for whoever reads no more."""
         from opc.files import write_atomic
 
-        write_atomic(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+        write_atomic(
+            path, json.dumps({"format": _FORMAT, "bars": list(bars), **asdict(self)}, indent=1) + "\n"
+        )
 
     @staticmethod
     def read(path: Path) -> Results:
@@ -96,7 +98,7 @@ class Results:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format") != _FORMAT:
             raise ValueError(f"{path} was written by another version of the benchmark")
-        rows = found.pop("samples")
+        rows, _ = found.pop("samples"), found.pop("bars")
         samples = [
             Sample(**{**row, "case": Case(**row["case"]), "rounds": tuple(row["rounds"])}) for row in rows
         ]

@@ -52,12 +52,17 @@ def run(suite: Suite, arguments: Sequence[str] | None = None) -> int:
     for path in options.source:
         results.merge(Results.read(path))
     if not options.source:
-        _measure(suite, options, results)
-        results.write(options.output)
+        try:
+            _measure(suite, options, results)
+        except KeyboardInterrupt:
+            results.settings["interrupted"] = True  # what was measured is worth keeping
+    bars = bar_lines(suite.bars(results))
+    if not options.source:
+        results.write(options.output, bars)
     print(*header(results), sep="\n")
     for text in tables(results, suite.view):
         print(f"\n{text}")
-    print("", *bar_lines(suite.bars(results)), sep="\n")
+    print("", *bars, sep="\n")
     for line in results.failures:
         print(f"FAILED {line}")
     _draw(results, suite, options)

@@ -97,7 +97,11 @@ class Compiled(_Torch):
 
     def prepare(self, case: Case) -> Prepared:
         what, torch = ConvProblem(case), self.torch
-        optional("torch._inductor.config").freezing = True
+        settings = optional("torch._inductor.config")
+        settings.freezing, settings.compile_threads = (
+            True,
+            1,
+        )  # no pool of compilers that outlives the compilation
         torch._dynamo.reset()
         arrays = what.arrays()
         model = torch.compile(self._module(what, arrays))

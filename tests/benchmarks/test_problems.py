@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from benchmarks.engine import Entry
 from benchmarks.harness import Plan, Session, environment
 from benchmarks.peers import protobuf
 from benchmarks.problems import elementwise, matmul
+from benchmarks.process import EngineError, Process
 from benchmarks.results import Results, Sample
 from opc import driver
 
@@ -110,3 +114,13 @@ def test_a_licence_without_use_keeps_the_strict_bound() -> None:
     value, _ = checker._reference("strict", case)
     assert checker.own("fast", case, value.astype(np.float32)).problem is None
     assert checker._reference("fast", case)[0] is value
+
+
+def test_a_worker_that_dies_is_an_error_of_its_engine(tmp_path: Path) -> None:
+    entry = Entry("ghost", "nowhere:Ghost")
+    process = Process(entry, {min(os.sched_getaffinity(0))}, environment(entry, 1, Plan()), tmp_path / "log")
+    with pytest.raises(EngineError, match="KeyError: 'ghost'"):
+        process.about()
+    process.close()
+    with pytest.raises(EngineError, match="ended"):
+        process.ask("drop")
