@@ -25,15 +25,16 @@ class Process:
 
     def __init__(self, entry: Entry, cpus: set[int], environment: dict[str, str], log: Path) -> None:
         self.entry, self.log = entry, log
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", entry.name, str(len(cpus))],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-        )
+        with log.open("wb") as errors:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", entry.name, str(len(cpus))],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                preexec_fn=lambda: os.sched_setaffinity(0, cpus),
+            )
         self._begin({"do": "about"})
 
     def about(self, limit: float = 120) -> dict[str, Any]:
