@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-conv bench-matmul bench-elementwise bench-quick setup-bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-quick setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ bless: ## rewrite the golden files whose meaning did not change
 
 bench: setup-dev bytecode ## the measured bars of the main job
 	$(BIN)/python benchmarks/main_job.py
+
+bench-compile: setup-dev bytecode ## compile time of every benchmark kernel on every CPU machine
+	$(BIN)/python benchmarks/compile_time.py
 
 bench-conv: setup-bench bytecode ## every ResNet-50 convolution against every library; takes an hour
 	$(BIN)/python benchmarks/conv.py

@@ -94,7 +94,7 @@ class Affine:
 
     @property
     def names(self) -> frozenset[str]:
-        return frozenset(v for v, _ in self.terms)
+        return frozenset([v for v, _ in self.terms])
 
     def coefficient(self, name: str) -> int:
         """Coefficient of ``name``, 0 if it does not occur."""

@@ -46,9 +46,11 @@ def _refuse(name: str, group: int) -> Exception:
 def _statement(stmt: Stmt, chosen: dict[str, int]) -> Stmt:
     if isinstance(stmt, Loop):
         return replace(stmt, body=tuple(_statement(s, chosen) for s in stmt.body))
-    for access in (*stmt.dst, *stmt.sources):
-        if access.buffer in chosen:
-            stmt = _split(stmt, access.index[0], access.buffer, chosen[access.buffer])
+    touched = [a for a in (*stmt.dst, *stmt.sources) if a.buffer in chosen]
+    if not touched:
+        return stmt
+    for access in touched:
+        stmt = _split(stmt, access.index[0], access.buffer, chosen[access.buffer])
     move = {
         a: _regrouped(a, stmt, chosen[a.buffer]) for a in (*stmt.dst, *stmt.sources) if a.buffer in chosen
     }

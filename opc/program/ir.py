@@ -107,7 +107,7 @@ class Instr:
     @property
     def sources(self) -> tuple[Access, ...]:
         """Source operands that are accesses."""
-        return tuple(s for s in self.src if isinstance(s, Access))
+        return tuple([s for s in self.src if isinstance(s, Access)])
 
     @property
     def extents(self) -> dict[str, int]:
