@@ -45,9 +45,10 @@ _CACHED = """
 import sys, time
 import numpy, ml_dtypes
 import opc
-start = time.perf_counter()
+clock = getattr(time, sys.argv[3])
+start = clock()
 opc.compile(sys.argv[1], dtype=sys.argv[2])
-print((time.perf_counter() - start) * 1e3)
+print((clock() - start) * 1e3)
 """
 
 
@@ -86,9 +87,7 @@ def main() -> int:
         if options.only and options.only not in f"{job.label} {job.machine} {job.dtype}":
             continue
         try:
-            rows.append(
-                (job, measured(job, options.rounds, time.process_time if options.cpu else time.perf_counter))
-            )
+            rows.append((job, measured(job, options.rounds, _clock(options))))
         except MachineError as refusal:
             print(f"  {job.label} {job.machine} {job.dtype}: {refusal.diagnostics[0].message}")
     rows.sort(key=lambda r: -r[1].total)
@@ -98,7 +97,7 @@ def main() -> int:
     conv = [times.total for job, times in rows if job.label == "conv_bn_relu"]
     bar("compile_conv_bn_relu", max(conv, default=None), CONV_BAR)
     bar("compile_worst", rows[0][1].total if rows else None, WORST_BAR)
-    bar("compile_cached", None if options.only else cached(), CACHED_BAR)
+    bar("compile_cached", None if options.only else cached(_clock(options).__name__), CACHED_BAR)
     return 0
 
 
@@ -121,6 +120,10 @@ def arguments() -> argparse.Namespace:
         "--rows", type=int, default=12, metavar="N", help="slowest kernels to list (default: 12)"
     )
     return parser.parse_args()
+
+
+def _clock(options: argparse.Namespace) -> Clock:
+    return time.process_time if options.cpu else time.perf_counter
 
 
 def jobs(quick: bool) -> Iterator[Job]:
@@ -187,14 +190,14 @@ def compiled(job: Job, clock: Clock) -> Times:
     return Times(*(s * 1e3 for s in (front, *phases.values(), emission, llvm)))
 
 
-def cached() -> float:
+def cached(clock: str) -> float:
     """Median of ``opc.compile`` in fresh processes that find the kernel in the cache; the worse of two dtypes."""
     with tempfile.TemporaryDirectory() as folder:
         kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         env = {**kept, "PYTHONPATH": str(ROOT), "OPC_CACHE_DIR": folder}
 
         def once(dtype: str) -> float:
-            command = [sys.executable, "-c", _CACHED, str(kernels_dsl.path("conv_bn_relu")), dtype]
+            command = [sys.executable, "-c", _CACHED, str(kernels_dsl.path("conv_bn_relu")), dtype, clock]
             return float(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
 
         for dtype in ("f32", "bf16"):

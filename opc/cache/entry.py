@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, NamedTuple
+
+from opc.cache.digest import sha256
 
 FORMAT = b"opc-cache v1 sha256 "
 _HEX = 64

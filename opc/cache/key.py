@@ -10,10 +10,10 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from hashlib import sha256
 from importlib.util import find_spec
 from typing import NamedTuple
 
+from opc.cache.digest import sha256
 from opc.cpu import features
 from opc.numerics import STRICT
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opc.cache import folder, manage, store
+from opc.cache import digest, folder, manage, store
 from opc.cache.entry import pack, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +91,12 @@ def test_right_hash_wrong_content_is_a_miss(cache: Path, body: bytes) -> None:
     path = stored(cache)
     path.write_bytes(b"opc-cache v1 sha256 " + sha256(body).hexdigest().encode() + b"\n" + body)
     assert store.read(KEY) is None
+
+
+def test_digest_is_sha256() -> None:
+    import hashlib
+
+    assert digest.sha256(b"opc").hexdigest() == hashlib.sha256(b"opc").hexdigest()
 
 
 def test_foreign_entries_are_misses(cache: Path) -> None:
