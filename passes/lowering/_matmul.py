@@ -216,8 +216,8 @@ class ContractionNest:
 
 def operand_type(c: Contraction, tensors: dict[str, Tensor], machine: Machine) -> DType:
     """What the cube multiplies. Where packing widened B, rows are widened too: once, when they are staged."""
-    operand = tensors[c.a.tensor].dtype
-    return operand if machine.feeds(operand) else tensors[c.b.tensor].dtype
+    a, b = tensors[c.a.tensor].dtype, tensors[c.b.tensor].dtype
+    return a if machine.feeds(a) and machine.feeds(b) else b
 
 
 def contraction_order(c: Contraction, mixed: set[str]) -> tuple[Dim, ...]:

@@ -208,7 +208,7 @@ class _Model:
     ) -> Iterator[Priced]:  # fmt: skip
         price = _Price(self, slab, rows, columns, stage, layout, chunk)
         for parallel, per, tasks in self._parallel(slab):
-            for inner in ("rows", "columns"):
+            for inner in ("rows",) if per == 1 else ("rows", "columns"):
                 prefetch = "on" if inner == "rows" and self.weights > self.l2 else "off"
                 stream = price.stream(inner)
                 plan = TilePlan(
@@ -279,8 +279,11 @@ class _Price:
         return (busy + _LOOP * loops) * even + copy
 
     def stream(self, inner: str) -> str:
-        """The operand whose tiles should pass the nearest cache by; none if that makes nothing cheaper."""
-        return min(("none", "b", "a"), key=lambda s: self._loads(inner, s))
+        """The operand whose tiles should pass the nearest cache by: where nothing is cheaper, the one that is
+        wanted again last, unless the taps of a window share it.
+        """
+        last = "a" if inner == "rows" and self.a < 2 * self.under_block else "b"
+        return min(("none", "b", "a"), key=lambda s: (self._loads(inner, s), s != last))
 
     def _loads(self, inner: str, stream: str) -> float:
         """Cycles that loading the tiles of one block takes, by where they are found."""

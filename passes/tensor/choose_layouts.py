@@ -9,7 +9,7 @@ from math import ceil, prod
 from typing import ClassVar
 
 from opc.affine import Affine
-from opc.dtypes import DType
+from opc.dtypes import DType, promote
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite
@@ -75,6 +75,8 @@ def _pack_contraction(
     table = function.tensors()
     tensor = table[c.b.tensor]
     operand = table[c.a.tensor].dtype
+    if tensor.dtype is not operand and not machine.feeds(tensor.dtype):
+        operand = promote(operand, tensor.dtype)  # a product of two types is one of the wider
     if operand not in machine.cube_shape:
         return [op]
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)

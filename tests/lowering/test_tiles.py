@@ -25,6 +25,7 @@ from passes.lowering._matmul_tiles import TileNest
 from passes.lowering.tile import Lowering
 from tests.cpu import tile_trap
 from tests.cpu.tile_model import LAYERS
+from tests.helpers import execute_function
 from tests.lowering.test_lowering import lowered
 from tests.lowering.test_machine_code import run_module
 
@@ -122,3 +123,32 @@ def test_weights_from_afar_are_prefetched_by_every_block_of_rows() -> None:
     ((instr, loops),) = found
     lines = prod(e for _, e in instr.dims) * DType.BF16.bytes // 64 * prod(loop.extent for loop in loops)
     assert lines >= 512 * 512 * 9 * 2 // 64
+
+
+# Transposed, batched, of two types, of one row: what else becomes products of tiles, or must not.
+PRODUCTS = {
+    "mixed": ("x: bf16[M,K], param w: f32[K,N]", "y: f32[M,N]", "y[i,j] = sum[k](x[i,k]*w[k,j])"),
+    "transposed": ("x: bf16[K,M], w: bf16[N,K]", "y: bf16[M,N]", "y[i,j] = sum[k](x[k,i]*w[j,k])"),
+    "batched": (
+        "x: bf16[B,M,K], w: bf16[B,K,N]", "y: f32[B,M,N]", "y[b,i,j] = sum[k](x[b,i,k]*w[b,k,j])",
+    ),
+    "row": ("x: bf16[K], param w: bf16[K,N]", "y: f32[N]", "y[j] = sum[k](x[k]*w[k,j])"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products(name: str) -> None:
+    arguments, result, body = PRODUCTS[name]
+    sizes = ", ".join(
+        f"{n} = {e}"
+        for n, e in (("B", 3), ("M", 70), ("N", 50), ("K", 111))
+        if re.search(rf"\b{n}\b", arguments)
+    )
+    text = f"kernel f({arguments}) -> ({result}) {{ example {sizes}\n {body} }}"
+    function = driver.specialise(text, "f.k", AMX)
+    module = lowered(function, "amx")
+    arrays = random_inputs(function, 3)
+    report = check(execute_function(module, function, arrays)["y"], oracle(function, arrays)["y"])
+    assert report.ok, str(report)
+    tiles = {b.dtype for b in module.run.buffers if b.space == "tmm"}
+    assert tiles == (set() if name == "mixed" else {DType.BF16, DType.F32})
