@@ -32,7 +32,10 @@ def test_results_are_those_without_hints(text: str) -> None:
 
 
 def test_a_prefetch_touches_each_line_once() -> None:
-    text = aot.emit_llvm(lower(None, parse_program(HINTS), load("avx2")))
+    # A streamed store has a second version, for results that do not start at a cache line.
+    once = HINTS.replace("{hint=stream, stage=1}", "{stage=1}")
+    assert once != HINTS
+    text = aot.emit_llvm(lower(None, parse_program(once), load("avx2")))
     assert text.count("call void @llvm.prefetch.p0(") == 1
     assert "i32 immarg 2" in text  # l2
 
