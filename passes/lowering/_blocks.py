@@ -16,14 +16,14 @@ Extents = tuple[tuple[str, int], ...]
 _START = 20.0
 _FINISH = 6.0
 # Rows next to each other in memory fetch a little worse than rows far apart, and variants cost code.
-_NEAR = 0.01
+_NEAR = 0.015
 _VARIANT = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One core's multipliers: multiply-adds and vector loads per cycle, the latency of an addition, bytes per
-    cycle from the second-level cache, and the block: rows at most, vectors of columns, bytes of a vector.
+    cycle of weights from where they stay, and the block: rows at most, vectors of columns, bytes of a vector.
     """
 
     fma: int

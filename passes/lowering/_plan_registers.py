@@ -23,11 +23,12 @@ _PER_TASK = 200.0
 # page looked up and a line fetched, with nothing to foresee either.
 _FAR_WRITE = 40.0
 _LINE = 64
+_MOST_TASKS = 64
 
 # Where a machine file says nothing.
 _TYPICAL = {
     "fma_per_cycle": 2, "fma_latency": 4, "loads_per_cycle": 2, "l2_bytes_per_cycle": 32, "l3_bytes_per_cycle": 10,
-    "memory_bytes_per_cycle": 4, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
+    "memory_bytes_per_cycle": 4, "l1_bytes": 1 << 15, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
 }  # fmt: skip
 
 
@@ -167,9 +168,12 @@ def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
     width = min(s.n[-1].extent, columns) if s.n else 1
     lanes = machine.vector_bytes // s.operand.bytes
     limits = {**_TYPICAL, **machine.limits}
+    panel = prod(d.extent for d in s.k) * width * s.operand.bytes
+    near = machine.vector_bytes * limits["loads_per_cycle"]
     return Unit(
         limits["fma_per_cycle"], limits["loads_per_cycle"], limits["fma_latency"],
-        limits["l2_bytes_per_cycle"], min(rows, knobs.rows or rows), ceil(width / lanes), machine.vector_bytes,
+        near if 2 * panel <= limits["l1_bytes"] else limits["l2_bytes_per_cycle"],
+        min(rows, knobs.rows or rows), ceil(width / lanes), machine.vector_bytes,
     )  # fmt: skip
 
 
@@ -203,9 +207,7 @@ def _slabs(s: Shape, cost: _Cost, knobs: Knobs) -> Iterator[dict[str, int]]:
         return
     q = s.m[-1]
     if len(s.m) == 1:
-        unit = cost.unit.rows
-        sizes = {min(q.extent, unit * ceil(q.extent / (unit * n))) for n in (1, 2, 4, 8, 12, 16, 24, 32, 64)}
-        yield from ({q.name: t} for t in _wanted(sizes, knobs.slab, q.extent))
+        yield from ({q.name: t} for t in _wanted(_lengths(q.extent, cost.unit.rows), knobs.slab, q.extent))
         return
     p, capacity = s.m[-2], cost.machine.role("stage").capacity
     width = q.extent
@@ -219,6 +221,14 @@ def _slabs(s: Shape, cost: _Cost, knobs: Knobs) -> Iterator[dict[str, int]]:
         for n in images:
             outside = {s.m[-3].name: n} if len(s.m) > 2 else {}
             yield {**one, **outside, p.name: rows, q.name: width}
+
+
+def _lengths(extent: int, block: int) -> set[int]:
+    """Slabs of a single row dim: divisors, and where few are of use, whole blocks."""
+    found = {d for d in divisors(extent) if extent // d <= _MOST_TASKS and (d >= block or d == extent)}
+    if len(found) > 3:
+        return found
+    return found | {min(extent, block * ceil(extent / (block * n))) for n in (1, 2, 4, 8, 16, 32, 64)}
 
 
 def _parts(extent: int) -> set[int]:
