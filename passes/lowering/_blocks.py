@@ -62,6 +62,11 @@ class Cut:
     parts: tuple[Part, ...]
 
 
+def blocks_of(cut: Cut | None) -> int:
+    """How many blocks there are."""
+    return sum(p.count * blocks_of(p.inside) for p in cut.parts) if cut else 1
+
+
 def even(extent: int, size: int) -> Iterator[tuple[int, int, int]]:
     """(start, size, count) of blocks of at most ``size``, of two sizes that differ by one: no thin remainder."""
     count = -(-extent // size)

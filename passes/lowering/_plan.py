@@ -37,6 +37,7 @@ class Plan:
     ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once. ``band``: how much of
     the parallel dim one core walks tile by tile, so that what it staged serves them all (0: each tile is spread).
     ``shared``: rows are staged whole, in memory, before the loops and by all cores.
+    ``prefetch``: blocks of rows bring the next block of columns nearer.
     """
 
     parallel: str
@@ -46,6 +47,7 @@ class Plan:
     rows_outer: bool = False
     band: int = 0
     shared: bool = False
+    prefetch: bool = False
 
 
 def balanced(extent: int, limit: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opc import machine
+from opc.cpu.jit import LOCK, optimise
+from opc.cpu.kernel import lower
 from opc.dtypes import DType
 from opc.errors import OpcError
 from opc.pipeline import Context, parse_passes
@@ -127,6 +130,26 @@ def test_rows_of_several_images_fill_a_register_block() -> None:
     assert min(rows) >= 4
     stages = [i for i, _ in instructions(module.run.body) if i.fill is not None]
     assert len(stages) == 1  # padded once, for every block of columns
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_register_blocks_do_not_spill(name: str, stride: int) -> None:
+    """The loops that multiply touch the stack nowhere, and multiply-adds are much of what they do."""
+    target = machine.load(name)
+    module = planned(arranged(images(stride), name), name, "")
+    for step in PIPELINES["program"]:
+        module = load(step)().run(module, Context(target))
+    unit = lower(None, module.run, target)
+    with LOCK:
+        text = str(unit.target.machine().emit_assembly(optimise(unit.text, unit.target.machine())))
+    loops = [b for b in re.split(r"\n(?=\.LBB)", text) if b.count("vfmadd") >= 8]
+    assert loops
+    for loop in loops:
+        label = loop.partition(":")[0]
+        body = loop.partition(f"\tjb\t{label}\n")[0]
+        assert "(%rsp)" not in body
+        assert body.count("vfmadd") * 3 > body.count("\n\tv")
 
 
 def path(name: str) -> Path:
