@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.tensor.ir import Dim, DimValue, Expr, Op, Piece, Read, Tensor, reads, rewrite, walk
+from opc.tensor.ir import Call, Dim, DimValue, Expr, Op, Piece, Read, Tensor, reads, rewrite, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def chain_problem(ops: Sequence[Op], tensors: Mapping[str, Tensor]) -> str | Non
     blocks = {d.name: Block(Affine.var(f"{d.name}."), 1) for d in rows}
     if not rows:
         return "no dimension is shared"
-    for op in row.apply(ops, blocks):
+    for op in row.apply([_reads_only(op) for op in ops], blocks):
         for piece in op.pieces:
             for node in expr_reads(piece.body):
                 if node.tensor not in row.origin:
@@ -96,6 +96,15 @@ def chain_problem(ops: Sequence[Op], tensors: Mapping[str, Tensor]) -> str | Non
                 ):
                     return f"'{node.tensor}' is read in another row"
     return None
+
+
+def _reads_only(op: Op) -> Op:
+    """The op with nothing but its reads in its bodies, each once: all that decides where it may run."""
+
+    def bare(p: Piece) -> Piece:
+        return replace(p, body=Call("reads", tuple(dict.fromkeys(expr_reads(p.body)))))
+
+    return replace(op, pieces=tuple(bare(p) for p in op.pieces))
 
 
 def shared_dims(ops: Sequence[Op]) -> list[Dim]:

@@ -23,7 +23,7 @@ class ChainedNest(RegisterNest):
     def __post_init__(self) -> None:
         super().__post_init__()
         s = self.shape
-        sizes = {d.name: d.extent for d in s.m[:-1]}
+        sizes = {**{d.name: d.extent for d in s.m[:-1]}, **{d.name: 1 for d in s.n[:-1]}}
         if s.m:
             sizes[s.m[-1].name] = self._rows(s.m[-1])
         first = s.batch[0].name if s.batch else self.plan.parallel

@@ -17,6 +17,7 @@ from opc.arrays import Array
 from opc.build import Build, run_passes
 from opc.machine.model import Machine
 from opc.pipeline import FAST, STRICT, Pass
+from opc.program.ir import instructions
 from opc.tensor.bound import check
 from opc.tensor.inputs import random_inputs
 from opc.tensor.interpret import evaluate, oracle_under
@@ -194,3 +195,20 @@ def test_a_chain_is_checked() -> None:
     mixed = [replace(op, group=chain[0].group) if op.name == "y_prepared" else op for op in licensed.ops]
     with pytest.raises(Exception, match="E054"):
         verify(licensed.with_ops(tuple(mixed)))
+
+
+@pytest.mark.parametrize("sizes", [(64, 56), (128, 28), (512, 7)])
+def test_products_fit_the_registers(sizes: tuple[int, int]) -> None:
+    c, h = sizes
+    build = driver.build(convolution(N=1, C=c, H=h, W=h, K=c), HOST, numerics=FAST)
+    assert is_rewritten(build.function)
+    lanes = HOST.vector_bytes // 4
+    products = [i for i, _ in instructions(build.module.run.body) if i.opcode == "cube.mma"]
+    accumulators = [
+        i.extents.get("t", 1) * (-(-i.extents["k_i"] // lanes)) * i.extents.get("k_b", 1) for i in products
+    ]
+    assert products
+    assert max(accumulators) <= HOST.limits["accumulator_registers"]
+    # Weights come from afar: every block of sums fetches a part of the next panel.
+    fetches = [i for i, _ in instructions(build.module.run.body) if i.op == "prefetch"]
+    assert len(fetches) == len(products)
