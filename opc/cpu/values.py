@@ -336,8 +336,18 @@ def store_stream(f: Function, dtype: DType, pointer: str, v: Vec, live: int, ali
         at = f.op(f"getelementptr i8, ptr {pointer}, i64 {start * size}") if start else pointer
         part, known = extract(f, v, start, width), gcd(align, start * size)
         wide = width * size >= 4  # no processor stores less past the caches
+        if width * size >= 16 and size == 2 and f.module.x86:
+            part = _in_register(f, part)
         note = f", !nontemporal {f.module.note('i32 1')}" if wide else ""
         f.do(f"store {part.type} {part.ref}, ptr {at}, align {min(known, width * size)}{note}")
+
+
+def _in_register(f: Function, v: Vec) -> Vec:
+    """The same bits behind an empty instruction: a conversion that LLVM folds into a store would store plainly."""
+    bits = Vec("i16", v.lanes, v.ref)
+    if v.type != bits.type:
+        bits = convert_bits(f, "bitcast", v, "i16")
+    return Vec("i16", v.lanes, f.op(f'call {bits.type} asm "", "=v,0"({bits.type} {bits.ref})'))
 
 
 def store_pieces(f: Function, dtype: DType, pointer: str, v: Vec, live: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 import kernels_dsl
 from opc import data, driver, machine
-from opc.cpu import features
+from opc.cpu import aot, features
+from opc.cpu.kernel import lower
 from opc.machine.model import Machine
 from opc.program.ir import instructions
 from opc.tensor.bound import check
@@ -100,6 +102,16 @@ def test_streamed_stores_bypass_the_caches_where_lines_allow() -> None:
         assert np.array_equal(out, np.maximum(x, 0))
         assert not room[:shift].any()
         assert not room[shift + x.size :].any()
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_no_conversion_swallows_a_streamed_store(dtype: str, name: str) -> None:
+    target = streaming(name)
+    function = specialise("relu", target, {"N": 1, "C": 2, "H": 16, "W": 64}, dtype)
+    module = driver.build(function, target).module
+    unit = lower(module.prepare, module.run, target, triple="x86_64-unknown-linux-gnu")
+    assert len(re.findall(r"\bvmovnt\w+\s+%[xyz]mm", aot.emit_assembly(unit))) >= 4
 
 
 @pytest.mark.parametrize("threads", [1, 2])
