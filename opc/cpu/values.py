@@ -184,8 +184,8 @@ def _to_bf16(f: Function, v: Vec) -> Vec:
     n = v.lanes
     if "avx512bf16" in f.module.features:  # one instruction, which flushes subnormals
         kind = llvm_type("f32", n).replace("float", "bfloat")
-        rounded = f.op(f"fptrunc {v.type} {v.ref} to {kind}")
-        return Vec("bf16", n, f.op(f"bitcast {kind} {rounded} to {llvm_type('bf16', n)}"))
+        short = f.op(f"fptrunc {v.type} {v.ref} to {kind}")
+        return Vec("bf16", n, f.op(f"bitcast {kind} {short} to {llvm_type('bf16', n)}"))
     bits = convert_bits(f, "bitcast", v, "i32")
     high = binary(f, "lshr", bits, splat("i32", n, 16))
     odd = binary(f, "and", high, splat("i32", n, 1))
