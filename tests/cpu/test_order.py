@@ -34,14 +34,14 @@ def assembly(sizes: dict[str, int], reordered: bool) -> list[str]:
     if not reordered:
         built = driver.in_source_order(built)
     text = aot.emit_assembly(lower(None, built.module.run, machine))
-    return [line for line in text.splitlines() if line.startswith(("\tv", "\tt", ".LBB"))]
+    return [line for line in text.splitlines() if line.startswith(("\tv", "\tt", "\tj", ".LBB"))]
 
 
 def blocks(lines: list[str]) -> list[list[str]]:
     """Straight runs of code."""
     found: list[list[str]] = [[]]
     for line in lines:
-        if line.startswith(".LBB"):
+        if line.startswith((".LBB", "\tj")):
             found.append([])
         else:
             found[-1].append("tdp" if "tdpbf16ps" in line else "vector" if VECTOR.match(line) else "tile")
