@@ -251,4 +251,5 @@ def iota(f: Function, form: Affine, dim: str, lanes: int) -> Vec:
 
 def store_result(f: Function, e: Element, dim: str, value: Vec, live: int) -> None:
     """Store into the destination, whose bits ``value`` already holds if the instruction only moves."""
-    access.store(f, e.dst, dim, value, live, raw=e.move)
+    works = e.instr.opcode_class == "vector" and e.dst.register
+    access.store(f, e.dst, dim, values.pinned(f, value) if works else value, live, raw=e.move)

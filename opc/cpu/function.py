@@ -88,6 +88,7 @@ class Function:
         self._scopes = [_Scope()]
         self._count = 0
         self.env: dict[str, Index] = {}
+        self.pinned = False  # whether vector results keep their place among instructions with side effects
         self._depth: dict[str, int] = {}  # i64 value -> depth of the scope that defines it
 
     def finish(self, result: str = "void") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tiles
+from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tile_registers, tiles
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import Layout, View
 from opc.machine.model import Machine
@@ -40,11 +40,11 @@ class Phase:
         self.f, self.stream, self.bases = f, stream, bases or {}
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
-        self.tile_space = tiles.tile_space(machine)
+        self.tile_space = tile_registers.tile_space(machine)
 
     def emit(self, statements: Sequence[Stmt], begin: Index, end: Index) -> None:
         """Emit the statements: one parallel loop, or any number of others."""
-        found = tiles.assign(self.program, self.tile_space)
+        found = tile_registers.assign(self.program, self.tile_space)
         self.tiles = tiles.TileUnit(self.f, found, self.f.module.emulate)
 
         def one(stmt: Stmt) -> None:
@@ -60,7 +60,9 @@ class Phase:
 
         def body(i: Index, _: list[str]) -> list[str]:
             self.f.bind({loop.var: i})
+            outside, self.f.pinned = self.f.pinned, self.tiles.mixes(loop.body)
             self.tiles.region(loop.body, self._statement)
+            self.f.pinned = outside
             return []
 
         self.f.loop(end, body, start=begin)

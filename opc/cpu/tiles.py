@@ -8,8 +8,8 @@ bytes, ``b[k / g, n, g]``, as the processor wants it; ``tile_groups`` brings ``b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -17,95 +17,15 @@ from opc.affine import Affine
 from opc.cpu import elementwise, emulate
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import View
+from opc.cpu.tile_registers import ROWS, Block, Tile
 from opc.dtypes import DType
 from opc.errors import MachineError, fail
-from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Program, Stmt, instructions
+from opc.program.ir import Access, Instr, Stmt, instructions
 
-TILES = 8
-ROWS, ROW_BYTES = 16, 64
 GROUP_BYTES = 4
 Plain = Callable[[Instr, View | None, dict[int, View]], None]
 _LOADS = {"": "tileloadd64", "stream": "tileloaddt164"}
 _MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}
-
-
-def tile_space(machine: Machine) -> str:
-    """Name of the machine's tile space, or "" if it has none."""
-    if not any(name.startswith("amx") for name in machine.features):
-        return ""
-    accumulator = machine.roles.get("accumulator", "")
-    return accumulator if accumulator and not machine.spaces[accumulator].addressable else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One tile of a buffer: its register, shape, and place in the buffer."""
-
-    number: int
-    rows: int
-    row_bytes: int
-    row: int
-    column: int  # in bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A buffer in tile registers, the first of which is ``number``."""
-
-    number: int
-    buffer: Buffer
-
-    @property
-    def rows(self) -> int:
-        return self.buffer.shape[0]
-
-    @property
-    def row_bytes(self) -> int:
-        return prod(self.buffer.shape[1:]) * self.buffer.dtype.bytes
-
-    @property
-    def columns(self) -> int:
-        """Tiles side by side."""
-        return -(-self.row_bytes // ROW_BYTES)
-
-    @property
-    def count(self) -> int:
-        return -(-self.rows // ROWS) * self.columns
-
-    def blocks(self) -> Iterator[Block]:
-        """Row by row."""
-        number = self.number
-        for row in range(0, self.rows, ROWS):
-            for column in range(0, self.row_bytes, ROW_BYTES):
-                shape = min(ROWS, self.rows - row), min(ROW_BYTES, self.row_bytes - column)
-                yield Block(number, *shape, row, column)
-                number += 1
-
-    def block(self, row: int, column: int) -> Block:
-        """The tile in a row and column of the grid."""
-        at = row * self.columns + column
-        return next(b for i, b in enumerate(self.blocks()) if i == at)
-
-
-def assign(program: Program, space: str) -> dict[str, Tile]:
-    """Tile numbers of every buffer of the tile space: its offset, or else in order of declaration."""
-    found: dict[str, Tile] = {}
-    following = 0
-    for b in program.buffers:
-        if b.space != space:
-            continue
-        tile = Tile(b.offsets[0] if b.offsets else following, b)
-        following = tile.number + tile.count
-        if following > TILES or b.slots > 1 or len(b.shape) < 2:
-            raise fail(
-                MachineError,
-                "E0954",
-                f"buffer '{b.name}' does not fit tile registers {tile.number} to {following - 1}",
-                help=f"there are {TILES} tiles of {ROWS} rows of {ROW_BYTES} bytes; buffers need two axes",
-            )
-        found[b.name] = tile
-    return found
 
 
 class TileUnit:
@@ -120,6 +40,16 @@ class TileUnit:
     def touches(self, i: Instr) -> bool:
         """True if an operand is in a tile."""
         return any(a.buffer in self.tiles for a in (*i.dst, *i.sources))
+
+    def mixes(self, statements: Sequence[Stmt]) -> bool:
+        """Whether products on tiles have vector work between them, whose order then is the program's."""
+        own = [s for s in statements if isinstance(s, Instr)]
+        products = any(s.opcode_class == "cube" and self.touches(s) for s in own)
+        return (
+            not self.emulated
+            and products
+            and any(s.opcode_class == "vector" and not self.touches(s) for s in own)
+        )
 
     def names(self, statements: Sequence[Stmt]) -> set[str]:
         """Tile buffers that the statements touch."""

@@ -120,6 +120,14 @@ def intrinsic(f: Function, name: str, *arguments: Vec) -> Vec:
     return Vec(first.kind, first.lanes, ref)
 
 
+def pinned(f: Function, v: Vec) -> Vec:
+    """The value, computed before whatever follows: LLVM would put off pure operations until their use."""
+    bits = v.lanes * {"f64": 64, "f32": 32, "i32": 32, "bf16": 16, "f16": 16}.get(v.kind, 0)
+    if not f.pinned or bits not in (128, 256, 512):
+        return v
+    return Vec(v.kind, v.lanes, f.op(f'call {v.type} asm sideeffect "", "=v,0"({v.type} {v.ref})'))
+
+
 def multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
     """a·b + c, fused where the processor can: elsewhere a fused one would be a library call per lane."""
     if f.module.fused:

@@ -63,8 +63,8 @@ def test_vector_work_stands_among_the_multiplications(name: str) -> None:
     assert mixed
     for block in mixed:
         products, work = block.count("tdp"), block.count("vector")
-        assert longest(block, "tdp", "vector") <= max(6, 3 * products // 4)
-        assert longest(block, "vector", "tdp") <= 8 + 4 * work / products
+        assert longest(block, "tdp", "vector") <= 4
+        assert longest(block, "vector", "tdp") <= 8 + 2 * work / products
 
 
 @pytest.mark.parametrize("name", SIZES)
