@@ -11,7 +11,7 @@ from typing import Any
 
 from opc import driver
 from opc.build import text_of
-from opc.commands.emit import EMITS, Artefacts, emit_cpu, emit_npu
+from opc.commands.emit import EMITS, Artefacts, emit_cpu, emit_npu, modelled
 from opc.commands.options import Job, Refusals, add_source, add_target, jobs, source
 from opc.commands.tuning import add_tune, plain, table_of, tuned
 from opc.lang import File
@@ -98,12 +98,14 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         figures, shown = emit_cpu(built, artefacts, options.triple)
     files = artefacts.write()
     seconds = time.perf_counter() - start
+    order, order_shown = modelled(built)
     head = f"{job.kernel} for {job.machine.name} ({job.machine.kind}, {duration(seconds)})\n"
     tables = [
         table_of(choice) if choice else "",
         passes_table(built.steps),
         instructions_table(built.module),
         shown,
+        order_shown,
         "  wrote " + ", ".join(files) if files else "",
     ]
     return {
@@ -113,6 +115,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         "passes": {s.name: s.seconds for s in built.steps},
         "instructions": {name: executed for name, (_, executed) in instruction_counts(built.module).items()},
         **figures,
+        **order,
         **({"tuning": plain(choice)} if choice else {}),
         "files": files,
         "text": head + "\n".join(t for t in tables if t) + "\n\n",

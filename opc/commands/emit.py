@@ -92,6 +92,20 @@ def emit_cpu(built: Build, artefacts: Artefacts, triple: str = "") -> tuple[dict
     return {"bytes": sizes, "code_seconds": seconds}, shown
 
 
+def modelled(built: Build) -> tuple[dict[str, Any], str]:
+    """Cycles in source order and as ordered, by the model of machines whose program order is the schedule."""
+    from opc.program.window import core_cycles
+    from opc.report.timeline_text import cycles_line
+
+    if not built.machine.window:
+        return {}, ""
+    orders = (driver.in_source_order(built), built)
+    before, after = (core_cycles(b.module.run, built.machine) for b in orders)
+    return {"cycles": {"source order": before, "reordered": after}}, "  one core by the model:" + cycles_line(
+        before, after
+    )
+
+
 def shared_object(code: bytes, triple: str = "") -> bytes:
     """Link an object with the system's compiler. Raises RuntimeCallError if there is none."""
     from opc.cpu.aot import link

@@ -123,7 +123,8 @@ def intrinsic(f: Function, name: str, *arguments: Vec) -> Vec:
 def pinned(f: Function, v: Vec) -> Vec:
     """The value, computed before whatever follows: LLVM would put off pure operations until their use."""
     bits = v.lanes * {"f64": 64, "f32": 32, "i32": 32, "bf16": 16, "f16": 16}.get(v.kind, 0)
-    if not f.pinned or bits not in (128, 256, 512):
+    widest = next((n for name, n in (("avx512f", 512), ("avx2", 256)) if name in f.module.features), 128)
+    if not f.pinned or bits not in (128, 256, 512) or bits > widest:
         return v
     return Vec(v.kind, v.lanes, f.op(f'call {v.type} asm sideeffect "", "=v,0"({v.type} {v.ref})'))
 
