@@ -102,15 +102,33 @@ class TileUnit:
         runs = [run for run in runs if run]
         seen: set[str] = set()
         for run in runs:
-            names = self.names(run)
-            if seen & names:
-                raise _conflict(min(seen & names))
-            seen |= names
+            if kept := self._kept(seen, run):
+                raise _conflict(min(kept))
+            seen |= self.names(run)
         return runs
+
+    def _kept(self, names: set[str], run: Sequence[Stmt]) -> set[str]:
+        """Those of the buffers that the run touches before it has written all of them."""
+        found: set[str] = set()
+        left = names & self.names(run)
+        for i, _ in instructions(tuple(run)):
+            for name in left & {a.buffer for a in (*i.dst, *i.sources)}:
+                left.discard(name)
+                if not self._fills(i, name):
+                    found.add(name)
+        return found
+
+    def _fills(self, i: Instr, name: str) -> bool:
+        """Whether an instruction overwrites a whole buffer and reads nothing of it."""
+        starts = i.opcode_class != "cube" or (i.init is not None and i.init == Affine())
+        if not starts or any(s.buffer == name for s in i.sources):
+            return False
+        kept = {n for a in i.dst for form in a.index for n in form.names}
+        return prod(e for n, e in i.dims if n in kept) == self.tiles[name].buffer.elements
 
     def _settle(self, before: list[Stmt], run: list[Stmt]) -> None:
         """Move the cut between two runs to where nothing stays in tiles."""
-        while stays := self.names(before) & self.names(run):
+        while stays := self._kept(self.names(before), run):
             first = next(n for n, stmt in enumerate(before) if self.names([stmt]) & stays)
             run[:0] = before[first:]
             del before[first:]

@@ -81,7 +81,8 @@ class _Spreader:
                 order += _merged(row, list(run), times, before)
                 row = []
             else:
-                row = _just_in_time(list(run), products, names)
+                row = list(run)
+                row = _just_in_time(row, products | _final(body, row), names)
         return order + row
 
     def names(self, stmt: Stmt) -> Names:
@@ -131,6 +132,35 @@ def _merged(
     for j, following in zip(row, behind[1:], strict=True):
         order += [j, *following]
     return order
+
+
+def _final(body: Sequence[Stmt], row: list[int]) -> set[int]:
+    """Drains that the same accumulators' next sums do not follow: nothing else may come between such a drain and
+    its sum, whose registers may be given other shapes behind it.
+    """
+    found: set[int] = set()
+    follows: set[str] = set()
+    for j in reversed(row):
+        stmt = body[j]
+        if not isinstance(stmt, Instr):
+            follows = set()
+        elif stmt.opcode_class != "scale":
+            follows = {a.buffer for a in stmt.dst}
+        elif not follows & _drained(body, row, j):
+            found.add(j)
+    return found
+
+
+def _drained(body: Sequence[Stmt], row: list[int], last: int) -> set[str]:
+    """Accumulators of the run of drains that ``last`` belongs to."""
+    at = row.index(last)
+    found: set[str] = set()
+    for step in (-1, 1):
+        n = at
+        while 0 <= n < len(row) and isinstance(stmt := body[row[n]], Instr) and stmt.opcode_class == "scale":
+            found |= {a.buffer for a in stmt.sources}
+            n += step
+    return found
 
 
 def _just_in_time(row: list[int], products: set[int], names: Sequence[Names]) -> list[int]:
