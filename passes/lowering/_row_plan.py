@@ -70,13 +70,16 @@ def _windows(op: Op) -> Iterator[str]:
                 yield from form.names - parallel
 
 
-def _bordered(op: Op) -> Iterator[str]:
+def _bordered(op: Op, tensors: dict[str, Tensor]) -> Iterator[str]:
     """Parallel dims along which a read may begin or end outside its tensor."""
     piece = op.pieces[0]
     parallel = {d.name for d in piece.dims}
     for node in walk(piece.body):
         if isinstance(node, Read) and node.fill is not None:
-            yield from (n for form in node.index for n in form.names & parallel)
+            for form, size in zip(node.index, tensors[node.tensor].shape, strict=True):
+                low, high = form.interval(piece.extents)
+                if low < 0 or high >= size:
+                    yield from form.names & parallel
 
 
 def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
@@ -139,7 +142,7 @@ def _plan_lanes(
     spread = [d for d in shared if d.extent // sizes[d.name] > 1]
     if spread:
         parallel = max(spread, key=lambda d: (min(d.extent // sizes[d.name], 16), d.name not in lanes)).name
-    bordered = frozenset(b for op in ops for b in _bordered(op) if b in lanes and b != parallel)
+    bordered = frozenset(b for op in ops for b in _bordered(op, tensors) if b in lanes and b != parallel)
     order = _memory_order(ops, tensors, every)
     return RowPlan(
         shared,
