@@ -329,19 +329,20 @@ def _shared_slots(program: Program, machine: Machine) -> dict[tuple[str, str], P
     """For pairs of different buffers the pairs of slots whose planned ranges share bytes."""
     found: dict[tuple[str, str], Pairs] = {}
     planned = [b for b in program.buffers if b.offsets]
+    size = {b.name: slot_size(machine, b) for b in planned}
     for i, a in enumerate(planned):
         for b in planned[i + 1 :]:
             if (a.space, a.kind) != (b.space, b.kind):
                 continue
-            pairs = _sharing(a, b, machine)
+            pairs = _sharing(a, b, size)
             if pairs:
                 found[a.name, b.name] = frozenset(pairs)
                 found[b.name, a.name] = frozenset((j, i) for i, j in pairs)
     return found
 
 
-def _sharing(a: Buffer, b: Buffer, machine: Machine) -> list[tuple[int, int]]:
-    size_a, size_b = slot_size(machine, a), slot_size(machine, b)
+def _sharing(a: Buffer, b: Buffer, size: Mapping[str, int]) -> list[tuple[int, int]]:
+    size_a, size_b = size[a.name], size[b.name]
     return [
         (i, j)
         for i, x in enumerate(a.offsets)

@@ -101,6 +101,7 @@ class _Planner:
     def __init__(self, program: Program, machine: Machine) -> None:
         self.program, self.machine = program, machine
         self.ranges = live_ranges(program)
+        self.size = {b.name: slot_size(machine, b) for b in program.buffers}
         self.phases: dict[str, set[int]] = {b.name: set() for b in program.buffers}
         for phase, names in enumerate(phases(program)):
             for name in names:
@@ -118,7 +119,7 @@ class _Planner:
         limit = capacity(self.machine, space)
         for policy in (self.shared,) if share else (self.apart, self.reluctant, self.shared):
             placed = policy(buffers, limit)
-            top = max((start + slot_size(self.machine, b) for b, start in placed), default=0)
+            top = max((start + self.size[b.name] for b, start in placed), default=0)
             if not limit or top <= limit:
                 return _by_name(placed)
         if may_spill(self.machine, space):
@@ -130,7 +131,7 @@ class _Planner:
 
         def key(b: Buffer) -> tuple[int, int, str]:
             first = min((r.first for r in self.ranges[b.name]), default=0)
-            return -slot_size(self.machine, b) * b.slots, first, b.name
+            return -self.size[b.name] * b.slots, first, b.name
 
         by_size = sorted(buffers, key=key)
         return [b for b in by_size for _ in range(b.slots)]
@@ -145,7 +146,7 @@ class _Planner:
         placed: Placed = []
         for b in self.order(buffers):
             start = self.gap(b, placed, self.same_phase)
-            if start + slot_size(self.machine, b) > limit:
+            if start + self.size[b.name] > limit:
                 start = self.gap(b, placed, self.both_live)
             placed.append((b, start))
         return placed
@@ -158,9 +159,9 @@ class _Planner:
 
     def gap(self, b: Buffer, placed: Placed, conflict: Conflict) -> int:
         """Start of the smallest free gap that holds one slot of ``b`` beside what it conflicts with."""
-        size = slot_size(self.machine, b)
+        size = self.size[b.name]
         taken = sorted(
-            (start, start + slot_size(self.machine, other))
+            (start, start + self.size[other.name])
             for other, start in placed
             if other.name == b.name or conflict(other, b)
         )
@@ -179,7 +180,7 @@ class _Planner:
 
     def overflow(self, space: str, buffers: list[Buffer], limit: int) -> OpcError:
         """The error that names what is live where most is live."""
-        size = {b.name: slot_size(self.machine, b) * b.slots for b in buffers}
+        size = {b.name: self.size[b.name] * b.slots for b in buffers}
         # Most is live where some buffer's life begins.
         starts = [LiveRange(r.first, r.first) for b in buffers for r in self.ranges[b.name]]
         groups = [[b for b in buffers if live_together(self.ranges[b.name], (start,))] for start in starts]
