@@ -14,6 +14,7 @@ from opc.program.dependence import Dependences, touches
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from opc.program.pipes import pipe_of
 from opc.program.rewrite import substitute
+from passes.program._shapes import reshaped
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ class Interleave:
         """The program with fused loops; the same object if there are none."""
         if not context.machine.window:
             return ir
-        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self).program())
+        machine = context.machine
+        return map_programs(
+            ir, lambda p: p if reshaped(p, machine) else _Rewriter(p, machine, self).program()
+        )
 
 
 class _Rewriter:

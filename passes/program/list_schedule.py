@@ -12,6 +12,7 @@ from opc.pipeline import Context
 from opc.program.dependence import Dep
 from opc.program.estimate import Estimator, Unit
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from passes.program._shapes import reshaped
 from passes.program._spread import spread
 
 LOOK = 16  # ready statements of a pipe that are considered at a time
@@ -79,7 +80,7 @@ def _schedule(program: Program, machine: Machine, gain: float) -> Program:
     if len(machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
         return program  # one pipe runs everything in turn, and flags belong to their places
     if machine.window:
-        return spread(program, machine)
+        return program if reshaped(program, machine) else spread(program, machine)
     estimator = Estimator(program, machine)
     body = tuple(_inside(s, (), estimator, gain) for s in program.body)
     return program if body == program.body else program.with_body(body)

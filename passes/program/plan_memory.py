@@ -12,6 +12,7 @@ from opc.pipeline import Context
 from opc.program.ir import Buffer, Module, Program, map_programs
 from opc.program.liveness import LiveRange, live_ranges, live_together, phases
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
+from passes.program._shapes import rows_of
 
 Conflict = Callable[[Buffer, Buffer], bool]
 Placed = list[tuple[Buffer, int]]
@@ -117,7 +118,9 @@ class _Planner:
         """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
         buffers = [b for b in self.program.buffers if b.kind == "local" and b.space == space]
         limit = capacity(self.machine, space)
-        for policy in (self.shared,) if share else (self.apart, self.reluctant, self.shared):
+        s = self.machine.spaces[space]
+        alike = () if s.addressable or s.fractal is None else (self.alike,)
+        for policy in (self.shared,) if share else (self.apart, *alike, self.reluctant, self.shared):
             placed = policy(buffers, limit)
             top = max((start + self.size[b.name] for b, start in placed), default=0)
             if not limit or top <= limit:
@@ -140,6 +143,17 @@ class _Planner:
         placed: Placed = []
         for b in self.order(buffers):
             placed.append((b, self.gap(b, placed, self.same_phase)))
+        return placed
+
+    def alike(self, buffers: list[Buffer], limit: int) -> Placed:
+        """Matrix registers shared by buffers of one shape only, so that they need not be set up again."""
+
+        def conflict(a: Buffer, b: Buffer) -> bool:
+            return self.both_live(a, b) or (self.same_phase(a, b) and rows_of(a) != rows_of(b))
+
+        placed: Placed = []
+        for b in self.order(buffers):
+            placed.append((b, self.gap(b, placed, conflict)))
         return placed
 
     def reluctant(self, buffers: list[Buffer], limit: int) -> Placed:

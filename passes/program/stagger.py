@@ -12,6 +12,7 @@ from opc.program.dependence import Dep, Dependences, touches
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from opc.program.pipes import pipe_of
 from opc.program.rewrite import substitute
+from passes.program._shapes import reshaped
 from passes.program._stages import peel
 
 
@@ -87,7 +88,10 @@ class Stagger:
         """The program with staggered loops; the same object if there is none."""
         if not context.machine.window:
             return ir
-        return map_programs(ir, lambda p: _Rewriter(p, context.machine, self).program())
+        machine = context.machine
+        return map_programs(
+            ir, lambda p: p if reshaped(p, machine) else _Rewriter(p, machine, self).program()
+        )
 
 
 class _Rewriter:

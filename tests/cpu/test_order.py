@@ -82,3 +82,14 @@ def test_in_source_order_they_stand_apart(name: str) -> None:
 def test_tiles_are_configured_once() -> None:
     text = "\n".join(assembly(SIZES["3x3"], reordered=True))
     assert text.count("tilerelease") == 1
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"C": 64, "H": 28, "W": 28, "K": 48, "stride": 2},
+        {"N": 2, "C": 32, "H": 9, "W": 9, "K": 20, "R": 1, "S": 1, "pad": 0},
+    ],
+)
+def test_blocks_of_another_size_use_registers_of_their_shape(sizes: dict[str, int]) -> None:
+    assert sum("tilerelease" in line for line in assembly(sizes, reordered=True)) == 1

@@ -1,0 +1,41 @@
+"""Registers that buffers of different shapes share: they have to be set up again in between."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from opc.machine.model import Machine
+from opc.program.ir import Buffer, Program
+from opc.program.memory import slot_size
+
+
+def reshaped(program: Program, machine: Machine) -> bool:
+    """Whether a matrix register holds rows of one length or number here and of another there.
+
+    Setting registers up clears them, so the sums of such programs may not be mixed: their order stays.
+    """
+    matrices = [
+        b
+        for b in program.buffers
+        if b.kind == "local"
+        and b.offsets
+        and not _addressable(b, machine)
+        and machine.spaces[b.space].fractal
+    ]
+    return any(rows_of(a) != rows_of(b) and _share(a, b, machine) for a, b in combinations(matrices, 2))
+
+
+def _addressable(b: Buffer, machine: Machine) -> bool:
+    return machine.spaces[b.space].addressable
+
+
+def rows_of(b: Buffer) -> tuple[int, int]:
+    """Rows, and bytes in each of them."""
+    rows = b.shape[0] if b.shape else 1
+    return rows, b.slot_bytes // rows
+
+
+def _share(a: Buffer, b: Buffer, machine: Machine) -> bool:
+    return any(
+        x < y + slot_size(machine, b) and y < x + slot_size(machine, a) for x in a.offsets for y in b.offsets
+    )
