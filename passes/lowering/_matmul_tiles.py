@@ -328,20 +328,23 @@ class TileNest(ContractionNest):
             room //= step[n]
             if step[n] < sizes[n]:
                 break
-        yield from self._steps(names, sizes, step, tiles, Affine())
+        weights = {n: prod(sizes[o] for o in names[at + 1 :]) for at, n in enumerate(names)}
+        # The longest loop outside: what runs beside it is spread over that one.
+        loops = sorted(((n, sizes[n] // step[n], step[n]) for n in names), key=lambda x: -x[1])
+        yield from self._steps(loops, weights, tiles, Affine())
 
     def _steps(
-        self, names: list[str], sizes: dict[str, int], step: dict[str, int], tiles: Tiles, first: Affine
+        self, loops: list[tuple[str, int, int]], weights: dict[str, int], tiles: Tiles, first: Affine
     ) -> Iterator[tuple[Tiles, Affine]]:
-        if not names:
+        if not loops:
             yield tiles, first
             return
-        name, rest = names[0], names[1:]
-        weight = prod(sizes[n] for n in rest)
-        with self.emit.loop(f"{name}_e", sizes[name] // step[name]) as var:
-            base = var * step[name]
-            part = Tile(tiles[name].base + base, step[name], base)
-            yield from self._steps(rest, sizes, step, {**tiles, name: part}, first + base * weight)
+        name, count, step = loops[0]
+        with self.emit.loop(f"{name}_e", count) as var:
+            base = var * step
+            part = Tile(tiles[name].base + base, step, base)
+            inside = {**tiles, name: part}
+            yield from self._steps(loops[1:], weights, inside, first + base * weights[name])
 
     def _block_order(self) -> list[str]:
         """M dims as they number the rows of a drained block: slowest first."""
