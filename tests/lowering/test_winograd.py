@@ -110,7 +110,7 @@ def test_every_plan_gives_the_same_bits(m: int) -> None:
     assert all((y == found[0]).all() for y in found)
 
 
-@pytest.mark.parametrize("name", ["portable", "avx512"])
+@pytest.mark.parametrize("name", ["portable", "avx512", "amx"])
 @pytest.mark.parametrize("m", SIZES)
 def test_machine_code(m: int, name: str) -> None:
     target = machine.load(name)
