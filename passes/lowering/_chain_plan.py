@@ -24,7 +24,10 @@ class ChainSizes:
 
 @dataclass(frozen=True, slots=True)
 class ChainPlan:
-    """``blocks``: size of a block in every dimension; empty where the stages follow each other over all rows."""
+    """``blocks``: size of a block in every dimension; empty where the stages follow each other over all rows.
+
+    ``rows`` of a block tell the plans of a chain apart.
+    """
 
     blocks: tuple[int, ...]
     rows: int
@@ -41,7 +44,7 @@ _TEAMS = (1, 2, 4)
 
 def chain_plans(s: ChainSizes, machine: Machine) -> list[ChainPlan]:
     """All plans, best estimate first."""
-    found = [ChainPlan((), 0, _cost(s, s.rows, 1, machine))]
+    found = [ChainPlan((), s.rows, _cost(s, s.rows, 1, machine))]
     for blocks in _blockings(s.dims):
         rows, count = prod(blocks), prod(ceil(e / b) for e, b in zip(s.dims, blocks, strict=True))
         teams = sum(ceil(count / t) * t / count for t in _TEAMS) / len(_TEAMS)
@@ -50,9 +53,9 @@ def chain_plans(s: ChainSizes, machine: Machine) -> list[ChainPlan]:
 
 
 def _blockings(dims: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Inner dimensions whole, one divided, outer ones one at a time."""
+    """Inner dimensions whole, one divided, outer ones one at a time; never all rows as one block."""
     for i, extent in enumerate(dims):
-        even = sorted({ceil(extent / n) for n in range(1, extent + 1)})
+        even = sorted({ceil(extent / n) for n in range(1 if i else 2, extent + 1)})
         for size in even:
             if size > 1 or i == len(dims) - 1:
                 yield (*(1 for _ in dims[:i]), size, *dims[i + 1 :])

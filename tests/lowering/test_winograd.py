@@ -24,6 +24,7 @@ from opc.tensor.interpret import evaluate, oracle_under
 from opc.tensor.ir import Function
 from opc.tensor.verify import verify
 from passes import load
+from passes.lowering._knobs import parse_plans
 from passes.lowering.candidates import candidates
 from passes.tensor._toom_cook import SIZES, TAPS, filter_of
 from tests.lowering.test_machine_code import run_module
@@ -108,6 +109,13 @@ def test_every_plan_gives_the_same_bits(m: int) -> None:
     assert len(plans) > 1
     found = [call(built(function, licensed, p), arrays, threads) for p in plans for threads in (1, 2)]
     assert all((y == found[0]).all() for y in found)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 6), (64, 56)])
+def test_every_plan_of_a_chain_can_be_asked_for(channels: int, size: int) -> None:
+    licensed = rewritten(convolution(N=1, C=channels, H=size, W=size, K=64), 4)
+    for plan in candidates(licensed, HOST, 1000):
+        assert ";".join(map(str, parse_plans(plan))) == plan
 
 
 @pytest.mark.parametrize("name", ["portable", "avx512", "amx"])
