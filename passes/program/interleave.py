@@ -24,7 +24,7 @@ class Interleave:
     n iterations of one and m of the other become min(n, m) iterations that do an even share of both. What does not
     divide stays a loop of its own if it is at most the fraction ``leave`` of them all; otherwise the first
     iterations do one more each. Loops inside are unrolled where the fused body then has at most ``size``
-    instructions; otherwise the loop inside shares the vector work in the same way, or parts of it stay
+    instructions; otherwise the loops inside share the work in the same way, or parts of one stay
     loops with vector instructions between them. The order within the body is left to ``list-schedule``.
 
     Before:
@@ -86,7 +86,7 @@ class Interleave:
         }
     """
 
-    size: int = 160
+    size: int = 64
     leave: float = 0.2
     name: ClassVar[str] = "interleave"
     level: ClassVar[str] = "program"
@@ -190,10 +190,12 @@ class _Rewriter:
         name = _fresh(loop.var, (loop, part))
         turn = Affine.var(name) if extent > 1 else Affine()
         mine, vector = _slice(loop, turn * ours, ours), _slice(part, turn * theirs, theirs)
-        inner = loop.body[0]
+        inner = _inside(vector, 0) if theirs == 1 else None
         if _size((mine, vector)) <= self.size:
             body = list(_flat((mine, vector)))
-        elif len(loop.body) == 1 and isinstance(inner, Loop):
+        elif inner:
+            body = self.dealt(mine, inner)
+        elif _inside(loop, 0):
             body = self.deeper(mine, vector)
         else:
             body = self.parted(mine, list(_flat((vector,))))
@@ -202,12 +204,16 @@ class _Rewriter:
     def deeper(self, loop: Loop, part: Loop) -> list[Stmt]:
         """The iterations of the loop one after the other, the loop inside sharing what they have of ``part``."""
         body: list[Stmt] = []
+        done = 0
         for n in range(loop.extent):
-            (inner,) = (substitute(s, {loop.var: n}) for s in loop.body)
-            assert isinstance(inner, Loop)
             low, high = part.extent * n // loop.extent, part.extent * (n + 1) // loop.extent
-            body += self.dealt(inner, _slice(part, low, high - low))
-        return body
+            if low == high:
+                continue
+            inner = _inside(loop, n)
+            assert inner
+            body += [*_some(_slice(loop, done, n - done)), *self.dealt(inner, _slice(part, low, high - low))]
+            done = n + 1
+        return body + list(_some(_slice(loop, done, loop.extent - done)))
 
     def parted(self, loop: Loop, vector: list[Stmt]) -> list[Stmt]:
         """The loop in pieces, an even share of the vector instructions behind each."""
@@ -221,7 +227,7 @@ class _Rewriter:
 
 
 def _split(beside: Sequence[Stmt]) -> Iterator[Loop]:
-    """Loops one by one, neighbouring instructions as a loop of one iteration; short outer loops are unrolled."""
+    """Loops one by one, neighbouring instructions as a loop of one iteration."""
     run: list[Instr] = []
     for stmt in beside:
         if isinstance(stmt, Instr):
@@ -230,10 +236,7 @@ def _split(beside: Sequence[Stmt]) -> Iterator[Loop]:
         if run:
             yield Loop("once", 1, tuple(run))
             run = []
-        if any(isinstance(s, Loop) for s in stmt.body) and stmt.extent <= 4:
-            yield from _split([substitute(s, {stmt.var: n}) for n in range(stmt.extent) for s in stmt.body])
-        else:
-            yield stmt
+        yield stmt
     if run:
         yield Loop("once", 1, tuple(run))
 
@@ -242,6 +245,12 @@ def _slice(loop: Loop, start: Affine | int, count: int) -> Loop:
     """``count`` iterations of the loop from ``start`` on."""
     first = Affine.var(loop.var) + start
     return replace(loop, extent=count, body=tuple(substitute(s, {loop.var: first}) for s in loop.body))
+
+
+def _inside(loop: Loop, n: int) -> Loop | None:
+    """The loop that is all of iteration ``n``, if one is."""
+    inner = substitute(loop.body[0], {loop.var: n})
+    return inner if len(loop.body) == 1 and isinstance(inner, Loop) else None
 
 
 def _some(loop: Loop) -> tuple[Loop, ...]:

@@ -137,3 +137,43 @@ def test_zeros_stand_before_the_loops_that_sum(init: str, depth: int | None) -> 
     zeros = [len(loops) for i, loops in instructions(result.body) if i.opcode == "vector.copy"]
     assert zeros == ([0] if depth is None else [0, depth])
     assert (result is program) == (depth is None)
+
+
+NESTED = """program v1 beside machine amx {
+  buffer x: bf16[16,3,16,32]@gm input
+  buffer y: f32[4,2,16]@gm output
+  buffer a: bf16[16,32]@tmm local
+  buffer b: bf16[32,16]@tmm local
+  buffer c: f32[16,16]@tmm local
+  buffer d: f32[4,2,16]@l2 local
+  buffer t: f32[16]@reg local
+  vector.copy d[p, q, n] = 1.0 for p<4, q<2, n<16
+  loop i < 2 {
+    vector.copy c[m, n] = 0.0 for m<16, n<16
+    loop s < 16 {
+      loop r < 3 {
+        copy_in.copy a[m, k] = x[s, r, m, k] for m<16, k<32
+        copy_in.copy b[k, n] = x[s, r, n, k] for k<32, n<16
+        cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {chain=1536}
+      }
+    }
+    loop p < 4 {
+      loop q < 2 {
+        copy_in.copy t[n] = d[p, q, n] for n<16
+        vector.exp t[n] = t[n] for n<16
+        copy_out.copy y[p, q, n] = t[n] for n<16
+      }
+    }
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(("size", "most"), [(8, 14), (16, 17), (24, 23), (256, 44)])
+def test_loops_on_both_sides_stay_loops_beyond_the_size(size: int, most: int) -> None:
+    program = parse_program(NESTED)
+    result = Interleave(size=size).run(program, Context(AMX))
+    assert isinstance(result, Program)
+    assert_order_only(program, result, AMX)
+    assert result != program
+    assert len(list(instructions(result.body))) <= most
