@@ -168,7 +168,9 @@ class Dependences:
                 by_buffer.setdefault(name, []).append(n)
         for s, node in enumerate(nodes):
             names = {name for touch in node for name in self.aliases(touch.buffer)}
-            for t in sorted({t for name in names for t in by_buffer.get(name, ())}):
+            met = {t for name in names for t in by_buffer.get(name, ())}
+            # In a single iteration nothing comes after what it precedes.
+            for t in sorted(met if steps.total > 1 else (t for t in met if t > s)):
                 if not groups or groups[s] is None or groups[s] != groups[t]:
                     found += self._pair(s, node, t, nodes[t], steps)
         return found
