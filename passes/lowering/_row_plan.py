@@ -18,8 +18,8 @@ class RowPlan:
     """``sizes``: tile per dim name; ``lanes``: dims laid along the vector; ``windows``: reduced dims that
     slide over an axis together with a parallel dim; ``unrolled``: dims that are written out instead of
     looped over; ``bordered``: lanes that run over a padded edge, so that their first and last block differ;
-    ``order``: dims by their steps in memory, largest first (none: as declared); ``spilled``: the
-    group does not fit and must be split.
+    ``order``: dims by their steps in memory, largest first (none: as declared); ``moved``: one copy from
+    memory to memory, without registers between; ``spilled``: the group does not fit and must be split.
     """
 
     shared: tuple[Dim, ...]
@@ -32,6 +32,7 @@ class RowPlan:
     unrolled: frozenset[str] = frozenset()
     bordered: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
+    moved: bool = False
 
     @property
     def shared_names(self) -> frozenset[str]:
@@ -55,7 +56,50 @@ def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine)
     every = {d.name: d for p in pieces for d in (*p.dims, *p.reduce)}
     if addressable:
         return _plan_space(ops, tensors, machine, shared, windows, every)
-    return _plan_lanes(ops, tensors, machine, shared, windows, every)
+    return _plan_move(ops, tensors, machine) or _plan_lanes(ops, tensors, machine, shared, windows, every)
+
+
+# Elements along which a copy that rearranges goes before it takes the next row: whole lines on both sides.
+_MOVED = 16
+
+
+def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine) -> RowPlan | None:
+    """A copy whose rows are turned, or are too short a piece of those read: in blocks that touch whole lines
+    of both sides, walked the way the source lies, which is fetched ahead; what is written needs no fetching.
+    """
+    piece = ops[0].pieces[0]
+    read, out, memory = piece.body, ops[0].outputs[0], machine.roles["memory"]
+    if len(ops) > 1 or piece.guards or piece.reduce or not isinstance(read, Read) or read.fill is not None:
+        return None
+    source = tensors[read.tensor]
+    past = 0 < machine.limits.get("l3_bytes", 0) < out.dtype.bytes * prod(out.shape)  # stored past the caches
+    if past or read.tensor == out.name:
+        return None
+    if source.dtype is not out.dtype or machine.route("copy_in", memory, memory) is None:
+        return None
+    steps = {
+        d.name: (_stride(read.index, source, d.name), _stride(piece.index, out, d.name)) for d in piece.dims
+    }
+    along = [d for d in piece.dims if steps[d.name][0] == 1]
+    across = [d for d in piece.dims if steps[d.name][1] == 1]
+    wide = [d for d in piece.dims if d not in across and d.extent >= _MOVED]
+    if len(along) != 1 or len(across) != 1 or 0 in sum(steps.values(), ()) or not wide:
+        return None
+    row, turned = across[0], along[0] is not across[0]
+    if row.extent < _MOVED // 2 or (not turned and row.extent > _MOVED):
+        return None
+    beside = along[0] if turned else min(wide, key=lambda d: steps[d.name][1])
+    order = tuple(sorted(steps, key=lambda n: -steps[n][0]))
+    sizes = {
+        **dict.fromkeys(steps, 1),
+        row.name: min(row.extent, _MOVED),
+        beside.name: min(beside.extent, _MOVED),
+    }
+    spread = [n for n in order if sizes[n] < next(d.extent for d in piece.dims if d.name == n)]
+    lanes = frozenset({row.name})
+    return RowPlan(
+        piece.dims, sizes, spread[0] if spread else "", lanes, frozenset(), False, order=order, moved=True
+    )
 
 
 def _windows(op: Op) -> Iterator[str]:

@@ -74,8 +74,19 @@ class RowNest:
             self.emit.line = op.line
             self._op(op, tiles)
 
+    def _move(self, piece: Piece, out: Tensor, tiles: Tiles) -> None:
+        """One block, from memory to memory."""
+        frame, read = self._frame(piece, tiles), piece.body
+        assert isinstance(read, Read)
+        source = memory_access(self.tensors[read.tensor], [frame.global_form(f) for f in read.index])
+        target = memory_access(out, [frame.global_form(f) for f in piece.index])
+        self.emit.emit("copy_in.copy", frame.dims(frame.axes), [target], [source])
+
     def _op(self, op: Op, tiles: Tiles) -> None:
         piece = op.pieces[0]
+        if self.plan.moved:
+            self._move(piece, op.outputs[0], tiles)
+            return
         extra = [d for d in piece.dims if d.name not in tiles]
         chunked = any(self.plan.size(d) < d.extent for d in extra)
         scratch = self._scratch(op, tiles) if chunked and self._read_later(op) else None
