@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 from opc.machine.model import Machine
-from opc.program.ir import Buffer, Program
+from opc.program.ir import Buffer, Module, Program, map_programs
 from opc.program.memory import slot_size
+
+
+def mix(ir: Module | Program, machine: Machine, rewrite: Callable[[Program], Program]) -> Module | Program:
+    """Rewrite the programs whose sums may be mixed with other work: the machine has one stream of instructions
+    and a window to reorder them in, and no register changes its shape.
+    """
+    if not machine.window:
+        return ir
+    return map_programs(ir, lambda p: p if reshaped(p, machine) else rewrite(p))
 
 
 def reshaped(program: Program, machine: Machine) -> bool:

@@ -9,10 +9,10 @@ from typing import ClassVar
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.dependence import Dep, Dependences, touches
-from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions
 from opc.program.pipes import pipe_of
 from opc.program.rewrite import substitute
-from passes.program._shapes import reshaped
+from passes.program._shapes import mix
 from passes.program._stages import peel
 
 
@@ -86,12 +86,7 @@ class Stagger:
 
     def run(self, ir: Module | Program, context: Context) -> Module | Program:
         """The program with staggered loops; the same object if there is none."""
-        if not context.machine.window:
-            return ir
-        machine = context.machine
-        return map_programs(
-            ir, lambda p: p if reshaped(p, machine) else _Rewriter(p, machine, self).program()
-        )
+        return mix(ir, context.machine, lambda p: _Rewriter(p, context.machine, self).program())
 
 
 class _Rewriter:
