@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 from opc.npu.expand import Static
-from opc.npu.intervals import Runs, box_runs, merged
 from opc.npu.listing import Instruction, Region
 from opc.npu.mnemonics import opcode_of
+from opc.program.intervals import Footprint, Runs, box_runs, merged
 from opc.program.opcodes import OPCODES
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """The bytes of one operand at one execution: ``runs`` moved up by ``address``."""
-
-    address: int
-    runs: Runs
-
-    @property
-    def low(self) -> int:
-        return self.address + self.runs[0][0]
-
-    @property
-    def high(self) -> int:
-        return self.address + self.runs[-1][1]
 
 
 def footprints(s: Static, region: Region, source: bool) -> list[Footprint | None]:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from opc.errors import Diagnostic, ListingError
 from opc.machine import Machine, load
 from opc.npu import explain
-from opc.npu.access import Footprint, footprints, reads_destination
+from opc.npu.access import footprints, reads_destination
 from opc.npu.engine import Plan, plan
 from opc.npu.expand import Static, expand
 from opc.npu.globals import GlobalCheck
 from opc.npu.happens import Access, Pass, Verdict
-from opc.npu.intervals import Coverage
 from opc.npu.listing import Instruction, Listing, Phase, Region, instructions
-from opc.npu.memory import Memory
 from opc.npu.rules import phase_problems, placement_problems
 from opc.npu.text import print_listing
+from opc.program.footprints import Memory
+from opc.program.intervals import Coverage, Footprint
 
 LIMIT = 20  # diagnostics in one error
 

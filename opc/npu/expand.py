@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from opc.affine import Affine
 from opc.errors import ListingError, fail
 from opc.npu.listing import Instruction, Phase, Region, Statement, instructions
+from opc.program.unroll import values
 
 LIMIT = 20_000_000  # instructions of one core in one phase
 Ranges = tuple[tuple[str, range], ...]
@@ -27,24 +28,13 @@ class Static:
     @property
     def count(self) -> int:
         n = 1
-        for _, values in self.ranges:
-            n *= len(values)
+        for _, numbers in self.ranges:
+            n *= len(numbers)
         return n
 
     def values(self, form: Affine) -> list[int]:
         """The form's value at each execution, in order."""
-        found = [form.const]
-        repeat = 1
-        # Outermost first: every known value is followed by its inner iterations.
-        for var, values in self.ranges:
-            c = form.coefficient(var)
-            if c:
-                found = [v for base in found for v in [base] * repeat] if repeat > 1 else found
-                repeat = 1
-                found = [base + c * v for base in found for v in values]
-            else:
-                repeat *= len(values)
-        return [v for v in found for _ in range(repeat)] if repeat > 1 else found
+        return values(form, self.ranges)
 
     def addresses(self, region: Region) -> list[int]:
         """Address of the region's first element at each execution."""
@@ -57,9 +47,9 @@ class Static:
     def environment(self, execution: int) -> dict[str, int]:
         """The loop variables of one execution, for messages."""
         env: dict[str, int] = {}
-        for var, values in reversed(self.ranges):
-            execution, at = divmod(execution, len(values))
-            env[var] = values[at]
+        for var, numbers in reversed(self.ranges):
+            execution, at = divmod(execution, len(numbers))
+            env[var] = numbers[at]
         return {var: env[var] for var, _ in self.ranges}
 
 

@@ -7,8 +7,8 @@ from opc.npu.engine import Plan
 from opc.npu.expand import Static
 from opc.npu.happens import Race, Verdict
 from opc.npu.listing import Instruction, Listing
-from opc.npu.memory import Memory
 from opc.npu.text import places, print_instruction
+from opc.program.footprints import Memory
 
 
 def short(i: Instruction) -> str:

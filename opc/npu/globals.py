@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from opc.affine import Affine
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
-from opc.npu.access import Footprint, footprints, reads_destination
+from opc.npu.access import footprints, reads_destination
 from opc.npu.expand import Static, expand, statics
 from opc.npu.explain import short, span
-from opc.npu.intervals import Coverage, Runs, box_runs
 from opc.npu.listing import Instruction, Listing, Loop, Phase, Region, Tensor, instructions
+from opc.program.intervals import Coverage, Footprint, Runs, box_runs
 
 Touch = tuple[int, int, int, bool, int]  # first byte, byte after the last, core, writes, static number
 

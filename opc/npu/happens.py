@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from opc.machine.model import Machine
 from opc.npu.engine import BARRIER, BARRIER_ALL, SET, WAIT, WORK, Plan, resume
-from opc.npu.memory import Memory
+from opc.program.footprints import Memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from opc.pipeline import Context
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from passes.program._events import Events, allocate, relax
 from passes.program._flags import Body, Flag, Path, Solver, Tweak
+from passes.program._prune import prune
 
 ALL = "ALL"
 
@@ -24,7 +25,7 @@ class InsertSync:
     ``d`` iterations after its set is primed with ``d`` sets before the outermost loop and drained by
     ``d`` waits at the end; it cycles through event ids, so one side may run ahead of the other. When
     the ids of a pipe pair run out, flags are joined, then stop running ahead, then give way to a
-    barrier across all pipes.
+    barrier across all pipes. What the rest makes needless on the unrolled trace goes at the end.
 
     Before:
         program v1 twice machine ascend910 {
@@ -105,7 +106,7 @@ def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
     if loop.extent > machine.cores:
         # The same core goes on with another iteration, which knows nothing of this one.
         body = (*body, _barrier(ALL))
-    return Loop(loop.var, loop.extent, body, True)
+    return prune(Loop(loop.var, loop.extent, body, True), program, machine)
 
 
 def _emit(body: Body, events: Events, early: bool) -> tuple[Stmt, ...]:

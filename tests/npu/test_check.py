@@ -12,8 +12,8 @@ from opc import npu
 from opc.errors import ListingError
 from opc.npu.access import footprints, reads_destination
 from opc.npu.expand import Static, expand
-from opc.npu.intervals import Coverage, box_runs, merged, overlap
 from opc.npu.listing import Instruction
+from opc.program.intervals import Coverage, box_runs, merged, overlap
 from tests.npu.samples import PIPELINED, barriers, machine, place, sample
 
 DECLARED = "listing v1 t machine ascend910\ntensor x: f16[64] input\ntensor y: f16[64] output\n"

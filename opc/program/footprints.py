@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from opc.npu.access import Footprint
-from opc.npu.intervals import Runs, overlap
+from opc.program.intervals import Footprint, Runs, overlap
 
 _BUCKETS = 512
 

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 Runs = tuple[tuple[int, int], ...]  # (first byte, byte after the last), sorted, apart from each other
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The bytes of one operand at one execution: ``runs`` moved up by ``address``."""
+
+    address: int
+    runs: Runs
+
+    @property
+    def low(self) -> int:
+        return self.address + self.runs[0][0]
+
+    @property
+    def high(self) -> int:
+        return self.address + self.runs[-1][1]
 
 
 def merged(runs: Iterable[tuple[int, int]]) -> Runs:

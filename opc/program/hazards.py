@@ -1,0 +1,137 @@
+"""What each instruction of one core's trace must wait for, to the byte.
+
+``dependence`` answers for all iterations at once and errs towards a conflict; this module unrolls the loops and
+compares the bytes that each execution touches. Its answers do not depend on flags and barriers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from opc.affine import Affine
+from opc.machine.model import Machine
+from opc.program.footprints import Memory
+from opc.program.intervals import Footprint, box_runs
+from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
+from opc.program.pipes import pipe_of
+from opc.program.unroll import Ranges, text_order, values
+
+Need = tuple[
+    tuple[str, int], ...
+]  # pipe -> number (on that pipe, from 0) of the last instruction to wait for
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One core's instructions: the texts, the order they run in, the pipe of each, and what each needs."""
+
+    texts: tuple[Instr, ...]
+    ranges: tuple[Ranges, ...]
+    pipes: tuple[str, ...]
+    order: list[int]
+    needs: list[Need]  # by position in ``order``
+
+
+def trace(loop: Loop, program: Program, machine: Machine, core: int = 0) -> Trace:
+    """The trace of one core of a parallel loop. On pipes that keep their order no instruction needs its own pipe."""
+    iterations = range(core, loop.extent, machine.cores)
+    found = list(instructions(loop.body))
+    texts = tuple(i for i, _ in found)
+    ranges = tuple(
+        ((loop.var, iterations), *((inner.var, range(inner.extent)) for inner in loops)) for _, loops in found
+    )
+    order = text_order(loop.body)[0] * len(iterations)
+    table = program.table()
+    pipes = tuple(pipe_of(i, table, machine) for i in texts)
+    return Trace(texts, ranges, pipes, order, _needs(texts, ranges, pipes, order, table, machine))
+
+
+def _needs(
+    texts: tuple[Instr, ...],
+    ranges: tuple[Ranges, ...],
+    pipes: tuple[str, ...],
+    order: list[int],
+    table: Mapping[str, Buffer],
+    machine: Machine,
+) -> list[Need]:
+    touched = _Touched(texts, ranges, table).by_text
+    names = tuple(dict.fromkeys(pipes))
+    of_text = [names.index(p) for p in pipes]
+    count, executions = [0] * len(names), [0] * len(texts)
+    found: list[Need] = []
+    for position, j in enumerate(order):
+        pipe, k = of_text[j], executions[j]
+        executions[j] = k + 1
+        number = count[pipe]
+        count[pipe] = number + 1
+        last: dict[int, int] = {}
+        for memory, regions, writes in touched[j]:
+            _meet(memory, regions[k], writes, last)
+        for memory, regions, writes in touched[j]:
+            (memory.writes if writes else memory.reads)[regions[k]][pipe] = (number, position)
+        if names[pipe] not in machine.unordered_pipes:
+            last.pop(pipe, None)
+        found.append(tuple((names[p], n) for p, n in last.items()))
+    return found
+
+
+def _meet(memory: Memory, region: int, writes: bool, last: dict[int, int]) -> None:
+    """Put the last conflicting access of every pipe into ``last``."""
+    for other in memory.adjacent[region]:
+        for seen in (memory.writes[other], memory.reads[other]) if writes else (memory.writes[other],):
+            for pipe, (number, _) in seen.items():
+                if number > last.get(pipe, -1):
+                    last[pipe] = number
+
+
+class _Touched:
+    """For each text (memory, region at each execution, whether it is written), per operand."""
+
+    def __init__(
+        self, texts: tuple[Instr, ...], ranges: tuple[Ranges, ...], table: Mapping[str, Buffer]
+    ) -> None:
+        self.table = table
+        written = {_memory(table[a.buffer]) for i in texts for a in i.dst}
+        self.memories: dict[str, Memory] = {}
+        self.by_text: list[list[tuple[Memory, list[int], bool]]] = []
+        for i, r in zip(texts, ranges, strict=True):
+            operands = [(a, False) for a in i.sources] + [(a, True) for a in i.dst]
+            self.by_text.append(
+                [
+                    (*self._regions(a, i, r), writes)
+                    for a, writes in operands
+                    if _memory(table[a.buffer]) in written and i.op != "prefetch"
+                ]
+            )
+
+    def _regions(self, access: Access, i: Instr, ranges: Ranges) -> tuple[Memory, list[int]]:
+        buffer = self.table[access.buffer]
+        linear, pitch = Affine(), buffer.dtype.bytes
+        for form, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
+            linear, pitch = linear + form * pitch, pitch * extent
+        strides = tuple(linear.coefficient(name) for name, _ in i.dims)
+        _, base = linear.split(name for name, _ in i.dims)
+        runs = box_runs(tuple(e for _, e in i.dims), strides, buffer.dtype.bytes)
+        offsets = buffer.offsets or tuple(n * buffer.slot_bytes for n in range(buffer.slots))
+        slots = values(access.slot, ranges) if len(offsets) > 1 else [0] * len(values(Affine(), ranges))
+        memory = self._of(buffer)
+        return memory, [
+            memory.intern(Footprint(address + offsets[slot % len(offsets)], runs))
+            for address, slot in zip(values(base, ranges), slots, strict=True)
+        ]
+
+    def _of(self, buffer: Buffer) -> Memory:
+        name = _memory(buffer)
+        if name not in self.memories:
+            same = [b for b in self.table.values() if _memory(b) == name]
+            size = max(max(b.offsets, default=0) + b.slots * b.slot_bytes for b in same)
+            self.memories[name] = Memory(name, size)
+        return self.memories[name]
+
+
+def _memory(buffer: Buffer) -> str:
+    """The memory a buffer lies in; a buffer without an address, and every argument, is one of its own."""
+    if not buffer.offsets:
+        return f".{buffer.name}"
+    return buffer.space if buffer.kind == "local" else buffer.kind
