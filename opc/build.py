@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from opc.files import write_atomic
 from opc.machine.model import ROLES, Machine
 from opc.pipeline import STRICT, Context, Pass, Pipeline, Step
 from opc.program.ir import Module, Program
+from opc.program.memo import Memo
 from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
@@ -73,8 +75,11 @@ def parse_ir(text: str, file: str) -> Any:
 _LEVELS = {"tile": "tiled", "assign-spaces": "legal", "expand-slots": "expanded"}
 
 
-def verify(ir: Any, machine: Machine, level: str = "tiled") -> None:
-    """Raise IRError with every broken invariant of a function, program or module."""
+def verify(ir: Any, machine: Machine, level: str = "tiled", memos: Mapping[int, Memo] | None = None) -> None:
+    """Raise IRError with every broken invariant of a function, program or module.
+
+    ``memos``: what is known of programs, by their number in the module.
+    """
     if isinstance(ir, Function):
         from opc.tensor.verify import verify as check_function
 
@@ -82,10 +87,11 @@ def verify(ir: Any, machine: Machine, level: str = "tiled") -> None:
         return
     from opc.program.verify import verify as check_program
 
-    for program in ir.programs if isinstance(ir, Module) else (ir,):
+    for number, program in enumerate(ir.programs if isinstance(ir, Module) else (ir,)):
         # Between tile and assign-spaces buffers are in roles, which only the machine maps to spaces.
         in_roles = any(b.space not in machine.spaces and b.space in ROLES for b in program.buffers)
-        check_program(program, None if in_roles else machine, level)
+        memo = None if memos is None or in_roles else memos[number]
+        check_program(program, None if in_roles else machine, level, memo)
 
 
 def _accepts(p: Pass, ir: Any, machine: Machine) -> None:
@@ -122,10 +128,11 @@ def run_passes(
     done: list[Step] = []
     level = "tiled"
     context = Context(machine, numerics)
+    memos = defaultdict[int, Memo](Memo)
     for p in passes:
         level = _LEVELS.get(p.name, level)
         _accepts(p, ir, machine)
-        check = partial(verify, machine=machine, level=level)
+        check = partial(verify, machine=machine, level=level, memos=memos)
         try:
             ir, steps = Pipeline((p,), check).run(ir, context, after)
         except OpcError as problem:

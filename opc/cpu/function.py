@@ -89,6 +89,7 @@ class Function:
         self._count = 0
         self.env: dict[str, Index] = {}
         self.pinned = False  # whether vector results keep their place among instructions with side effects
+        self.opaque = False  # whether loops count in what LLVM knows nothing of, and so leaves as it is
         self._depth: dict[str, int] = {}  # i64 value -> depth of the scope that defines it
 
     def finish(self, result: str = "void") -> None:
@@ -261,6 +262,7 @@ class Function:
         self.do(f"\n{label}p:")
         self.do(f"br i1 {guard}, label %{label}, label %{label}x" if guard else f"br label %{label}")
         variable = self.name()
+        counter = f"{variable}h" if self.opaque else variable
         phis = [self.name() for _ in carried]
         self._push()
         self._depth[variable] = len(self._scopes) - 1
@@ -268,9 +270,11 @@ class Function:
         scope = self._scopes.pop()
         parent = self._scopes[-1].body
         parent.append(f"{label}:")
-        parent.append(f"  {variable} = phi i64 [ {start}, %{label}p ], [ {variable}n, %{label}e ]")
+        parent.append(f"  {counter} = phi i64 [ {start}, %{label}p ], [ {variable}n, %{label}e ]")
         for phi, type_, (_, first), last in zip(phis, types, carried, latest, strict=True):
             parent.append(f"  {phi} = phi {type_} [ {first}, %{label}p ], [ {last}, %{label}e ]")
+        if self.opaque:
+            parent.append(f'  {variable} = call i64 asm "", "=r,0"(i64 {counter})')
         parent += scope.head
         parent += scope.body
         parent += [

@@ -65,7 +65,9 @@ class Phase:
             self.f.pinned = outside
             return []
 
+        outside, self.f.opaque = self.f.opaque, self.tiles.configured and not self.tiles.emulated
         self.f.loop(end, body, start=begin)
+        self.f.opaque = outside
         del self.extents[loop.var]
 
     def _statement(self, stmt: Stmt) -> None:

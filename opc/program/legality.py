@@ -23,15 +23,16 @@ from dataclasses import dataclass
 from opc.dtypes import DType
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
+from opc.program.ir import Buffer, Instr, Loop, Program, instructions
 from opc.program.liveness import Lives, live_ranges, live_together, slot_name, split_slots
+from opc.program.memo import Memo
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
 from opc.program.text import print_stmt
 
 LEVELS = ("tiled", "legal", "expanded")
 
 
-def machine_problems(program: Program, machine: Machine, level: str) -> list[Diagnostic]:
+def machine_problems(program: Program, machine: Machine, level: str, memo: Memo) -> list[Diagnostic]:
     """Every broken machine invariant of a structurally sound program, in program order."""
     table = program.table()
     found = [Diagnostic("E0560", m) for b in program.buffers for m in _placement(b, machine)]
@@ -40,6 +41,8 @@ def machine_problems(program: Program, machine: Machine, level: str) -> list[Dia
     found += [Diagnostic("E0561", m) for m in _offsets(program, machine)]
     known: dict[object, list[tuple[str, str]]] = {}
     for instr, loops in instructions(program.body):
+        if memo.legal(instr, level):
+            continue
         checks = list(_sync(instr, machine))
         if level != "tiled":
             key = _alike(instr)
@@ -48,6 +51,8 @@ def machine_problems(program: Program, machine: Machine, level: str) -> list[Dia
             checks += known[key]
         if level == "expanded":
             checks += _constant(instr, loops, table, machine)
+        if not checks:
+            memo.allow(instr, level)
         found += [Diagnostic(code, message, notes=(f"in `{print_stmt(instr)}`",)) for code, message in checks]
     return found
 
@@ -109,7 +114,10 @@ def _shared(program: Program, spans: list[_Span]) -> Iterator[str]:
     pairs = [(a, b) for n, a in enumerate(spans) for b in spans[n + 1 :] if a.meets(b)]
     if not pairs:
         return  # most programs share nothing, and need no live ranges
-    ranges = live_ranges(split_slots(program))
+    sharing = {span.buffer.name for pair in pairs for span in pair}
+    whole = split_slots(program, sharing)
+    split = {slot_name(span.buffer.name, span.slot) for pair in pairs for span in pair}
+    ranges = live_ranges(whole, sharing | split)
 
     def lives(span: _Span) -> Lives:
         name = span.buffer.name
@@ -204,15 +212,11 @@ def _constant(
     for a in (*i.dst, *i.sources):
         if machine.spaces[table[a.buffer].space].addressable:
             continue
-        if not a.slot.is_const:
+        if a.slot.terms:
             yield "E0566", f"slot {a.slot} of '{a.buffer}' is not constant"
-        yield from (("E0566", f"index {f} of '{a.buffer}' is not constant") for f in _moving(a, around))
-
-
-def _moving(access: Access, around: set[str]) -> Iterator[str]:
-    for form in access.index:
-        if any(name in around for name, _ in form.terms):
-            yield str(form)
+        for form in a.index:
+            if form.terms and not around.isdisjoint([name for name, _ in form.terms]):
+                yield "E0566", f"index {form} of '{a.buffer}' is not constant"
 
 
 def _sync(i: Instr, machine: Machine) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ too. Anything undecided counts as needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from opc.affine import Affine
@@ -61,19 +61,20 @@ class Liveness:
     homes: dict[str, tuple[Loop, ...]]
 
 
-def live_ranges(program: Program) -> dict[str, Lives]:
-    """The lives of every buffer; memory buffers live for whole top-level statements."""
-    return liveness(program).ranges
+def live_ranges(program: Program, only: Collection[str] | None = None) -> dict[str, Lives]:
+    """The lives of every buffer, or of some; memory buffers live for whole top-level statements."""
+    return liveness(program, only).ranges
 
 
-def liveness(program: Program) -> Liveness:
-    """Live ranges and homes of every buffer."""
+def liveness(program: Program, only: Collection[str] | None = None) -> Liveness:
+    """Live ranges and homes of every buffer, or of ``only`` some."""
     # Memory lives for whole statements: only local buffers are worth following.
-    summaries = _Summaries({b.name: b for b in program.buffers if b.kind == "local"})
+    followed = [b for b in program.buffers if only is None or b.name in only]
+    summaries = _Summaries({b.name: b for b in followed if b.kind == "local"})
     summaries.sequence(program.body, {}, ())
     backward = _Backward(summaries)
     backward.sequence(program.body, {}, (), {}, sum(map(_size, program.body)))
-    ranges = {b.name: tuple(reversed(backward.lives.get(b.name, []))) for b in program.buffers}
+    ranges = {b.name: tuple(reversed(backward.lives.get(b.name, []))) for b in followed}
     position = 0
     memory: dict[str, LiveRange] = {}
     for stmt in program.body:
@@ -102,11 +103,13 @@ def slot_name(name: str, slot: int) -> str:
     return f"{name}{{{slot}}}"
 
 
-def split_slots(program: Program) -> Program:
+def split_slots(program: Program, only: Collection[str] | None = None) -> Program:
     """Every slot a buffer of its own, for buffers whose accesses all have a known slot: each slot then has
-    its own lives.
+    its own lives. ``only`` some buffers, if given.
     """
-    count = {b.name: b.slots for b in program.buffers if b.slots > 1}
+    count = {b.name: b.slots for b in program.buffers if b.slots > 1 and (only is None or b.name in only)}
+    if not count:
+        return program
     for i, loops in instructions(program.body):
         fixed = {loop.var: 0 for loop in loops if loop.extent == 1}
         for a in (*i.dst, *i.sources):
@@ -149,6 +152,7 @@ class _Summary:
 
     exposed: Regions = field(default_factory=dict)
     written: Regions = field(default_factory=dict)
+    touched: dict[str, None] = field(default_factory=dict)  # of the buffers that are followed
 
 
 Path = tuple[int, ...]  # positions in the bodies from the top
@@ -177,8 +181,9 @@ class _Summaries:
             for name, regions in part.written.items():
                 for region in regions:
                     add_region(total.written.setdefault(name, []), region)
-            for name in touched(stmt):
+            for name in part.touched:
                 counts[name] = counts.get(name, 0) + 1
+        total.touched = dict.fromkeys(counts)
         for name, count in counts.items():
             if count > 1:
                 # One iteration of a deeper loop does not hold the whole life.
@@ -188,9 +193,9 @@ class _Summaries:
     def loop(self, loop: Loop, extents: Extents, path: Path) -> _Summary:
         body = self.sequence(loop.body, {**extents, loop.var: loop.extent}, path)
         self.found[(*path, -1)] = body
-        for name in touched(loop) - body.exposed.keys():
+        for name in body.touched.keys() - body.exposed.keys():
             self.homes[name] = (loop, *self.homes.get(name, ()))
-        result = _Summary()
+        result = _Summary(touched=body.touched)
         for name, regions in body.exposed.items():
             before = [r for r in (swept_read(x, loop) for x in regions) if r is not None]
             if before:
@@ -206,7 +211,9 @@ class _Summaries:
         for a in (s for s in i.sources if s.buffer in self.table):
             read = Region.of(a, dims, self.table[a.buffer].slots)
             result.exposed.setdefault(a.buffer, []).append(read)
+            result.touched[a.buffer] = None
         for a in (d for d in i.dst if d.buffer in self.table):
+            result.touched[a.buffer] = None
             slots = self.table[a.buffer].slots
             if OPCODES[i.opcode].reduces and i.init != Affine():
                 old = Region.of(a, dims, slots, unless=i.init)
@@ -231,7 +238,7 @@ class _Backward:
             stmt, here = body[n], (*path, n)
             summary = self.summaries.found[here]
             if isinstance(stmt, Instr):
-                self.occupy(end - 1, touched(stmt) | needed.keys())
+                self.occupy(end - 1, summary.touched.keys() | needed.keys())
             else:
                 inner = {**extents, stmt.var: stmt.extent}
                 self.sequence(stmt.body, inner, here, self.around(stmt, inner, here, needed), end)

@@ -28,18 +28,22 @@ def substitute(stmt: Stmt, values: Mapping[str, Affine | int]) -> Stmt:
     ``form`` and event ids. Names that the statement binds itself must not occur in ``values``.
     """
     if isinstance(stmt, Loop):
-        return Loop(stmt.var, stmt.extent, tuple(substitute(s, values) for s in stmt.body), stmt.parallel)
+        body = tuple([substitute(s, values) for s in stmt.body])
+        same = all(s is t for s, t in zip(body, stmt.body, strict=True))
+        return stmt if same else Loop(stmt.var, stmt.extent, body, stmt.parallel)
+    if not _mentions(stmt, values):
+        return stmt
 
     def access(a: Access) -> Access:
-        index = tuple(f.substitute(values) for f in a.index)
+        index = tuple([f.substitute(values) for f in a.index])
         return Access(a.buffer, index, a.slot.substitute(values))
 
     # Written out, because unrolling makes thousands of copies and replace() is slow.
     return Instr(
         stmt.opcode,
         stmt.dims,
-        tuple(map(access, stmt.dst)),
-        tuple(access(s) if isinstance(s, Access) else s for s in stmt.src),
+        tuple([access(a) for a in stmt.dst]),
+        tuple([access(s) if isinstance(s, Access) else s for s in stmt.src]),
         None if stmt.init is None else stmt.init.substitute(values),
         stmt.fill,
         None if stmt.form is None else stmt.form.substitute(values),
@@ -50,3 +54,14 @@ def substitute(stmt: Stmt, values: Mapping[str, Affine | int]) -> Stmt:
         stmt.chain,
         stmt.line,
     )
+
+
+def _mentions(stmt: Instr, values: Mapping[str, Affine | int]) -> bool:
+    """Whether one of the variables occurs in the instruction."""
+    for a in (*stmt.dst, *stmt.sources):
+        for form in (*a.index, a.slot):
+            for name, _ in form.terms:
+                if name in values:
+                    return True
+    rest = (stmt.init, stmt.form, stmt.flag[2] if stmt.flag else None)
+    return any(form is not None and not form.names.isdisjoint(values) for form in rest)

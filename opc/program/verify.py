@@ -35,43 +35,51 @@ from opc.machine.model import Machine
 from opc.program.injective import overlaps_when_shifted, proves_injective
 from opc.program.ir import BUFFER_KINDS, Access, Instr, Loop, Program, Stmt, instructions
 from opc.program.legality import LEVELS, machine_problems
+from opc.program.memo import Memo
 from opc.program.opcodes import HINTS, OPCODES
 from opc.program.text import print_stmt
 
 _SUMMING = ("cube.mma", "vector.reduce_sum", "vector.reduce_moments")
 
 
-def verify(program: Program, machine: Machine | None = None, level: str = "legal") -> None:
+def verify(
+    program: Program, machine: Machine | None = None, level: str = "legal", memo: Memo | None = None
+) -> None:
     """Raise IRError with every broken invariant; see ``problems``."""
-    found = problems(program, machine, level)
+    found = problems(program, machine, level, memo)
     if found:
         raise IRError(found)
 
 
-def problems(program: Program, machine: Machine | None = None, level: str = "legal") -> list[Diagnostic]:
+def problems(
+    program: Program, machine: Machine | None = None, level: str = "legal", memo: Memo | None = None
+) -> list[Diagnostic]:
     """Every broken invariant, in program order.
 
     ``level`` says how far the program has come: "tiled" (before legalise: routes and functions may
     be missing), "legal", or "expanded" (after expand-slots: registers and tiles have constant indices).
+    ``memo`` keeps what is known of instructions from one program to the next on the same machine.
     """
     if level not in LEVELS:
         raise ValueError(f"level is one of {', '.join(LEVELS)}")
-    checker = _Checker(program)
+    memo = memo or Memo()
+    memo.start(program)
+    checker = _Checker(program, memo)
     checker.buffers()
     checker.body(program.body, {}, parallel=None, depth=0)
     if not checker.found:
         checker.phases()
     found = checker.found
     if machine is not None and not found:
-        found = machine_problems(program, machine, level)
+        found = machine_problems(program, machine, level, memo)
     return found
 
 
 class _Checker:
     """Walks the program once, with the extents of the names in scope."""
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, memo: Memo) -> None:
+        self.program, self.memo = program, memo
         self.table = program.table()
         self.found: list[Diagnostic] = []
         self.written: set[str] = {b.name for b in program.buffers if b.kind != "local"}
@@ -110,16 +118,30 @@ class _Checker:
     def phases(self) -> None:
         """What is on chip does not outlive a phase: the next one may run on another core."""
         whole = groupby(enumerate(self.program.body), key=lambda s: s[0] if _is_parallel(s[1]) else -1)
+        local = {name for name, b in self.table.items() if b.kind == "local"}
         for _, phase in whole:
             inside = [i for i, _ in instructions(tuple(stmt for _, stmt in phase))]
-            written = {d.buffer for i in inside for d in i.dst}
+            strange = local - {d.buffer for i in inside for d in i.dst}
+            if strange.isdisjoint(a.buffer for i in inside for a in i.sources):
+                continue
             for i in inside:
-                for name in sorted({a.buffer for a in i.sources} - written):
-                    if self.table[name].kind == "local":
-                        message = f"'{name}' is read, and nothing in the same phase writes it"
-                        self.report("E0568", message, i, "copy into it first, in the same parallel loop")
+                for name in sorted({a.buffer for a in i.sources} & strange):
+                    message = f"'{name}' is read, and nothing in the same phase writes it"
+                    self.report("E0568", message, i, "copy into it first, in the same parallel loop")
 
     def instr(self, i: Instr, scope: dict[str, int], parallel: str | None) -> None:
+        before = len(self.found)
+        if not self.memo.knows(i, scope, parallel):
+            self.afresh(i, scope, parallel)
+        if len(self.found) > before or i.opcode_class == "sync":
+            return
+        self.memo.keep(i, scope, parallel)
+        if OPCODES[i.opcode].reduces:
+            self.starts(i, scope)
+        self.written.update([d.buffer for d in i.dst])
+
+    def afresh(self, i: Instr, scope: dict[str, int], parallel: str | None) -> None:
+        """What depends on nothing but the instruction and the loops around it."""
         before = len(self.found)
         self.shape(i, scope)
         if len(self.found) > before or i.opcode_class == "sync":
@@ -136,7 +158,6 @@ class _Checker:
         self.reduction(i, scope)
         if parallel is not None:
             self.races(i, scope, parallel)
-        self.written.update(d.buffer for d in i.dst)
 
     def shape(self, i: Instr, scope: dict[str, int]) -> None:
         """Names, extents, operand counts and attributes, before any operand is looked at."""
@@ -145,18 +166,19 @@ class _Checker:
             self.report("E0553", f"unknown opcode '{i.opcode}'", i)
             return
         names = [n for n, _ in i.dims]
-        for name in dict.fromkeys(names):
-            if names.count(name) > 1 or name in scope:
-                self.report("E0550", f"dim '{name}' is already in use here", i)
-        if any(extent < 1 for _, extent in i.dims):
+        if len(set(names)) < len(names) or not scope.keys().isdisjoint(names):
+            for name in dict.fromkeys(names):
+                if names.count(name) > 1 or name in scope:
+                    self.report("E0550", f"dim '{name}' is already in use here", i)
+        if i.dims and min([extent for _, extent in i.dims]) < 1:
             self.report("E0552", "a dim has an extent below 1", i)
-        sources = op.sources + sum(form in ("scale", "shift") for form in i.scale)
+        sources = op.sources + len([form for form in i.scale if form in ("scale", "shift")])
         if len(i.dst) != op.destinations or len(i.src) != sources:
             counts = f"{op.destinations} destinations and {sources} sources"
             self.report("E0553", f"{i.opcode} takes {counts}, not {len(i.dst)} and {len(i.src)}", i)
-        for attribute in ("init", "fill", "form", "scale", "flag"):
-            value = getattr(i, attribute)
-            if value is not None and value != () and not _takes(i, attribute):
+        given = (("init", i.init), ("fill", i.fill), ("form", i.form), ("flag", i.flag))
+        for attribute, value in (*given, ("scale", i.scale or None)):
+            if value is not None and not _takes(i, attribute):
                 self.report("E0553", f"{i.opcode} has no '{attribute}'", i)
         if i.hint and i.hint not in HINTS.get(i.opcode, ()):
             self.report("E0553", f"{i.opcode} has no hint '{i.hint}'", i)
@@ -167,6 +189,8 @@ class _Checker:
         self.names_in_scope(i, scope)
 
     def names_in_scope(self, i: Instr, scope: dict[str, int]) -> None:
+        if i.init is None and i.flag is None and i.form is None:
+            return
         loop_forms = [("init", i.init), ("event id", i.flag[2] if i.flag else None)]
         if i.op == "reduce_moments":
             loop_forms.append(("form", i.form))
@@ -186,11 +210,12 @@ class _Checker:
             return
         if len(a.index) != len(b.shape):
             self.report("E0554", f"'{a.buffer}' has {len(b.shape)} axes, indexed with {len(a.index)}", i)
-        unknown = {n for form in a.index for n, _ in form.terms if n not in extents}
-        for name in sorted(unknown):
+        unknown = [n for form in a.index for n, _ in form.terms if n not in extents]
+        for name in sorted(set(unknown)):
             self.report("E0554", f"'{name}' is not in scope", i)
-        for name in sorted(a.slot.names - scope.keys()):
-            self.report("E0554", f"'{name}' in a slot is not a loop variable here", i)
+        if a.slot.terms:
+            for name in sorted(a.slot.names - scope.keys()):
+                self.report("E0554", f"'{name}' in a slot is not a loop variable here", i)
         if not is_source and b.kind in ("input", "param"):
             self.report("E0554", f"'{a.buffer}' is {b.kind}, it cannot be written", i)
 
@@ -209,21 +234,24 @@ class _Checker:
         for access in i.dst:
             dims = i.extents
             if OPCODES[i.opcode].reduces:
-                names = {n for form in access.index for n in form.names}
+                names = {n for form in access.index for n, _ in form.terms}
                 dims = {n: e for n, e in dims.items() if n in names}
             if not proves_injective(access.index, dims):
                 self.report("E0556", f"two iterations may write the same element of '{access.buffer}'", i)
 
-    def reduction(self, i: Instr, scope: dict[str, int]) -> None:
-        if not OPCODES[i.opcode].reduces:
-            return
-        names = {n for access in (*i.dst, *i.sources) for form in access.index for n in form.names}
-        for name in (n for n, e in i.dims if n not in names and e > 1):
-            self.report("E0557", f"dim '{name}' occurs in no operand", i)
+    def starts(self, i: Instr, scope: dict[str, int]) -> None:
+        """A reduction overwrites its destination at some time, or continues what was written before."""
         low, high = (1, 1) if i.init is None else i.init.interval(scope)
         # Unrolled copies of a reduction have an init that is never 0: they only continue it.
         if (low > 0 or high < 0) and any(d.buffer not in self.written for d in i.dst):
             self.report("E0557", f"'{i.dst[0].buffer}' is accumulated into before it was written", i)
+
+    def reduction(self, i: Instr, scope: dict[str, int]) -> None:
+        if not OPCODES[i.opcode].reduces:
+            return
+        names = {n for access in (*i.dst, *i.sources) for form in access.index for n, _ in form.terms}
+        for name in (n for n, e in i.dims if n not in names and e > 1):
+            self.report("E0557", f"dim '{name}' occurs in no operand", i)
         if i.op == "reduce_moments" and i.form is None and i.init != Affine():
             self.report("E0557", "reduce_moments needs the count already merged as 'form'", i)
         if i.opcode in _SUMMING and i.chain < (needed := _terms(i, scope)):
