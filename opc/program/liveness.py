@@ -197,7 +197,8 @@ class _Summaries:
             self.homes[name] = (loop, *self.homes.get(name, ()))
         result = _Summary(touched=body.touched)
         for name, regions in body.exposed.items():
-            before = [r for r in (swept_read(x, loop) for x in regions) if r is not None]
+            swept = (swept_read(x, loop) for x in regions)
+            before = [r for x in swept if x is not None and (r := self.inside(name, x)) is not None]
             if before:
                 result.exposed[name] = before
         for name, regions in body.written.items():
@@ -205,12 +206,17 @@ class _Summaries:
                 add_region(result.written.setdefault(name, []), swept_write(region, loop))
         return result
 
+    def inside(self, name: str, region: Region) -> Region | None:
+        """A read less what it takes from outside the buffer, where a copy fills."""
+        return region.inside(self.table[name].shape)
+
     def instr(self, i: Instr) -> _Summary:
         result = _Summary()
         dims = i.extents
         for a in (s for s in i.sources if s.buffer in self.table):
-            read = Region.of(a, dims, self.table[a.buffer].slots)
-            result.exposed.setdefault(a.buffer, []).append(read)
+            read = self.inside(a.buffer, Region.of(a, dims, self.table[a.buffer].slots))
+            if read is not None:
+                result.exposed.setdefault(a.buffer, []).append(read)
             result.touched[a.buffer] = None
         for a in (d for d in i.dst if d.buffer in self.table):
             result.touched[a.buffer] = None

@@ -26,6 +26,16 @@ class Region:
         """What an access touches; buffers of one slot ignore theirs."""
         return Region(access.slot if slots > 1 else Affine(), hull(access, dims), unless)
 
+    def inside(self, shape: tuple[int, ...]) -> Region | None:
+        """The part within a buffer of that shape, where that is certain; None if nothing is."""
+        box = []
+        for (base, count), extent in zip(self.box, shape, strict=True):
+            low, high = (max(base.const, 0), min(base.const + count, extent)) if base.is_const else (0, 1)
+            if high <= low:
+                return None
+            box.append((Affine((), low), high - low) if base.is_const else (base, count))
+        return replace(self, box=tuple(box))
+
     def depends_on(self, name: str) -> bool:
         slot = self.slot is not None and name in self.slot.names
         return slot or any(name in base.names for base, _ in self.box)

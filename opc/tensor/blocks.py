@@ -15,14 +15,15 @@ from opc.tensor.ir import Call, Dim, DimValue, Expr, Op, Piece, Read, Tensor, re
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Part of a dimension: its first index and its size."""
+    """Part of a dimension: its first index, its size, and how far apart its indices are."""
 
     base: Affine
     size: int
+    step: int = 1
 
     def form(self, name: str) -> Affine:
         """The whole dimension's index in terms of the block's own dimension ``name``."""
-        return self.base + (Affine.var(name) if self.size > 1 else 0)
+        return self.base + (Affine.var(name, self.step) if self.size > 1 else 0)
 
 
 Blocks = Mapping[str, Block]
@@ -145,12 +146,13 @@ def cut(piece: Piece, blocks: Blocks) -> Piece | None:
         if block is None:
             dims.append(d)
             continue
-        size = min(block.size, d.extent - block.base.const) if block.base.is_const else block.size
+        left = -(-(d.extent - block.base.const) // block.step)
+        size = min(block.size, left) if block.base.is_const else block.size
         if size <= 0:
             return None
         if size > 1:
             dims.append(Dim(d.name, size))
-        values[d.name] = Block(block.base, size).form(d.name)
+        values[d.name] = replace(block, size=size).form(d.name)
     body = _substitute(piece.body, values)
     index, guards = (tuple(f.substitute(values) for f in forms) for forms in (piece.index, piece.guards))
     return replace(piece, dims=tuple(dims), index=index, body=body, guards=guards)

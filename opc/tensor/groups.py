@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from opc.scalar import FUNCTIONS
 from opc.tensor.blocks import chain_problem
-from opc.tensor.ir import Call, Function, Op, Piece, Read, Tensor, reads
+from opc.tensor.ir import Function, Op, Piece, Read, Tensor, reads
+from opc.tensor.roles import Roles, is_contraction, roles_of
 
 Problem = tuple[Op, str, str]  # where, code, message
 
@@ -31,28 +31,6 @@ def group_problems(f: Function) -> Iterator[Problem]:
             yield from _several(name, ops, f.tensors())
 
 
-def is_contraction(op: Op) -> bool:
-    """A sum over reduced dimensions of a product of two reads, casts allowed, where some parallel
-    dimension indexes only one of them: a sum of squares has rows, but nothing to contract.
-    """
-    if op.monoid != "sum" or len(op.pieces) != 1 or not op.pieces[0].reduce:
-        return False
-    body = op.pieces[0].body
-    if not (isinstance(body, Call) and body.fn == "mul"):
-        return False
-    indexed = [_read_names(arg) for arg in body.args]
-    if None in indexed:
-        return False
-    return any(len([names for names in indexed if names and d.name in names]) == 1 for d in op.pieces[0].dims)
-
-
-def _read_names(expr: object) -> frozenset[str] | None:
-    """Dimensions that index the read under casts; None if it is something else."""
-    while isinstance(expr, Call) and expr.fn in FUNCTIONS and FUNCTIONS[expr.fn].kind == "cast" and expr.args:
-        expr = expr.args[0]
-    return frozenset(n for form in expr.index for n in form.names) if isinstance(expr, Read) else None
-
-
 def _several(name: str, ops: list[Op], tensors: Mapping[str, Tensor]) -> Iterator[Problem]:
     for op in ops[1:]:
         if op.prepare != ops[0].prepare:
@@ -65,7 +43,10 @@ def _several(name: str, ops: list[Op], tensors: Mapping[str, Tensor]) -> Iterato
     if any(len(op.pieces) > 1 for op in ops):
         yield from _chain(name, ops, tensors)
         return
-    if all(op.monoid is None for op in ops[1:]) and (ops[0].monoid is None or is_contraction(ops[0])):
+    found = roles_of(ops)
+    if found is not None:
+        yield from _around(name, found)
+    elif all(op.monoid is None for op in ops[1:]) and (ops[0].monoid is None or is_contraction(ops[0])):
         yield from _aligned(name, ops)
     else:
         yield from _rows(name, ops)
@@ -104,6 +85,39 @@ def _aligned(name: str, ops: list[Op]) -> Iterator[Problem]:
             if read.tensor in made and read.index != root.index:
                 yield op, "E0549", f"'{read.tensor}' is made in group '{name}' and read at another element"
         made.update(t.name for t in op.outputs)
+
+
+def _around(name: str, found: Roles) -> Iterator[Problem]:
+    """What feeds a contraction is made anew wherever it is needed; what follows happens where it is written."""
+    fed = {t.name for op in found.before for t in op.outputs}
+    for op in found.before:
+        piece = op.pieces[0]
+        if piece.guards or len({f.as_var() for f in piece.index} - {None}) < max(
+            len(piece.index), len(piece.dims)
+        ):
+            yield (
+                op,
+                "E0547",
+                f"it feeds the contraction of group '{name}' and does not write one index per dimension",
+            )
+    for op in found.after:
+        for read in reads(op):
+            if read.tensor in fed:
+                yield (
+                    op,
+                    "E0549",
+                    f"'{read.tensor}' feeds the contraction of group '{name}' and is read after it",
+                )
+    root, piece = found.root, found.root.pieces[0]
+    plain = [op for op in found.after if op.monoid is None]
+    yield from _aligned(name, [root, *plain])
+    made = {t.name for op in (root, *plain) for t in op.outputs}
+    for op in found.statistics:
+        if op.pieces[0].guards != piece.guards:
+            yield op, "E0547", f"its guards are not those of the contraction of group '{name}'"
+        for read in reads(op):
+            if read.tensor in made and read.index != piece.index:
+                yield op, "E0549", f"'{read.tensor}' is made in group '{name}' and read at another element"
 
 
 def _rows(name: str, ops: list[Op]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from opc.tensor.ir import Op, Read, Tensor, walk
 from passes.lowering._axes import Frame
 from passes.lowering._emit import Emitter, memory_access
 from passes.lowering._expr import Evaluator, Load, Value
+from passes.lowering._statistics import Statistics
 from passes.lowering._store import store
 
 Values = Mapping[Read, Value]
@@ -23,6 +24,7 @@ class Epilogue:
     tensors: dict[str, Tensor]
     stored: frozenset[str]
     internal: frozenset[str] = field(init=False)
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         self.internal = frozenset(t.name for op in self.ops for t in op.outputs)
@@ -52,7 +54,11 @@ class Epilogue:
         self._finish(ev, self.ops[0], value, bound)
         for op in self.ops[1:]:
             self.emit.line = op.line
-            self._finish(ev, op, ev.value(op.pieces[0].body), bound)
+            result = ev.value(op.pieces[0].body)
+            if op.monoid is not None and self.statistics is not None:
+                self.statistics.add(ev, op, result)
+                continue
+            self._finish(ev, op, result, bound)
         self.emit.line = self.ops[0].line
 
     def _load(self, frame: Frame, bound: dict[str, Value], loaded: Values) -> Load:

@@ -15,6 +15,7 @@ from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Read, Tensor
+from opc.tensor.roles import roles_of
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._epilogue import Epilogue
@@ -52,6 +53,9 @@ class ContractionNest:
     knobs: Knobs
 
     def __post_init__(self) -> None:
+        found = roles_of(self.ops)
+        self.before = found.before if found is not None else ()
+        self.ops = found.inside if found is not None else self.ops
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
         self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored)

@@ -14,7 +14,9 @@ from passes.lowering._expr import Evaluator, Value
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces
+from passes.lowering._prologue import Prologue
 from passes.lowering._stage import staged_bytes
+from passes.lowering._statistics import Statistics
 
 # Rows of an accumulator tile that one epilogue block holds in vector registers.
 _EPILOGUE_ROWS = 4
@@ -25,6 +27,10 @@ class SpaceNest(ContractionNest):
     """Both operands are staged as soon as no remaining loop changes them, whole or chunk by chunk."""
 
     band: Tile | None = None  # of the dim that is spread over cores: what this core does
+    prologue: Prologue | None = None
+    statistics: Statistics | None = None
+    alone: bool = True  # outside what one core does
+    summing: bool = False
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
@@ -34,14 +40,64 @@ class SpaceNest(ContractionNest):
         s = self.shape
         return [*s.batch, *s.m, *s.n] if self.plan.rows_outer else [*s.batch, *s.n, *s.m]
 
+    def run(self) -> None:
+        """See the base class; parts of statistics are merged when all cores are done."""
+        c, plan = self.contraction, self.plan
+        if self.before:
+            extents = self.piece.extents
+            self.prologue = Prologue(self.emit, self.before, self.tensors, c.a, extents)
+        reductions = tuple(op for op in self.ops if op.monoid is not None and op is not self.ops[0])
+        if reductions:
+            block = plan.band or plan.outer.get(plan.parallel, 1)
+            self.statistics = Statistics(
+                self.emit, reductions, self.tensors, self.stored, self.shape, plan.parallel, block
+            )
+            self.epilogue.statistics = self.statistics
+        super().run()
+        if self.statistics is not None:
+            self.statistics.merge()
+
     def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
+        left = {d.name for d in dims}
         if self.plan.band and self.band is None:
             d = dims[0]
             for band in self.emit.tiles(d.name, d.extent, self.plan.band, parallel=True):
                 self.band = band
-                self._outer(self._order(), tiles, staged)
+                self._core(self._order(), tiles, staged)
             return
-        super()._outer(dims, tiles, self._stage_ready({d.name for d in dims}, tiles, staged))
+        if self.plan.parallel in left and self.band is None:
+            super()._outer(dims, tiles, staged)  # on-chip memory belongs to one core
+        elif self.alone:
+            self._core(dims, tiles, staged)
+        elif self.statistics is not None and not self.summing and self._rows_next(dims):
+            self.summing = True
+            self.statistics.begin(tiles, self.band)
+            self._outer(dims, tiles, staged)
+            self.statistics.end()
+            self.summing = False
+        else:
+            super()._outer(dims, tiles, self._stage_ready(left, tiles, staged))
+
+    def _core(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
+        """What one core does in one iteration of the parallel loop."""
+        self.alone = False
+        if self.prologue is not None:
+            sizes = {**self.plan.outer, **self.plan.chunk}
+            moving = {name for name, size in sizes.items() if size < self.piece.extents.get(name, size)}
+            self.prologue.prepare({d.name for d in self.channels}, moving)
+        self._outer(dims, tiles, staged)
+        self.alone = True
+
+    def _rows_next(self, dims: list[Dim]) -> bool:
+        """Whether no loop around the remaining ones of rows is to come."""
+        rows = set(self.shape.m)
+        return not dims or dims[0] in rows or not rows & set(dims)
+
+    def _stage(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access:
+        """See the base class; what makes the operand runs on the way."""
+        if self.prologue is None or read != self.contraction.a:
+            return super()._stage(read, frame, last)
+        return self.prologue.stage(frame, {d.name for d in last})
 
     def _tiles(self, d: Dim, size: int, tiles: Tiles, parallel: bool = False) -> Iterator[Tile]:
         """See the base class; blocks of the dim that is spread stay inside the core's band."""
@@ -67,8 +123,6 @@ class SpaceNest(ContractionNest):
     def _stage_ready(self, left: set[str], tiles: Tiles, staged: Staged) -> Staged:
         """Stage what no remaining loop changes: columns once N is fixed, rows once M is."""
         s, c = self.shape, self.contraction
-        if self.plan.parallel in left and self.band is None:
-            return staged  # on-chip memory belongs to one core
         frame = self._frame(tiles)
         if not staged.columns_done and not left & {d.name for d in (*s.batch, *s.n)}:
             values = self.epilogue.columns(self._tile_frame(tiles), {d.name for d in s.m})
@@ -98,8 +152,9 @@ class SpaceNest(ContractionNest):
         a = self.emit.local("a0", a_type, [rows.size, k.size], "operand_a")
         b = self.emit.local("b0", b_type, [k.size, cols.size], "operand_b")
         self.emit.emit(
-            "copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source]
-        )
+            "copy_in.copy", frame.dims((rows, *ks)), [Access(a, (rows.flat(), k.flat()))], [a_source],
+            fill=c.a.fill if self.prologue is not None else None,
+        )  # fmt: skip
         self.emit.emit(
             "copy_in.copy", frame.dims((*ks, cols)), [Access(b, (k.flat(), cols.flat()))], [b_source]
         )
@@ -116,6 +171,8 @@ class SpaceNest(ContractionNest):
     def _drain(self, tiles: Tiles, frame: Frame, acc: str, staged: Staged) -> None:
         """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
         axes, dtype = frame.axes, self.shape.accumulator
+        if self.statistics is not None:
+            self.statistics.tiles = tiles
         source = Evaluator.at(acc, axes)
         vector = self.machine.role("vector")
         if self.machine.roles[self.accumulator] == vector.name:

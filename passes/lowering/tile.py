@@ -16,6 +16,7 @@ from opc.pipeline import Context
 from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
+from opc.tensor.roles import roles_of
 from passes.lowering._chain import ChainNest
 from passes.lowering._contractions import nest_type
 from passes.lowering._emit import Emitter
@@ -23,6 +24,7 @@ from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._matmul_registers import RegisterNest
+from passes.lowering._matmul_spaces import SpaceNest
 from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -116,14 +118,15 @@ class Lowering:
     def run(self) -> Program:
         """The whole program."""
         self._declare()
-        nests = {id(nest.ops[0]): nest for nest in self.contractions()}
+        cubes = [group for group in self._groups() if self._is_cube(group)]
+        nests = {id(g[0]): nest for g, nest in zip(cubes, self.contractions(), strict=True)}
         for group in self._groups():
             self._group(group, nests.get(id(group[0])))
         return self.emit.program()
 
     def contractions(self) -> list[ContractionNest | ChainNest]:
         """The nests of the groups that the cube takes, in program order. Raises PassError E0707."""
-        found = [group for group in self._groups() if self._chained(group) or self._cube(group[0])]
+        found = [group for group in self._groups() if self._is_cube(group)]
         if len(self.plans) > len(found):
             message = f"{len(self.plans)} plans for {len(found)} contractions"
             raise fail(PassError, "E0707", message, help="give one plan per contraction, separated by ';'")
@@ -131,11 +134,14 @@ class Lowering:
         return [self._nest(group, knobs) for group, knobs in zip(found, plans, strict=True)]
 
     def _nest(self, group: tuple[Op, ...], knobs: Knobs) -> ContractionNest | ChainNest:
-        c = self._cube(group[0])
+        c = self._cube(root_of(group))
         if c is None:
             return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
         return make(self.emit, group, c, self.tensors, self._stored(group), knobs)
+
+    def _is_cube(self, group: tuple[Op, ...]) -> bool:
+        return self._chained(group) or self._cube(root_of(group)) is not None
 
     def _chained(self, group: tuple[Op, ...]) -> bool:
         """Whether a group is a chain around a contraction that needs no operand spaces."""
@@ -147,7 +153,18 @@ class Lowering:
     def _groups(self) -> Iterator[tuple[Op, ...]]:
         numbered = enumerate(op for op in self.function.ops if op.prepare == self.prepare)
         for _, members in groupby(numbered, key=lambda item: item[1].group or item[0]):
-            yield tuple(op for _, op in members)
+            yield from self._apart(tuple(op for _, op in members))
+
+    def _apart(self, group: tuple[Op, ...]) -> Iterator[tuple[Op, ...]]:
+        """The group; where the machine cannot work on an operand on its way to the cube, what it can do at once."""
+        found = roles_of(group)
+        c = self._cube(found.root) if found is not None else None
+        if found is None or (c is not None and nest_type(c, self.tensors, self.machine) is SpaceNest):
+            yield group
+            return
+        yield from ((op,) for op in found.before)
+        yield (found.root, *(op for op in found.after if op.monoid is None))
+        yield from ((op,) for op in found.statistics)
 
     def _declare(self) -> None:
         """Memory buffers of this program: its arguments, what crosses from prepare, workspace, results."""
@@ -209,6 +226,12 @@ class Lowering:
     def _cube(self, op: Op) -> Contraction | None:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
         return c if c is not None and c.is_cube and _packing_guards(op, c) else None
+
+
+def root_of(group: tuple[Op, ...]) -> Op:
+    """The op that the others of a group go with."""
+    found = roles_of(group)
+    return found.root if found is not None else group[0]
 
 
 def _fits_one_nest(group: tuple[Op, ...]) -> bool:

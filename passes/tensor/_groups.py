@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from opc.tensor.ir import Dim, Function, Op, reads
+from opc.tensor.roles import roles_of
 from passes.tensor._contraction import classify_contraction
 
 
@@ -15,11 +16,11 @@ from passes.tensor._contraction import classify_contraction
 class Group:
     """Adjacent ops that become one program nest.
 
-    ``kind``: "contraction" (the first op is one for the matrix unit, the others are pointwise over its
-    parallel dimensions), "chain" (ops of several pieces around a contraction; ``shared`` is empty), "rows"
-    (something is reduced, all ops share the dimensions ``shared``),
-    "pointwise" (all ops have the dimensions ``shared``) or "pieces" (one op of several pieces or with a
-    fill; ``shared`` is empty).
+    ``kind``: "contraction" (the first op is one for the matrix unit, perhaps after ops that make an operand; the
+    others are pointwise over its parallel dimensions, or reduce over those of one operand), "chain" (ops of several
+    pieces around a contraction; ``shared`` is empty), "rows" (something is reduced, all ops share the dimensions
+    ``shared``), "pointwise" (all ops have the dimensions ``shared``) or "pieces" (one op of several pieces or with
+    a fill; ``shared`` is empty).
     """
 
     name: str
@@ -44,7 +45,8 @@ def groups(function: Function) -> tuple[Group, ...]:
 
 
 def _describe(name: str, ops: tuple[Op, ...], function: Function) -> Group:
-    first = ops[0]
+    around = roles_of(ops)
+    first = around.root if around is not None else ops[0]
     if len(ops) > 1 and any(len(op.pieces) > 1 for op in ops):
         return Group(name, "chain", ops, ())
     if len(first.pieces) > 1 or first.fill is not None:
@@ -69,12 +71,12 @@ def run_edges(ops: Sequence[Op]) -> list[Edge]:
 
 
 def run_order(
-    ops: Sequence[Op], group_of: Sequence[int], leads: Container[int], edges: Sequence[Edge]
+    ops: Sequence[Op], group_of: Sequence[int], leads: Mapping[int, Collection[int]], edges: Sequence[Edge]
 ) -> list[int] | None:
     """An order of the ops that keeps groups together and puts readers after writers; None if the groups
     wait for each other. ``group_of`` names a group by the position of its root; a root in ``leads`` comes
-    first in it. Prepare ops precede all others; otherwise the given order is kept where it can be.
-    ``edges`` are the ``run_edges`` of the ops.
+    first in it, after the members that ``leads`` names. Prepare ops precede all others; otherwise the given
+    order is kept where it can be. ``edges`` are the ``run_edges`` of the ops.
     """
     members: dict[int, list[int]] = {}
     for i, group in enumerate(group_of):
@@ -88,7 +90,8 @@ def run_order(
         waits[group_of[then]] += 1
     for group in members:
         if group in leads:
-            members[group] = [group, *(i for i in members[group] if i != group)]
+            ahead = [i for i in members[group] if i in leads[group]]
+            members[group] = [*ahead, group, *(i for i in members[group] if i not in (group, *ahead))]
     rank = {group: (not ops[inside[0]].prepare, inside[0]) for group, inside in members.items()}
     ready = [(rank[group], group) for group, count in waits.items() if count == 0]
     heapq.heapify(ready)

@@ -35,6 +35,28 @@ def feed_domain(op: Op, leader: Op, read: Read) -> Op | None:
     return None if values is None else _onto_domain(op, values, piece, {})
 
 
+def join_reduction(op: Op, leader: Op, written: Written, shapes: Shapes) -> Op | None:
+    """``op``, which reduces what it reads of ``written`` tensors, over the dimensions of ``leader``."""
+    own, domain = op.pieces[0], leader.pieces[0]
+    whole = replace(own, dims=(*own.dims, *own.reduce), reduce=())
+    read = next(r for r in reads(op) if r.tensor in written)
+    values = _match(read.index, written[read.tensor], shapes[read.tensor], whole, domain)
+    if values is None or values.keys() != _names(whole.dims):
+        return None
+    kept = {name for d in own.dims for name in values[d.name].names}
+    over = {name for d in own.reduce for name in values[d.name].names}
+    moved = apply_to_piece(own, values, tuple(d for d in domain.dims if d.name in kept))
+    if kept & over or kept | over != _names(domain.dims):
+        return None
+    if any(r.tensor in written and r.index != written[r.tensor] for r in expr_reads(moved.body)):
+        return None
+    if any(g.names & over for g in domain.guards):
+        return None
+    reduce = tuple(d for d in domain.dims if d.name in over)
+    moved = replace(_without_fills(moved, written), guards=domain.guards, reduce=reduce)
+    return replace(op, pieces=(moved,))
+
+
 def join_rows(
     op: Op, shared: tuple[Dim, ...], written: Written, shapes: Mapping[str, tuple[int, ...]]
 ) -> Op | None:

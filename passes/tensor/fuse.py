@@ -10,12 +10,21 @@ from typing import ClassVar
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.blocks import chain_problem
-from opc.tensor.groups import is_contraction
 from opc.tensor.ir import Dim, Function, Op, Read, reads
+from opc.tensor.roles import MERGED, is_contraction
 from passes.tensor._algebra import is_pointwise, is_total
-from passes.tensor._contraction import classify_contraction
+from passes.tensor._contraction import Contraction, classify_contraction
 from passes.tensor._groups import run_edges, run_order
-from passes.tensor._match import Index, feed_domain, feed_rows, join_domain, join_rows, same_rows
+from passes.tensor._match import (
+    Index,
+    feed_domain,
+    feed_rows,
+    join_domain,
+    join_reduction,
+    join_rows,
+    same_rows,
+)
+from passes.tensor._prologue import prologue_pays, works_on_operands
 
 Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
 
@@ -28,7 +37,10 @@ class Fuse:
     epilogue costs nothing: it happens while the tile is on chip.
 
     - contraction (depthwise ones too): pointwise ops over exactly its parallel dimensions, written at the
-      same index (bias, normalisation, residual, activation). ``epilogue`` switches it off.
+      same index (bias, normalisation, residual, activation). ``epilogue`` switches it off. Where the machine can
+      work on an operand before it multiplies it, also ops that only make that operand (``prologue``), if
+      making elements anew where tiles overlap costs less than storing and loading the tensor; and reductions
+      of the result over all that the other operand does not index, moments above all (``statistics``).
     - chain: ops of several pieces that only make an operand of a contraction, or only use its result (the
       transforms of a convolution). ``chains`` switches it off.
     - rows: ops that share the parallel dimensions of a reduction (softmax, layer norm, pooling and what
@@ -74,6 +86,8 @@ class Fuse:
 
     enabled: bool = True
     epilogue: bool = True
+    prologue: bool = True
+    statistics: bool = True
     chains: bool = True
     rows: bool = True
     pointwise: bool = True
@@ -102,7 +116,8 @@ class _Grouping:
         found = [classify_contraction(op, function) for op in self.ops]
         self.cube = [c is not None and c.is_cube for c in found]
         # Its epilogue may read what an earlier op of the group computes, the contraction itself never does.
-        self.leads = {i for i, cube in enumerate(self.cube) if cube}
+        self.leads: dict[int, list[int]] = {i: [] for i, cube in enumerate(self.cube) if cube}
+        self.contractions = found
         self.product = [is_contraction(op) for op in self.ops]
         self.free = [is_total(op) and not op.prepare for op in self.ops]
         # What may join a chain: nobody else may see what is handed on there.
@@ -118,7 +133,7 @@ class _Grouping:
                 self._grow_chain(i)
         for i in positions:
             if self.free[i] and self.product[i] and options.epilogue:
-                self._grow_from(i, self._fit_domain)
+                self._grow_around(i, options, machine)
         for i in positions:
             piece = self.ops[i].pieces[0]
             if self.free[i] and not self.product[i] and piece.reduce and not piece.guards and options.rows:
@@ -129,14 +144,27 @@ class _Grouping:
 
     def _grow_chain(self, root: int) -> None:
         """A group in whose middle the contraction is; it leads what is left if there is nothing to join it."""
-        self.leads.discard(root)
+        self.leads.pop(root)
         self._grow_from(root, self._fit_chain)
         if self.free[root]:
-            self.leads.add(root)
+            self.leads[root] = []
 
-    def _grow_from(self, root: int, fit: Fit) -> None:
-        """Let ops join the group of ``root`` until none fits any more."""
-        members, count = [root], 0
+    def _grow_around(self, root: int, options: Fuse, machine: Machine) -> None:
+        """What happens to a contraction's result, and then to its operand."""
+        c = self.contractions[root]
+        staged = c is not None and self.cube[root] and works_on_operands(c, self.tensors, machine)
+        fits = [self._fit_domain]
+        if staged and options.statistics:
+            fits.append(self._fit_statistics)
+        members = self._grow_from(
+            root, lambda inside, j: next(filter(None, (f(inside, j) for f in fits)), None)
+        )
+        if c is not None and staged and options.prologue:
+            self._grow_from(root, partial(self._fit_prologue, c=c, machine=machine), members)
+
+    def _grow_from(self, root: int, fit: Fit, members: list[int] | None = None) -> list[int]:
+        """Let ops join the group of ``root`` until none fits any more; its members."""
+        members, count = members or [root], 0
         while count != len(members):
             count = len(members)
             for j in range(len(self.ops)):
@@ -145,12 +173,15 @@ class _Grouping:
                 moved = fit(members, j)
                 if moved is None or not self._orderable(members, j):
                     continue
+                if self._feeds(members, j):
+                    self.leads[root].append(j)
                 self.ops[j] = moved
                 self.group_of[j] = root
                 members.append(j)
         if len(members) > 1:
             for j in members:
                 self.free[j] = self.open[j] = False
+        return members
 
     def _orderable(self, members: list[int], j: int) -> bool:
         trial = [members[0] if i == j else group for i, group in enumerate(self.group_of)]
@@ -184,6 +215,8 @@ class _Grouping:
         uses = self._uses(members, op)
         if not is_pointwise(op) or not self.free[j]:
             return None
+        if self._feeds(members, j) or self._summaries(members) & {r.tensor for r in reads(op)}:
+            return None
         if any(r.tensor in written for r in reads(op)):
             moved = join_domain(op, leader, written, self.shapes)
         else:
@@ -192,6 +225,48 @@ class _Grouping:
         if moved is None or moved.pieces[0].index != index:
             return None
         return moved if all(r.index == index and r.fill is None for r in uses) else None
+
+    def _fit_statistics(self, members: list[int], j: int) -> Op | None:
+        """A reduction of what the group writes over everything that only the contraction's rows have."""
+        op, root, written = self.ops[j], members[0], self._written(members)
+        c = self.contractions[root]
+        if op.monoid not in MERGED or not self.free[j] or self.product[j] or c is None or op.pieces[0].guards:
+            return None
+        if not any(r.tensor in written for r in reads(op)) or self._summaries(members) & {
+            r.tensor for r in reads(op)
+        }:
+            return None
+        moved = join_reduction(op, self.ops[root], written, self.shapes)
+        return moved if moved is not None and set(moved.pieces[0].reduce) == set(c.m) else None
+
+    def _summaries(self, members: list[int]) -> set[str]:
+        """Tensors that are complete only when the whole group is."""
+        return {t.name for m in members[1:] if self.ops[m].monoid for t in self.ops[m].outputs}
+
+    def _fit_prologue(self, members: list[int], j: int, c: Contraction, machine: Machine) -> Op | None:
+        """An op that makes the operand that the contraction takes row by row, or something that such an op reads."""
+        op, fed = self.ops[j], self.leads[members[0]]
+        name, piece = op.name, op.pieces[0]
+        if not is_pointwise(op) or not self.free[j] or piece.guards or name in self.seen:
+            return None
+        readers = {i for i, o in enumerate(self.ops) if any(r.tensor == name for r in reads(o))}
+        if any(len({f.as_var() for f in p.index} - {None}) < len(p.index) for p in (piece,)):
+            return None
+        if readers == {members[0]} and c.a.tensor == name and c.b.tensor != name:
+            return op if prologue_pays(op, self.ops[members[0]], c, machine) else None
+        if not readers or not readers <= set(fed):
+            return None
+        found = [self._uses([i], op)[0] for i in readers]
+        leader = self.ops[min(readers)]
+        return feed_domain(op, leader, found[0]) if len(readers) == 1 else None
+
+    def _feeds(self, members: list[int], j: int) -> bool:
+        """Whether op ``j`` makes what the group's contraction, or what feeds that, reads."""
+        root = members[0]
+        if root not in self.leads:
+            return False
+        names = {t.name for t in self.ops[j].outputs}
+        return any(r.tensor in names for i in (root, *self.leads[root]) for r in reads(self.ops[i]))
 
     def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], room: float) -> Op | None:
         op, written = self.ops[j], self._written(members)

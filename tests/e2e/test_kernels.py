@@ -22,6 +22,9 @@ MACHINES = [
 SMALL = {
     "conv_bn_relu": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21},
     "conv_bn_add_relu": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21},
+    "bn_relu_conv_stats": {"N": 3, "C": 19, "H": 9, "W": 11, "K": 21},
+    "bn_relu_conv": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21, "stride": 2},
+    "conv_stats": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21, "stride": 2},
 }
 
 
