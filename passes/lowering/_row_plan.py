@@ -78,7 +78,7 @@ def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine
     if source.dtype is not out.dtype or machine.route("copy_in", memory, memory) is None:
         return None
     steps = {
-        d.name: (_stride(read.index, source, d.name), _stride(piece.index, out, d.name)) for d in piece.dims
+        d.name: (stride(read.index, source, d.name), stride(piece.index, out, d.name)) for d in piece.dims
     }
     along = [d for d in piece.dims if steps[d.name][0] == 1]
     across = [d for d in piece.dims if steps[d.name][1] == 1]
@@ -126,7 +126,8 @@ def _bordered(op: Op, tensors: dict[str, Tensor]) -> Iterator[str]:
                     yield from form.names & parallel
 
 
-def _stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
+def stride(read_index: tuple[Affine, ...], tensor: Tensor, dim: str) -> int:
+    """Elements of memory from one index of ``dim`` to the next."""
     stride, total = 1, 0
     for axis in reversed(tensor.memory_order):
         total += read_index[axis].coefficient(dim) * stride
@@ -145,7 +146,7 @@ def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str 
             continue
         score = 0.0
         for index, tensor, weight in uses:
-            step = _stride(index, tensor, d.name)
+            step = stride(index, tensor, d.name)
             near = 0.5 if step <= _NEAR else -0.5
             score += weight * (1.0 if step == 1 else 0.0 if step == 0 else near)
         score += min(d.extent, 64) / 256
@@ -208,9 +209,9 @@ def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[s
         piece = op.pieces[0]
         reads = [(n.index, tensors[n.tensor]) for n in walk(piece.body) if isinstance(n, Read)]
         for d in piece.dims:
-            steps[d.name] = max(steps.get(d.name, 0), _stride(piece.index, op.outputs[0], d.name))
+            steps[d.name] = max(steps.get(d.name, 0), stride(piece.index, op.outputs[0], d.name))
         for d in piece.reduce:
-            steps[d.name] = max([steps.get(d.name, 0), *(_stride(*r, d.name) for r in reads)])
+            steps[d.name] = max([steps.get(d.name, 0), *(stride(*r, d.name) for r in reads)])
     return tuple(sorted(every, key=lambda n: -steps[n]))
 
 

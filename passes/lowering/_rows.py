@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import prod
 
 from opc.affine import Affine
 from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Piece, Read, Tensor, walk
 from opc.tensor.types import expression_type
 from passes.lowering._accumulate import Lanewise, Restarting
+from passes.lowering._ahead import Ahead
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._expr import Evaluator, Value, no_load
@@ -52,6 +52,7 @@ class RowNest:
 
     def __post_init__(self) -> None:
         self.plan: RowPlan = plan_rows(self.ops, self.tensors, self.emit.machine)
+        self.ahead = Ahead(self.ops, self.tensors, self.stored, self.emit.machine)
 
     def run(self) -> None:
         """Emit the whole nest."""
@@ -119,6 +120,7 @@ class RowNest:
             tensor = self.tensors[read.tensor]
             if not self.plan.addressable:
                 forms = [frame.global_form(f) for f in read.index]
+                self.ahead.fetch(ev, read, piece, forms)
                 return ev.dense(memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
             if read in staged:
                 access = self._in_window(staged[read], tiles)
@@ -240,15 +242,9 @@ class RowNest:
             if not out.dtype.is_float and value.dtype is not out.dtype:
                 value = ev.convert(value, out.dtype)
             if out.name in self.stored:
-                store(ev, value, piece, out, "stream" if self._streams(out) else "")
+                store(ev, value, piece, out, "stream" if out.name in self.ahead.streamed else "")
             if self._read_later(op):
                 self._keep(ev, piece, out, value, scratch, tiles)
-
-    def _streams(self, out: Tensor) -> bool:
-        """Whether a result is stored past the caches: it would not stay in them, and it is not read here."""
-        size = prod(out.shape) * out.dtype.bytes
-        own = {n.tensor for op in self.ops for p in op.pieces for n in walk(p.body) if isinstance(n, Read)}
-        return 0 < self.emit.machine.limits.get("l3_bytes", 0) < size and out.name not in own
 
     def _keep(
         self, ev: Evaluator, piece: Piece, out: Tensor, value: Value, scratch: Kept | None, tiles: Tiles

@@ -88,6 +88,15 @@ def test_results_in_place_are_not_streamed() -> None:
     hold(function, target)
 
 
+@pytest.mark.parametrize(("name", "fetches"), [("relu", 1), ("batch_norm", 1), ("add", 0)])
+def test_operands_are_fetched_ahead_where_no_more_is_read_than_stored(name: str, fetches: int) -> None:
+    target = streaming("avx2")
+    target = replace(target, limits={**target.limits, "l3_bytes": 1 << 14})
+    sizes = {"N": 4, "C": 64, "H": 16, "W": 16}
+    program = driver.build(specialise(name, target, sizes, "f32", "nhwc"), target).module.run
+    assert sum(i.op == "prefetch" for i, _ in instructions(program.body)) == fetches
+
+
 def test_streamed_stores_bypass_the_caches_where_lines_allow() -> None:
     target = streaming("avx2")
     function = specialise("relu", target, {"N": 1, "C": 2, "H": 16, "W": 64}, "f32")
