@@ -1,8 +1,8 @@
 """How long a body takes on in-order pipes: the model by which the schedulers compare orders.
 
 Statements are dispatched in program order; each pipe starts its next instruction when it is free and
-what the instruction depends on has finished and has been signalled. Inner loops are measured first and
-then count as one statement that holds each of its pipes for a while.
+what the instruction depends on has finished and has been signalled: ``opc.schedule`` plays that. Inner loops are
+measured first and then count as one statement that holds each of its pipes for a while.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from opc.program.cost import cycles
 from opc.program.dependence import Dep, Dependences, touches
 from opc.program.ir import Instr, Loop, Program, Stmt
 from opc.program.pipes import pipe_of
-
-SETTLED = 4  # simulated iterations after which a loop is taken to be steady
+from opc.schedule.problem import SETTLED, Edge, Problem, Task, duration, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,6 @@ class Unit:
     @property
     def is_loop(self) -> bool:
         return sum(n for _, n in self.entries) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A simulated execution: per pipe the first start and the last release, and the end of it all."""
-
-    pipes: dict[str, tuple[float, float]]
-    end: float
 
 
 class Estimator:
@@ -70,57 +61,30 @@ class Estimator:
             return Unit(((pipe, 0.0, cost.occupancy),), cost.latency, ((pipe, 1),), dispatch)
         around = (*loops, stmt)
         units = [self.unit(s, around) for s in stmt.body]
-        deps = self.dependences(stmt.body, around)
-        run, total = self.loop(range(len(units)), units, deps, stmt.extent)
+        problem = self.problem(units, self.dependences(stmt.body, around))
+        order = range(len(units))
+        run = replay(problem, order, min(stmt.extent, SETTLED))
+        total = duration(problem, order, stmt.extent)
+        first: dict[str, float] = {}
+        for p, begin in ((p, run.starts[0][j] + b) for j in order for p, b, _ in units[j].pipes):
+            first.setdefault(p, begin)
         stretch = total - run.end
-        pipes = tuple((p, begin, end + stretch) for p, (begin, end) in run.pipes.items())
+        pipes = tuple((p, first[p], end + stretch) for p, end in run.free.items())
         # In each iteration a pipe waits for another and tells another.
-        entries = dict.fromkeys(run.pipes, 2 * stmt.extent if len(run.pipes) > 1 else 0)
+        entries = dict.fromkeys(run.free, 2 * stmt.extent if len(run.free) > 1 else 0)
         for name, count in (e for u in units for e in u.entries):
             entries[name] += stmt.extent * count
         return Unit(pipes, total, tuple(entries.items()), self._dispatch(entries, total))
 
-    def loop(
-        self, order: Sequence[int], units: Sequence[Unit], deps: Sequence[Dep], extent: int
-    ) -> tuple[Run, float]:
-        """(a simulated part, the time of all ``extent`` iterations) of a loop body in this order."""
-        run = self.simulate(order, units, deps, min(extent, SETTLED))
-        if extent <= SETTLED:
-            return run, run.end
-        before = self.simulate(order, units, deps, SETTLED // 2)
-        steady = (run.end - before.end) / (SETTLED - SETTLED // 2)
-        return run, run.end + (extent - SETTLED) * steady
+    def body(self, body: Sequence[Stmt], loops: Sequence[Loop]) -> Problem:
+        """The scheduling problem of the statements inside ``loops``."""
+        units = [self.unit(s, loops) for s in body]
+        return self.problem(units, self.dependences(body, loops))
 
-    def simulate(
-        self, order: Sequence[int], units: Sequence[Unit], deps: Sequence[Dep], iterations: int
-    ) -> Run:
-        """Execute the body ``iterations`` times, statements in the given order."""
-        sources: list[list[tuple[int, int, float]]] = [[] for _ in units]
-        for d in deps:
-            wait = self.wait(units, d)
-            if wait:
-                sources[d.target].append((d.source, d.distance, wait))
-        free: dict[str, float] = {}
-        first: dict[str, float] = {}
-        starts = [[0.0] * len(units) for _ in range(iterations)]
-        dispatch = end = 0.0
-        for v in range(iterations):
-            for j in order:
-                unit = units[j]
-                start = dispatch
-                for p, begin, _ in unit.pipes:
-                    start = max(start, free.get(p, 0.0) - begin)
-                for i, distance, wait in sources[j]:
-                    if distance <= v:
-                        start = max(start, starts[v - distance][i] + wait)
-                for p, begin, release in unit.pipes:
-                    free[p] = start + release
-                    first.setdefault(p, start + begin)
-                starts[v][j] = start
-                # An instruction leaves the dispatcher at once, a long loop only as it is executed.
-                dispatch = (start if unit.is_loop else dispatch) + unit.dispatch
-                end = max(end, start + unit.latency)
-        return Run({p: (first[p], free[p]) for p in free}, end)
+    def problem(self, units: Sequence[Unit], deps: Sequence[Dep]) -> Problem:
+        """The statements of a body as a scheduling problem."""
+        tasks = tuple(Task(u.pipes, u.latency, u.dispatch, u.is_loop) for u in units)
+        return Problem(tasks, tuple(Edge(d.source, d.target, self.wait(units, d), d.distance) for d in deps))
 
     def _dispatch(self, entries: Mapping[str, int], latency: float) -> float:
         """How long a loop keeps what follows it from being dispatched: until its last instructions fit

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.dependence import Dep
 from opc.program.estimate import Estimator
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
-from passes.program._modulo import modulo_times
+from opc.schedule.modulo import modulo_schedule
+from opc.schedule.problem import Problem, duration, makespan
 from passes.program._stages import peel
 
 
@@ -129,40 +129,36 @@ class _Rewriter:
     def pipelined(self, loop: Loop, loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
         """The loop's replacement: prologue, steady state, epilogue; or the loop itself."""
         around = (*loops, loop)
-        units = [self.estimator.unit(s, around) for s in loop.body]
-        deps = self.estimator.dependences(loop.body, around)
-        once = self.estimator.simulate(range(len(units)), units, deps, 1).end
-        found = modulo_times(units, deps, self.estimator, once)
+        problem = self.estimator.body(loop.body, around)
+        given = range(len(problem))
+        found = modulo_schedule(problem, makespan(problem, given))
         if found is None:
             return (loop,)
-        interval, times = found
-        _, before = self.estimator.loop(range(len(units)), units, deps, loop.extent)
+        before = duration(problem, given, loop.extent)
         for most in range(min(self.options.stages, loop.extent) - 1, 0, -1):
-            stages = [min(int(t / interval + 1e-6), most) for t in times]
+            stages = [min(int(t / found.interval + 1e-6), most) for t in found.times]
             count = max(stages)
             if count < most or (count + 1) * _size(loop.body) > self.options.size:
                 continue
-            offsets = [t - s * interval for t, s in zip(times, stages, strict=True)]
-            result = peel(loop, stages, _order(stages, offsets, deps))
+            offsets = [t - s * found.interval for t, s in zip(found.times, stages, strict=True)]
+            result = peel(loop, stages, _order(stages, offsets, problem))
             if self.duration(result, loops) < before * (1 - self.options.gain):
                 return result
         return (loop,)
 
     def duration(self, body: tuple[Stmt, ...], loops: tuple[Loop, ...]) -> float:
-        units = [self.estimator.unit(s, loops) for s in body]
-        fixed = (*loops, Loop("once", 1, ()))
-        deps = self.estimator.dependences(body, fixed)
-        return self.estimator.simulate(range(len(units)), units, deps, 1).end
+        problem = self.estimator.body(body, (*loops, Loop("once", 1, ())))
+        return makespan(problem, range(len(problem)))
 
 
 def _size(body: tuple[Stmt, ...]) -> int:
     return sum(1 for _ in instructions(body))
 
 
-def _order(stages: Sequence[int], offsets: Sequence[float], deps: Sequence[Dep]) -> list[int]:
+def _order(stages: Sequence[int], offsets: Sequence[float], problem: Problem) -> list[int]:
     """Statements of the steady state: by their time within the interval, dependences kept."""
     after: list[set[int]] = [set() for _ in stages]
-    for d in deps:
+    for d in problem.edges:
         shift = d.distance + stages[d.target] - stages[d.source]
         assert shift >= 0, "a modulo schedule keeps every dependence"
         if shift == 0:

@@ -1,0 +1,1 @@
+"""Scheduling by itself: tasks on in-order pipes and the dependences among them, without instructions or machines."""
