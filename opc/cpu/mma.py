@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.cpu import access, nest, values
+from opc.cpu import access, nest, prefetch, values
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import View, lanes_of
 from opc.cpu.values import Vec
@@ -23,12 +23,16 @@ STEPS = 32  # multiply-adds in an unrolled loop body
 
 @dataclass(frozen=True, slots=True)
 class Mma:
-    """A cube.mma with its operands linearised."""
+    """A cube.mma with its operands linearised. ``ahead``: how many multiply-adds before its use a line of
+    ``b`` is asked for; 0: not at all.
+    """
 
     instr: Instr
     dst: View
     a: View
     b: View
+    ahead: int = 0
+    line: int = 64
 
     @property
     def kind(self) -> str:
@@ -178,10 +182,23 @@ class _Block:
     def _steps(self, m: Mma, dim: str, count: int, accumulators: list[str]) -> list[str]:
         """Unrolled steps along ``dim``; neighbouring bf16 broadcasts share one load."""
         loaded: dict[tuple[str, Affine], Vec] = {}
+        self._fetch(m, dim, count)
         for u in range(count):
             pair = dim if u + 1 < count else ""
             accumulators = self._step(_advance(m, dim, u), accumulators, loaded, pair)
         return accumulators
+
+    def _fetch(self, m: Mma, dim: str, count: int) -> None:
+        """Ask for the lines of ``b`` that will be used some steps after these ``count``."""
+        step, unit = m.b.form.coefficient(dim), m.b.stride(self.column) == 1
+        if not m.ahead or not unit or step <= 0:
+            return
+        distance = -(-m.ahead // len(self.cells)) * step
+        width = self.plan.column.extent * m.b.dtype.bytes
+        touched = sorted({(u * step + j) // m.line for u in range(count) for j in range(0, width, m.line)})
+        self.f.bind({self.column: 0})
+        for n in touched:
+            prefetch.touch(self.f, m.b, distance + n * m.line, "l1")
 
     def _step(
         self, m: Mma, accumulators: list[str], loaded: dict[tuple[str, Affine], Vec], pair: str

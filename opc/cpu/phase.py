@@ -99,13 +99,18 @@ class Phase:
         f = self.f
         if i.opcode == "cube.mma":
             a, b = (s for s in src if isinstance(s, View))
-            mma.emit(f, mma.Mma(i, dst[0], a, b))
+            mma.emit(f, mma.Mma(i, dst[0], a, b, self._ahead(i), self.machine.line_bytes))
         elif i.op.startswith("reduce_"):
             reduce.emit(f, reduce.Reduction(i, dst, tuple(s for s in src if isinstance(s, View))))
         elif i.fill is not None and isinstance(i.src[0], Access):
             self._gather(i, dst[0], src[0])
         else:
             elementwise.emit(f, elementwise.Element(i, dst[0], src))
+
+    def _ahead(self, i: Instr) -> int:
+        """Multiply-adds that run while a line comes from afar, where a product asks for lines ahead."""
+        limits = self.machine.limits
+        return limits.get("far_cycles", 0) * limits.get("fma_per_cycle", 1) if i.hint == "ahead" else 0
 
     def _gather(self, i: Instr, dst: View, src: View | float | int) -> None:
         source = i.src[0]

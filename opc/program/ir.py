@@ -78,7 +78,7 @@ class Instr:
     ``form``: value written by ``vector.iota``, or the count already merged for ``reduce_moments``.
     ``flag``: (source pipe, destination pipe, event id) of sync instructions, (pipe, pipe, 0) of barriers;
     the id counts modulo the machine's event ids, and a barrier may name the pipe "ALL".
-    ``hint``: how a copy or prefetch should treat caches, one of ``opcodes.HINTS``; it means nothing.
+    ``hint``: how a copy, prefetch or product should treat caches, one of ``opcodes.HINTS``; it means nothing.
     ``stage``: pipeline stage, set by ``pipeline``. ``line``: source line.
     """
 

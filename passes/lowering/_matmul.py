@@ -41,6 +41,15 @@ class Staged:
     columns_done: bool = False
 
 
+def distance(tensor: Tensor, read: Read, name: str) -> int:
+    """Bytes between two elements that a read touches for neighbours along a dim."""
+    step, total = tensor.dtype.bytes, 0
+    for axis in reversed(tensor.memory_order):
+        total += read.index[axis].coefficient(name) * step
+        step *= tensor.shape[axis]
+    return abs(total)
+
+
 @dataclass
 class ContractionNest:
     """Emits one contraction group. ``stored`` names the group's outputs that leave it."""
@@ -120,6 +129,7 @@ class ContractionNest:
         return Shape(
             c.batch, m, c.n, contraction_order(c, mixed), operand, self.machine.accumulators[operand], reach,
             prod(k.extent for k in self.channels), 2 + len(tile_reads),
+            {d.name: distance(self.tensors[c.a.tensor], c.a, d.name) for d in m},
         )  # fmt: skip
 
     def _ragged(self) -> int | None:

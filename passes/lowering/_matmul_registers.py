@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from opc.affine import Affine
 from opc.program.ir import Access
 from opc.tensor.ir import Dim
 from passes.lowering._axes import Axis, Frame
-from passes.lowering._blocks import Cut, blocks_of
-from passes.lowering._emit import Tile, memory_access
+from passes.lowering._blocks import Cut
+from passes.lowering._emit import Tile
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, order
 from passes.lowering._plan import Plan, Shape
@@ -58,10 +57,9 @@ class RegisterNest(ContractionNest):
     def _columns(self, dims: list[Dim], tiles: Tiles, inside: Tiles, staged: Staged) -> None:
         """Blocks of columns within a slab, outside those of rows so that a block of weights stays near."""
         if not dims:
-            extents = tuple((d.name, tiles[d.name].size) for d in self.shape.m)
-            cut = cut_of(self.shape, self.machine, self.knobs, extents)
-            self.part = -(-self.shape.k[-1].extent // blocks_of(cut)) if self.shape.k else 0
-            self._cut(cut, tiles, inside, staged, Affine())
+            sizes = {d.name: tiles[d.name].size for d in self.shape.m}
+            cut = cut_of(self.shape, self.machine, self.ready, self.knobs, sizes)
+            self._cut(cut, tiles, inside, staged)
             return
         d, rest = dims[0], dims[1:]
         if d.name not in tiles:
@@ -73,34 +71,17 @@ class RegisterNest(ContractionNest):
             tile = Tile(outer.base + var, 1, var)
             self._columns(rest, tiles, {**inside, d.name: tile}, staged)
 
-    def _cut(self, cut: Cut | None, tiles: Tiles, inside: Tiles, staged: Staged, number: Affine) -> None:
-        """The register blocks of a slab, box by box. ``number`` counts them."""
+    def _cut(self, cut: Cut | None, tiles: Tiles, inside: Tiles, staged: Staged) -> None:
+        """The register blocks of a slab, box by box."""
         if cut is None:
-            if self.plan.prefetch:
-                self._prefetch({**tiles, **inside}, number)
             self._tile({**tiles, **inside}, inside, staged)
             return
         outer = tiles[cut.dim]
         for part in cut.parts:
-            each = blocks_of(part.inside)
             with self.emit.loop(f"{cut.dim}_o", part.count) as var:
                 base = var * part.size + part.start
                 tile = Tile(outer.base + base, part.size, base)
-                self._cut(part.inside, tiles, {**inside, cut.dim: tile}, staged, number + var * each)
-            number = number + part.count * each
-
-    def _prefetch(self, tiles: Tiles, number: Affine) -> None:
-        """This block's part of the next block of columns: every block brings some terms of the sum nearer."""
-        s, b = self.shape, self.contraction.b
-        block, (*others, last) = s.n[-2], s.k
-        at: dict[str, Affine | int] = {d.name: tiles[d.name].base for d in (*s.batch, *s.n)}
-        at[block.name] = tiles[block.name].base + 1
-        at[s.n[-1].name] = Affine.var(s.n[-1].name)
-        at[last.name] = number * self.part + (Affine.var(last.name) if self.part > 1 else Affine())
-        dims = [(d.name, d.extent) for d in others]
-        dims += [(last.name, self.part), (s.n[-1].name, tiles[s.n[-1].name].size)]
-        source = memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
-        self.emit.emit("copy_in.prefetch", dims, [], [source], hint="l2")
+                self._cut(part.inside, tiles, {**inside, cut.dim: tile}, staged)
 
     def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """One register block straight from memory and the slab."""
@@ -113,5 +94,5 @@ class RegisterNest(ContractionNest):
         dims = [*frame.dims((rows, cols)), *frame.dims(ks)]
         self.emit.emit(
             "cube.mma", dims, [Access(acc, (rows.flat(), cols.flat()))], [a, self._direct(c.b, frame)],
-            init=order(chunk), chain=self._chain(),
+            init=order(chunk), chain=self._chain(), hint="ahead" if self.plan.prefetch else "",
         )  # fmt: skip

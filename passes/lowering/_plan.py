@@ -27,6 +27,7 @@ class Shape:
     reach: dict[str, tuple[int, int]]  # M dim -> (stride, extra rows) of the slab that A's read touches
     slab_channel: int  # elements of A per slab position: product of K extents on pure-K axes
     temporaries: int  # f32 tiles the epilogue keeps alive
+    apart: dict[str, int]  # M dim -> bytes between neighbours in A as it lies in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Plan:
     ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once. ``band``: how much of
     the parallel dim one core walks tile by tile, so that what it staged serves them all (0: each tile is spread).
     ``shared``: rows are staged whole, in memory, before the loops and by all cores.
-    ``prefetch``: blocks of rows bring the next block of columns nearer.
+    ``prefetch``: blocks of rows ask for columns ahead of use, or bring the next block of columns nearer.
     """
 
     parallel: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from opc.machine.model import Machine
-from passes.lowering._blocks import Cut, Unit, cut
+from passes.lowering._blocks import Cut, Extents, Unit, blocks_of, cut
 from passes.lowering._knobs import Knobs
 from passes.lowering._plan import Plan, Shape, balanced, divisors, slab_bytes
 
@@ -23,12 +23,13 @@ _PER_TASK = 200.0
 # page looked up and a line fetched, with nothing to foresee either.
 _FAR_WRITE = 40.0
 _LINE = 64
+_ASK = 0.3  # cycles that asking for a line takes beside multiply-adds
 _MOST_TASKS = 64
 
 # Where a machine file says nothing.
 _TYPICAL = {
     "fma_per_cycle": 2, "fma_latency": 4, "loads_per_cycle": 2, "l2_bytes_per_cycle": 32, "l3_bytes_per_cycle": 10,
-    "memory_bytes_per_cycle": 4, "l1_bytes": 1 << 15, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
+    "memory_bytes_per_cycle": 4, "l1_bytes": 1 << 15, "l1_ways": 8, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
 }  # fmt: skip
 
 
@@ -58,10 +59,9 @@ class _Cost:
             prod(d.extent for d in self.shape.n[:-2]) * max(1, ceil(columns / width)) if self.shape.n else 1
         )
 
-    def blocks(self, tile: dict[str, int]) -> float:
-        """Cycles of one slab on one panel."""
-        extents = tuple((d.name, tile[d.name]) for d in self.shape.m)
-        return cut(extents, self.unit, self.terms)[0]
+    def cut(self, tile: dict[str, int]) -> tuple[float, Cut | None]:
+        """Cycles of one slab on one panel, and its register blocks."""
+        return cut(_rows(self.shape, tile, self.ready), self.unit, self.terms)
 
     def again(self, size: float, distance: float, meanwhile: float) -> float:
         """Cycles that reading ``size`` bytes once more adds to the ``meanwhile`` cycles of work on them, when
@@ -79,10 +79,15 @@ class _Cost:
             "l3_bytes_per_cycle" if distance <= limits["l3_core_bytes"] else "memory_bytes_per_cycle"
         ]
 
-    @property
-    def far(self) -> bool:
-        """Whether the columns come from beyond the near caches each time."""
-        return bool(self.rate(self.panel * self.panels))
+    def prefetch(self, plan: Plan, knobs: Knobs) -> bool:
+        """Whether every block of rows asks for the lines of its columns ahead of their use: it helps only the
+        first on a panel that comes from afar.
+        """
+        if knobs.prefetch or not self.machine.prefetch_pipe:
+            return knobs.prefetch == "on" and self.machine.prefetch_pipe != ""
+        rate = self.rate(self.panel * self.panels)
+        blocks = blocks_of(self.cut(plan.outer)[1])
+        return bool(rate) and _LINE / rate > _ASK * blocks
 
     def staging(self, size: float) -> float:
         """Cycles of copying that many bytes of rows, which come from afar, to where they are padded or widened."""
@@ -143,7 +148,7 @@ class _Cost:
     def _core(self, plan: Plan, slabs: float, groups: float) -> float:
         """Cycles of one core on ``slabs`` slabs, each passed over by every panel of ``groups`` groups."""
         per = plan.columns or self.panels
-        slab, work = slab_bytes(self.shape, plan.outer), self.blocks(plan.outer)
+        slab, work = slab_bytes(self.shape, plan.outer), self.cut(plan.outer)[0]
         first = self.terms * self.unit.step(self.unit.rows)  # of the blocks of a panel, which brings it near
         panels, passes = groups * per, slabs * groups
         rows = passes * (per - 1) * self.again(slab, slab + self.panel, work)
@@ -164,9 +169,7 @@ def ranked(s: Shape, machine: Machine, ready: bool, knobs: Knobs) -> list[Plan]:
     """Plans that respect the knobs, cheapest first."""
     cost = _Cost(s, machine, unit_of(s, machine, knobs), ready)
     found = [p for tile in _slabs(s, cost, knobs) for p in _spreads(s, machine, tile, ready, knobs)]
-    # Prefetches were measured to gain 5 % on one shape and lose 3 % on another: only timing can tell.
-    prefetch = knobs.prefetch == "on" and _has_columns(s) and bool(s.k) and machine.prefetch_pipe != ""
-    return [replace(p, prefetch=prefetch) for p in sorted(found, key=cost.of)]
+    return [replace(p, prefetch=cost.prefetch(p, knobs)) for p in sorted(found, key=cost.of)]
 
 
 def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
@@ -181,12 +184,25 @@ def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
         limits["fma_per_cycle"], limits["loads_per_cycle"], limits["fma_latency"],
         near if 2 * panel <= limits["l1_bytes"] else limits["l2_bytes_per_cycle"],
         min(rows, knobs.rows or rows), ceil(width / lanes), machine.vector_bytes,
+        limits["l1_bytes"] // (limits["l1_ways"] * _LINE), limits["l1_ways"], limits["l2_bytes_per_cycle"],
     )  # fmt: skip
 
 
-def cut_of(s: Shape, machine: Machine, knobs: Knobs, extents: tuple[tuple[str, int], ...]) -> Cut | None:
-    """The register blocks of a slab of these extents."""
-    return cut(extents, unit_of(s, machine, knobs), prod(d.extent for d in s.k))[1]
+def cut_of(s: Shape, machine: Machine, ready: bool, knobs: Knobs, tile: dict[str, int]) -> Cut | None:
+    """The register blocks of a slab."""
+    return _Cost(s, machine, unit_of(s, machine, knobs), ready).cut(tile)[1]
+
+
+def _rows(s: Shape, tile: dict[str, int], ready: bool) -> Extents:
+    """The row dims of a slab, with how far apart rows lie: in memory, or in a padded copy with channels inside."""
+    if ready:
+        return tuple((d.name, tile[d.name], s.apart[d.name]) for d in s.m)
+    found, size = [], s.operand.bytes * s.slab_channel
+    for d in reversed(s.m):
+        stride, extra = s.reach[d.name]
+        found.append((d.name, tile[d.name], size * (stride if extra else 1)))
+        size *= (d.extent - 1) * stride + 1 + extra if extra else d.extent
+    return tuple(reversed(found))
 
 
 def alternatives(s: Shape, machine: Machine, ready: bool) -> list[Knobs]:
@@ -197,8 +213,12 @@ def alternatives(s: Shape, machine: Machine, ready: bool) -> list[Knobs]:
     other = next((k for k in found if k.order != best.order), None)
     rows = unit_of(s, machine, Knobs()).rows
     lower = [Knobs(rows=r) for r in (rows - 1, rows * 2 // 3) if s.m and r > 0]
-    ahead = [Knobs(prefetch="on")] if _Cost(s, machine, unit_of(s, machine, Knobs()), ready).far else []
-    picked = [*ahead, *found[:3], *([other] if other else []), *lower]
+    picked = [
+        Knobs(prefetch="off" if plans[0].prefetch else "on"),
+        *found[:3],
+        *([other] if other else []),
+        *lower,
+    ]
     return list(dict.fromkeys(picked))
 
 

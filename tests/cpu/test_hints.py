@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from opc.cpu import aot
@@ -38,6 +40,28 @@ def test_a_prefetch_touches_each_line_once() -> None:
     text = aot.emit_llvm(lower(None, parse_program(once), load("avx2")))
     assert text.count("call void @llvm.prefetch.p0(") == 1
     assert "i32 immarg 2" in text  # l2
+
+
+AHEAD = """program v1 ahead machine avx2 {
+  buffer a: f32[6,96]@gm input
+  buffer b: f32[96,16]@gm input
+  buffer y: f32[6,16]@gm output
+  buffer acc: f32[6,16]@reg local
+  cube.mma acc[m, n] = a[m, k], b[k, n] for m<6, n<16, k<96 {init=0, chain=96, hint=ahead}
+  copy_out.copy y[m, n] = acc[m, n] for m<6, n<16
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512", "portable"])
+def test_a_product_asks_for_each_line_ahead_of_its_use(name: str) -> None:
+    text = aot.emit_llvm(lower(None, parse_program(AHEAD.replace("avx2", name)), load(name)))
+    loads = len(re.findall(r"load <\d+ x float>", text))
+    assert text.count("call void @llvm.prefetch.p0(") == loads * load(name).vector_bytes // 64
+    assert "i32 immarg 3" in text  # the nearest cache
+    plain = AHEAD.replace(", hint=ahead", "")
+    assert "llvm.prefetch" not in aot.emit_llvm(lower(None, parse_program(plain), load("avx2")))
+    agree(AHEAD)
 
 
 def test_streamed_tiles_are_loaded_past_the_near_cache() -> None:

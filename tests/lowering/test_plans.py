@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from math import prod
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function
 from passes import PIPELINES, load
+from passes.lowering._blocks import Cut, Unit, cut
 from passes.lowering._knobs import Knobs
 from passes.lowering.candidates import candidates
 from passes.lowering.tile import Tile
@@ -38,6 +40,7 @@ CHOICES = st.builds(
     slab=st.none() | st.integers(1, 9),
     images=st.none() | st.integers(1, 5),
     order=st.none() | st.sampled_from(["rows", "columns"]),
+    prefetch=st.none() | st.sampled_from(["on", "off"]),
 )
 
 
@@ -130,6 +133,37 @@ def test_rows_of_several_images_fill_a_register_block() -> None:
     assert min(rows) >= 4
     stages = [i for i, _ in instructions(module.run.body) if i.fill is not None]
     assert len(stages) == 1  # padded once, for every block of columns
+
+
+@pytest.mark.parametrize("extents", [(7, 7), (14, 14), (5, 3), (8, 7, 7), (49,), (1,)])
+@pytest.mark.parametrize("most", [6, 14])
+def test_blocks_cover_a_slab_and_few_are_thin(extents: tuple[int, ...], most: int) -> None:
+    apart = [99999, 9999, 999][-len(extents) :]
+    cycles, found = cut(tuple(zip("npq"[-len(extents) :], extents, apart, strict=True)), unit(most), 4608)
+    covered = [point for block in boxes(found, ()) for point in block]
+    assert len(covered) == len(set(covered)) == prod(extents)
+    if prod(extents) >= 49:  # nearly what blocks of the best height would reach
+        assert cycles < 4608 * prod(extents) * 1.07
+
+
+def unit(most: int) -> Unit:
+    return Unit(2, 2, 4, 32, most, vectors=2, vector_bytes=32, sets=64, ways=8, refill=32)
+
+
+def test_rows_that_would_push_each_other_out_of_the_cache_are_not_in_one_block() -> None:
+    _, near = cut((("q", 196, 64 * 63),), unit(14), 1024)
+    _, same = cut((("q", 196, 4096),), unit(14), 1024)
+    assert near is not None
+    assert same is not None
+    assert near.parts[0].size > 6 >= same.parts[0].size
+
+
+def boxes(found: Cut | None, at: tuple[range, ...]) -> list[list[tuple[int, ...]]]:
+    """The points of every block."""
+    if found is None:
+        return [list(product(*at))]
+    starts = [(p.start + i * p.size, p) for p in found.parts for i in range(p.count)]
+    return [b for first, p in starts for b in boxes(p.inside, (*at, range(first, first + p.size)))]
 
 
 @pytest.mark.parametrize("name", ["avx2", "avx512"])
