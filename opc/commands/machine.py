@@ -1,33 +1,95 @@
-"""``opc machine list|show``."""
+"""``opc machine list|show|check|fit``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 from opc import machine
 from opc.machine.model import Machine
+from opc.program import fit, measured
+from opc.program.measured import Row, Summary
 from opc.report.tables import table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("action", choices=["list", "show"], help="what to print")
-    parser.add_argument("name", nargs="?", help="machine name or .toml file, for show")
+    parser.add_argument("action", choices=["list", "show", "check", "fit"], help="what to do")
+    parser.add_argument("name", nargs="?", help="machine name or .toml file; list takes none")
+    parser.add_argument(
+        "--measured", metavar="FILE.csv", help="measured instruction times, for check and fit"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the shipped machines, or one of them in full."""
+    """Print the shipped machines, one of them in full, or how it compares with measurements."""
     if options.action == "list":
         return _list(options.json)
     if options.name is None:
-        sys.stderr.write(
-            "usage: opc machine show NAME\nopc machine: error: show needs a machine name or file\n"
-        )
-        return 2
-    _show(machine.load(options.name), options.json)
+        return _usage(options.action, "needs a machine name or file")
+    if options.action == "show":
+        _show(machine.load(options.name), options.json)
+        return 0
+    if options.measured is None:
+        return _usage(options.action, "needs --measured FILE.csv")
+    rows = measured.read(options.measured)
+    if options.action == "check":
+        _check(machine.load(options.name), rows, options.json)
+    else:
+        _fit(machine.load(options.name), rows)
     return 0
+
+
+def _usage(action: str, problem: str) -> int:
+    sys.stderr.write(
+        f"usage: opc machine {action} NAME [--measured FILE.csv]\nopc machine: error: {action} {problem}\n"
+    )
+    return 2
+
+
+def _check(m: Machine, rows: Sequence[Row], as_json: bool) -> None:
+    """Errors by instruction; rows of other campaigns stand apart and do not count."""
+    own, others = measured.split(rows, m)
+    tables = measured.by_instruction(own, m)
+    apart = measured.by_instruction(others, m)
+    total = measured.compare(own, m)
+    if as_json:
+        named = (("rows", tables), ("apart", apart), ("all", {"all": total}))
+        facts = {key: {name: _facts(s) for name, s in found.items()} for key, found in named}
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    header = ("instruction", "rows", "median %", "p95 %", "worst %", "not modelled")
+    for found in filter(None, (tables, apart)):
+        lines = [(name, *_facts(s).values()) for name, s in found.items()]
+        sys.stdout.write(table(header, lines) + "\n\n")
+    median, p95 = _percent(total.quantile(0.5)), _percent(total.quantile(0.95))
+    sys.stdout.write(
+        f"all {len(total.errors)} rows: median {median} % p95 {p95} %, not modelled {total.not_modelled}\n"
+    )
+
+
+def _facts(s: Summary) -> dict[str, object]:
+    shares = {"median": 0.5, "p95": 0.95, "worst": 1.0}
+    errors = {name: _percent(s.quantile(share)) for name, share in shares.items()}
+    return {"rows": len(s.errors), **errors, "not_modelled": s.not_modelled}
+
+
+def _percent(error: float) -> str:
+    return "-" if error != error else f"{100 * error:.2f}"
+
+
+def _fit(m: Machine, rows: Sequence[Row]) -> None:
+    """The figures fitted to all rows, and the errors of a fit to half of them on the other half."""
+    own, _ = measured.split(rows, m)
+    sys.stdout.write(fit.figures(fit.fit(own, m)) + "\n")
+    kept, held = fit.halves(own)
+    left = measured.compare(held, fit.fit(kept, m))
+    median, p95 = _percent(left.quantile(0.5)), _percent(left.quantile(0.95))
+    sys.stdout.write(
+        f"# a fit to every second row, on the other {len(left.errors)}: median {median} % p95 {p95} %\n"
+    )
 
 
 def _list(as_json: bool) -> int:

@@ -32,7 +32,9 @@ class Route:
     """Which pipe runs an instruction class between two spaces, and how fast.
 
     ``bandwidth`` in bytes per cycle, ``latency`` in cycles before the consumer sees the data,
-    ``burst`` the least bytes one contiguous run is charged for.
+    ``burst`` the least bytes one contiguous run is charged for. ``curve`` says when the data of one transfer
+    is there where ``latency`` alone is too coarse: points of (bytes, cycles), straight lines between.
+    ``units`` equal engines share each transfer; the other figures are those of one engine.
     """
 
     opcode_class: str
@@ -43,15 +45,32 @@ class Route:
     latency: float = 0.0
     burst: int = 32
     head: float = 0.0
+    curve: tuple[tuple[float, float], ...] = ()
+    units: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class VectorCost:
-    """Cycles of one vector instruction: head + slope * repeats + tail."""
+    """Cycles of one vector instruction.
+
+    Back to back: ``fixed + slope * repeats``, at least ``floor``. The first adds ``head``; whoever waits for
+    a result also waits ``tail``.
+    """
 
     head: float
     slope: float
     tail: float
+    floor: float = 1.0
+    fixed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measurements that a machine's figures are fitted to: which rows, at which clock."""
+
+    chip: str = ""  # the campaign that counts; empty: every row
+    clock_mhz: float = 0.0  # of the cycles written down; 0: the machine's clock
+    single: frozenset[str] = frozenset()  # campaigns that time each cube instruction by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +96,9 @@ class Machine:
     vector_pipe: str = ""
     cube_pipe: str = ""
     prefetch_pipe: str = ""  # runs prefetches; none on machines without caches
-    vector_costs: dict[str, VectorCost] = field(default_factory=dict)  # by function or "default"
+    # By operation, "operation.type" or "operation.source type.result type"; "default" for all others.
+    vector_costs: dict[str, VectorCost] = field(default_factory=dict)
+    vector_units: int = 1  # equal vector units that share the repeats of an instruction
     operand_dtypes: tuple[
         DType, ...
     ] = ()  # types the operand spaces take; empty: all that the cube multiplies
@@ -93,6 +114,7 @@ class Machine:
     sync_cycles: float = 1.0
     limits: dict[str, int] = field(default_factory=dict)  # e.g. accumulator_registers, l1_bytes
     features: tuple[str, ...] = ()  # CPU features the emitted code needs
+    measured: Measured = Measured()
     sources: dict[str, str] = field(default_factory=dict)  # figure -> where it comes from
     text: str = field(default="", compare=False, repr=False)  # the file that says all this
 

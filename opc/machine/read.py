@@ -6,19 +6,27 @@ from __future__ import annotations
 
 import difflib
 import math
+from itertools import pairwise
 from typing import Any
 
 from opc.dtypes import DType
 from opc.errors import Diagnostic, MachineError
-from opc.machine.model import ROLES, Machine, Route, Space, VectorCost
+from opc.machine.model import ROLES, Machine, Measured, Route, Space, VectorCost
 from opc.scalar import FUNCTIONS
 
 FORMAT = 1
 CLASSES = ("copy_in", "cube", "scale", "vector", "copy_out")
 _TOP = {
     "format", "name", "kind", "description", "clock_mhz", "cores", "default_dtype", "spaces", "roles", "routes",
-    "dtypes", "cube", "vector", "scale", "pipes", "limits", "features", "sources",
+    "dtypes", "cube", "vector", "scale", "pipes", "limits", "features", "measured", "sources",
 }  # fmt: skip
+# What vector costs are listed for: functions, and the forms of them that a vector unit distinguishes.
+_OPERATIONS = {
+    *FUNCTIONS, "default", "fma", "copy", "convert", "fill", "iota", "adds", "muls", "maxs", "mins", "relu",
+    "axpy", "reciprocal", "compare", "dequantise", "reduce", "reduce_sum", "reduce_max", "reduce_min",
+    "reduce_groups",
+}  # fmt: skip
+_TYPES = {*DType, "i64", "i16", "i4", "u32", "u16", "u8"}
 
 
 class _Reader:
@@ -115,6 +123,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         cube_pipe=r.get(cube, "pipe", str, "cube.", ""),
         prefetch_pipe=r.get(pipes, "prefetch", str, "pipes.", ""),
         vector_costs=_vector_costs(r, vector),
+        vector_units=r.whole(vector, "units", "vector.", 1, least=1),
         operand_dtypes=tuple(
             r.dtype(t, "cube.operand_dtypes") for t in r.get(cube, "operand_dtypes", list, "cube.", [])
         ),
@@ -130,6 +139,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         sync_cycles=r.figure(pipes, "sync_cycles", "pipes.", 1.0),
         limits={k: r.whole(data["limits"], k, "limits.") for k in r.get(data, "limits", dict, "", {})},
         features=tuple(r.get(data, "features", list, "", [])),
+        measured=_measured(r, r.get(data, "measured", dict, "", {})),
         sources={k: str(v) for k, v in r.get(data, "sources", dict, "", {}).items()},
     )
     _check_pipes(r, machine)
@@ -192,6 +202,8 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: A
             r.figure(table, "latency", where, 0.0),
             r.whole(table, "burst", where, 32, least=1),
             r.figure(table, "head", where, 0.0),
+            _curve(r, table, where),
+            r.whole(table, "units", where, 1, least=1),
         )
         if route.opcode_class not in CLASSES:
             r.problem(
@@ -204,6 +216,29 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: A
             r.problem("E0610", f"'{where}pipe' names pipe '{route.pipe}', which is not in pipes.names")
         found.append(route)
     return tuple(found)
+
+
+def _curve(r: _Reader, table: Any, where: str) -> tuple[tuple[float, float], ...]:
+    points = r.get(table, "curve", list, where, [])
+    pairs = [p for p in points if isinstance(p, list) and len(p) == 2 and all(_is_figure(n) for n in p)]
+    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(pairs))
+    if len(pairs) != len(points) or not rising:
+        r.problem("E0606", f"'{where}curve' must be rising points [bytes, cycles], none negative")
+        return ()
+    return tuple((float(x), float(y)) for x, y in pairs)
+
+
+def _is_figure(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+def _measured(r: _Reader, table: Any) -> Measured:
+    return Measured(
+        r.get(table, "chip", str, "measured.", ""),
+        r.figure(table, "clock_mhz", "measured.", 0.0),
+        frozenset(str(c) for c in r.get(table, "single", list, "measured.", [])),
+    )
 
 
 def _accumulators(r: _Reader, cube: Any) -> dict[DType, DType]:
@@ -236,14 +271,17 @@ def _vector_costs(r: _Reader, vector: Any) -> dict[str, VectorCost]:
     found = {}
     for name, cost in r.get(vector, "cost", dict, "vector.", {}).items():
         where = f"vector.cost.{name}"
-        if not (
-            isinstance(cost, list)
-            and len(cost) == 3
-            and all(isinstance(c, int | float) and c >= 0 for c in cost)
-        ):
-            r.problem("E0606", f"'{where}' must be [head, slope, tail], none negative")
+        operation, *types = name.split(".")
+        if operation not in _OPERATIONS or len(types) > 2 or not _TYPES.issuperset(types):
+            r.problem(
+                "E0609",
+                f"'{where}' is no vector operation",
+                help="write OPERATION, OPERATION.TYPE or OPERATION.SOURCE.RESULT",
+            )
+        if not isinstance(cost, list) or len(cost) not in (3, 4, 5) or not all(map(_is_figure, cost)):
+            r.problem("E0606", f"'{where}' must be [head, slope, tail, floor, fixed], none negative")
             continue
-        found[name] = VectorCost(*(float(c) for c in cost))
+        found[name] = VectorCost(*map(float, cost))
     return found
 
 

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from math import ceil
 
 from opc.dtypes import DType
-from opc.machine.model import Machine, VectorCost
+from opc.machine.model import Machine, Route, VectorCost
 from opc.program.ir import Access, Buffer, Instr
 
 _UNIT = VectorCost(0.0, 1.0, 0.0)
+_WITH_LITERAL = {"add": "adds", "sub": "adds", "mul": "muls", "max": "maxs", "min": "mins"}
+_GENERAL = {"adds": "add", "muls": "mul", "maxs": "max", "mins": "min", "convert": "copy", "fill": "copy"}
+_COMPARES = frozenset(("lt", "le", "gt", "ge", "eq", "ne"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,7 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
     if shape.opcode_class == "sync":
         return Cost(machine.sync_cycles, machine.sync_cycles)
     if shape.opcode_class == "cube":
-        busy = machine.cube_issue + machine.cube_block * _blocks(shape, machine)
-        return Cost(busy, busy + machine.cube_latency)
+        return cube_cost(_blocks(shape, machine), machine)
     if shape.op == "prefetch":
         lines = float(_repeats(shape.sources[0], shape, machine.line_bytes))
         return Cost(lines, lines)
@@ -94,8 +96,62 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
         width = machine.vector_bytes or 1
         busy = float(max(1, _repeats(shape.destinations[0], shape, width)))
         return Cost(busy, busy)
-    busy = route.head + _charged_bytes(shape, machine, route.burst) / route.bandwidth
-    return Cost(busy, busy + route.latency)
+    return transfer_cost(route, _charged_bytes(shape, machine, route.burst))
+
+
+def cube_cost(blocks: float, machine: Machine) -> Cost:
+    """Of one matrix instruction over that many blocks."""
+    busy = machine.cube_issue + machine.cube_block * blocks
+    return Cost(busy, busy + machine.cube_latency)
+
+
+def transfer_cost(route: Route, size: float) -> Cost:
+    """Of one transfer of ``size`` charged bytes, dealt evenly to the engines of the route."""
+    share = size / route.units
+    busy = route.head + share / route.bandwidth
+    return Cost(busy, max(busy, _arrival(route, share)) if route.curve else busy + route.latency)
+
+
+def _arrival(route: Route, size: float) -> float:
+    """When the data of a transfer is there, by the curve: flat before it, at the route's rate behind it."""
+    (x0, y0), last = route.curve[0], route.curve[-1]
+    if size >= last[0]:
+        return last[1] + (size - last[0]) / route.bandwidth
+    for x1, y1 in route.curve:
+        if size < x1:
+            return y0 + (y1 - y0) * (size - x0) / (x1 - x0) if size > x0 else y0
+        x0, y0 = x1, y1
+    return y0
+
+
+def vector_cost(model: VectorCost, repeats: float, units: int = 1) -> Cost:
+    """Of one vector instruction of that many repeats, dealt evenly to the vector units."""
+    busy = max(model.floor, model.fixed + model.slope * (ceil(repeats / units) if units > 1 else repeats))
+    return Cost(busy, model.head + busy + model.tail)
+
+
+def vector_model(machine: Machine, operation: str, source: str, result: str) -> VectorCost:
+    """The figures for an operation on these types: those that say most about it."""
+    return listed(machine, operation, source, result) or machine.vector_costs.get("default", _UNIT)
+
+
+def listed(machine: Machine, operation: str, source: str, result: str) -> VectorCost | None:
+    """The figures that the machine file has for an operation, whole families included."""
+    costs = machine.vector_costs
+    for name in _families(operation):
+        for key in (f"{name}.{source}.{result}", f"{name}.{source}", name):
+            if key in costs:
+                return costs[key]
+    return None
+
+
+def _families(operation: str) -> tuple[str, ...]:
+    """The operation, then what it is a case of."""
+    if operation in _COMPARES:
+        return operation, "compare"
+    if operation.startswith("reduce_"):
+        return operation, "reduce"
+    return (operation, _GENERAL[operation]) if operation in _GENERAL else (operation,)
 
 
 def work(instr: Instr) -> int:
@@ -172,13 +228,21 @@ def _blocks(shape: Shape, machine: Machine) -> int:
 
 
 def _vector_cost(shape: Shape, machine: Machine) -> Cost:
-    costs = machine.vector_costs
-    family = "reduce" if shape.op.startswith("reduce_") else shape.op
-    model = costs.get(shape.op) or costs.get(family) or costs.get("default") or _UNIT
+    result = shape.destinations[0]
+    source = shape.sources[0] if shape.sources else result
+    model = vector_model(machine, _operation(shape), source.dtype, result.dtype)
     # A reduction streams its source; everything else is paced by what it writes.
-    paced = shape.sources[0] if family == "reduce" and shape.sources else shape.destinations[0]
-    busy = model.slope * _repeats(paced, shape, machine.vector_bytes or 1)
-    return Cost(max(1.0, busy), max(1.0, model.head + busy + model.tail))
+    paced = source if shape.op.startswith("reduce_") else result
+    return vector_cost(model, _repeats(paced, shape, machine.vector_bytes or 1), machine.vector_units)
+
+
+def _operation(shape: Shape) -> str:
+    """The operation as costs name it: with a literal operand, or a copy that converts, it is another one."""
+    if shape.op != "copy":
+        return _WITH_LITERAL.get(shape.op, shape.op) if len(shape.sources) == 1 else shape.op
+    if not shape.sources:
+        return "fill"
+    return "copy" if shape.sources[0].dtype is shape.destinations[0].dtype else "convert"
 
 
 def _repeats(stream: Stream, shape: Shape, width: int) -> int:

@@ -115,6 +115,7 @@ class _Assigner:
         """Fewest moves from source to target, the instruction's own class first: (class, space) per move."""
         queue: deque[tuple[str, list[tuple[str, str]]]] = deque([(source, [])])
         seen = {source}
+        outside = self.machine.roles["memory"]  # holds no local buffer, so nothing stops over there
         while queue:
             space, path = queue.popleft()
             for r in self.machine.routes:
@@ -125,7 +126,8 @@ class _Assigner:
                 if r.target == target:
                     return step
                 seen.add(r.target)
-                queue.append((r.target, step))
+                if r.target != outside:
+                    queue.append((r.target, step))
         raise fail(
             MachineError,
             "E0631",
