@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from math import prod
 
 from opc.affine import Affine
-from opc.machine.model import Machine
 from opc.tensor.ir import Op, Piece, Read, Tensor, reads
-from passes.lowering._emit import memory_access
+from passes.lowering._emit import Emitter, memory_access
 from passes.lowering._expr import Evaluator
 from passes.lowering._row_plan import stride
 
@@ -21,23 +20,25 @@ from passes.lowering._row_plan import stride
 class Ahead:
     """What of one group's traffic passes the caches. ``stored`` names the outputs that leave the group."""
 
+    emit: Emitter
     ops: tuple[Op, ...]
     tensors: dict[str, Tensor]
     stored: frozenset[str]
-    machine: Machine
 
     def __post_init__(self) -> None:
         own = {r.tensor: self.tensors[r.tensor] for op in self.ops for r in reads(op)}
-        leaving = [t for op in self.ops for t in op.outputs if t.name in self.stored]
+        buffers = self.emit.buffers
+        near = {n for n in self.stored if n in buffers and buffers[n].kind == "local"}
+        leaving = [t for op in self.ops for t in op.outputs if t.name in self.stored - near]
         # A result that the group reads is not over with, and none that fits a cache leaves it.
         self.streamed = frozenset(t.name for t in leaving if self._large(t) and t.name not in own)
         written = sum(_bytes(t) for t in leaving if t.name in self.streamed)
         fetched = sum(_bytes(t) for t in own.values() if self._large(t))
-        self.distance = self.machine.limits.get("ahead_bytes", 0) if 0 < fetched <= written else 0
+        self.distance = self.emit.machine.limits.get("ahead_bytes", 0) if 0 < fetched <= written else 0
         self.seen: set[str] = set()
 
     def _large(self, tensor: Tensor) -> bool:
-        return 0 < self.machine.limits.get("l3_bytes", 0) < _bytes(tensor)
+        return 0 < self.emit.machine.limits.get("l3_bytes", 0) < _bytes(tensor)
 
     def fetch(self, ev: Evaluator, read: Read, piece: Piece, forms: list[Affine]) -> None:
         """Prefetch beyond a read that walks memory as a streamed result does."""

@@ -105,13 +105,13 @@ def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine
 def _windows(op: Op) -> Iterator[str]:
     """Reduced dims that share an index form with a parallel dim."""
     piece = op.pieces[0]
-    parallel = {d.name for d in piece.dims}
+    parallel, reduced = {d.name for d in piece.dims}, {d.name for d in piece.reduce}
     for node in walk(piece.body):
         if not isinstance(node, Read):
             continue
         for form in node.index:
             if form.names & parallel:
-                yield from form.names - parallel
+                yield from form.names & reduced
 
 
 def _bordered(op: Op, tensors: dict[str, Tensor]) -> Iterator[str]:
@@ -121,6 +121,8 @@ def _bordered(op: Op, tensors: dict[str, Tensor]) -> Iterator[str]:
     for node in walk(piece.body):
         if isinstance(node, Read) and node.fill is not None:
             for form, size in zip(node.index, tensors[node.tensor].shape, strict=True):
+                if not form.names <= piece.extents.keys():
+                    continue  # inside loops that are not this nest's: the edge may be anywhere
                 low, high = form.interval(piece.extents)
                 if low < 0 or high >= size:
                     yield from form.names & parallel

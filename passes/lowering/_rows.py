@@ -52,7 +52,7 @@ class RowNest:
 
     def __post_init__(self) -> None:
         self.plan: RowPlan = plan_rows(self.ops, self.tensors, self.emit.machine)
-        self.ahead = Ahead(self.ops, self.tensors, self.stored, self.emit.machine)
+        self.ahead = Ahead(self.emit, self.ops, self.tensors, self.stored)
 
     def run(self) -> None:
         """Emit the whole nest."""
@@ -63,11 +63,21 @@ class RowNest:
         with self.emit.loop("one", 1, parallel=True):
             self._shared(dims, {})
 
+    def inside(self, together: frozenset[str]) -> None:
+        """Emit the nest within the caller's loops; dims ``together`` are written out innermost."""
+        plan = self.plan
+        order = tuple(sorted(plan.order, key=lambda n: n in together))
+        self.plan = replace(plan, parallel="", order=order, unrolled=plan.unrolled | together)
+        self._shared(self.plan.in_order(self.plan.shared), {})
+
     def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
         if dims:
             d = dims[0]
             parallel, ends = d.name == self.plan.parallel, d.name in self.plan.bordered
-            for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), parallel, ends=ends):
+            unroll = d.name in self.plan.unrolled
+            for tile in self.emit.tiles(
+                d.name, d.extent, self.plan.size(d), parallel, ends=ends, unroll=unroll
+            ):
                 self._shared(dims[1:], {**tiles, d.name: tile})
             return
         self.kept = {}

@@ -27,6 +27,7 @@ from passes.lowering._matmul_registers import RegisterNest
 from passes.lowering._matmul_spaces import SpaceNest
 from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
+from passes.lowering._windows import window_nest
 from passes.tensor._contraction import Contraction, classify_contraction
 
 
@@ -197,6 +198,11 @@ class Lowering:
         if contraction is not None:
             self._workspace(stored)
             contraction.run()
+            return
+        windows = window_nest(self.emit, group, self.tensors, stored)
+        if windows is not None:
+            self._workspace(stored)
+            windows.run()
             return
         if len(group) > 1 and _fits_one_nest(group):
             nest = RowNest(self.emit, group, self.tensors, stored)
