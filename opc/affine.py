@@ -28,7 +28,9 @@ class Affine:
     @staticmethod
     def of(terms: Mapping[str, int], const: int = 0) -> Affine:
         """Canonical form of a coefficient map."""
-        return Affine(tuple(sorted((v, c) for v, c in terms.items() if c)), const)
+        kept = [(v, c) for v, c in terms.items() if c]
+        kept.sort()
+        return Affine(tuple(kept), const)
 
     @staticmethod
     def parse(text: str) -> Affine:
@@ -73,6 +75,8 @@ class Affine:
     def __add__(self, other: Affine | int) -> Affine:
         if isinstance(other, int):
             return Affine(self.terms, self.const + other)
+        if not self.terms or not other.terms:
+            return Affine(self.terms or other.terms, self.const + other.const)
         merged = dict(self.terms)
         for name, c in other.terms:
             merged[name] = merged.get(name, 0) + c
@@ -84,7 +88,7 @@ class Affine:
     def __mul__(self, factor: int) -> Affine:
         if factor == 0:
             return Affine()
-        return Affine(tuple((v, c * factor) for v, c in self.terms), self.const * factor)
+        return Affine(tuple([(v, c * factor) for v, c in self.terms]), self.const * factor)
 
     __rmul__ = __mul__
 
@@ -98,7 +102,10 @@ class Affine:
 
     def coefficient(self, name: str) -> int:
         """Coefficient of ``name``, 0 if it does not occur."""
-        return next((c for v, c in self.terms if v == name), 0)
+        for v, c in self.terms:
+            if v == name:
+                return c
+        return 0
 
     def as_var(self) -> str | None:
         """The variable's name if this is exactly one bare variable."""
@@ -108,7 +115,10 @@ class Affine:
 
     def substitute(self, values: Mapping[str, Affine | int]) -> Affine:
         """Replace variables by affine forms or numbers."""
-        if not any(v in values for v, _ in self.terms):
+        for v, _ in self.terms:
+            if v in values:
+                break
+        else:
             return self
         terms: dict[str, int] = {}
         const = self.const

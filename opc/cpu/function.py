@@ -7,6 +7,7 @@ partial address is placed in the scope of the innermost variable it reads, so no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
@@ -14,6 +15,8 @@ from math import gcd
 from opc.affine import Affine
 
 Index = int | str  # a constant, or the name of an i64 value
+_NAME = re.compile(r"%v(\d+)\b")
+_DEFINED = re.compile(r"^  %v(\d+) = ", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class Function:
         self.pinned = False  # whether vector results keep their place among instructions with side effects
         self.opaque = False  # whether loops count in what LLVM knows nothing of, and so leaves as it is
         self._depth: dict[str, int] = {}  # i64 value -> depth of the scope that defines it
+        self._texts: dict[object, tuple[list[str], list[tuple[int, int]]]] = {}
 
     def finish(self, result: str = "void") -> None:
         """Close the function and hand its text to the module."""
@@ -121,6 +125,26 @@ class Function:
     def do(self, text: str) -> None:
         """Emit an instruction without a result."""
         self._scopes[-1].body.append(f"  {text}")
+
+    def repeat(self, key: object, emit: Callable[[], None]) -> None:
+        """Emit, the next time with this key as a copy of the same text with new names.
+
+        For straight code whose addresses do not depend on where it stands.
+        """
+        body = self._scopes[-1].body
+        if key not in self._texts:
+            start = len(body)
+            emit()
+            self._texts[key] = _template("\n".join(body[start:]))
+            return
+        parts, places = self._texts[key]
+        names: dict[int, str] = {}
+        text = list(parts)
+        for at, number in places:
+            if number not in names:
+                names[number] = self.name()
+            text[at] = names[number]
+        body.append("".join(text))
 
     def alloca(self, type_: str, count: int, align: int) -> str:
         """Storage in the entry block."""
@@ -351,3 +375,15 @@ class Function:
         """(coefficients of the parts known only at run time, constant part)."""
         terms, const = self._resolve(form)
         return {v: c for _, v, c in terms}, const
+
+
+def _template(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The text in parts, and which of them are the names that it defines: (part, old number)."""
+    defined = set(_DEFINED.findall(text))
+    parts: list[str] = []
+    places: list[tuple[int, int]] = []
+    for n, part in enumerate(_NAME.split(text)):
+        if n % 2 and part in defined:
+            places.append((len(parts), int(part)))
+        parts.append(f"%v{part}" if n % 2 else part)
+    return parts, places

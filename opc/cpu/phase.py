@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
+from opc.affine import Affine
 from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tile_registers, tiles
 from opc.cpu.function import Function, Index
 from opc.cpu.layout import Layout, View
@@ -12,6 +14,7 @@ from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
 
 ARGUMENTS = ("input", "param", "inout", "output")
+REPEATED = 1 << 10  # elements; larger instructions may be loops
 
 
 def arguments(program: Program) -> tuple[Buffer, ...]:
@@ -82,10 +85,33 @@ class Phase:
         if i.op == "prefetch":
             prefetch.emit(self.f, i, self._view(i.sources[0]), self.machine.line_bytes)
             return
+        if self._stays(i):
+            same = (i.opcode, i.dims, i.dst, i.src, i.form, self.f.pinned)
+            self.f.repeat(same, lambda: self._anew(i))
+        else:
+            self._anew(i)
+
+    def _anew(self, i: Instr) -> None:
         if self.tiles.touches(i):
             self.tiles.emit(i, self._view, self._plain)
         else:
             self._plain(i, None, {})
+
+    def _stays(self, i: Instr) -> bool:
+        """Whether an instruction is the same text wherever it stands: all on registers, without loops."""
+        if i.opcode_class == "cube":
+            return i.init is None and all(a.buffer in self.tiles.tiles for a in (*i.dst, *i.sources))
+        if i.opcode_class != "vector" or i.op.startswith("reduce_") or prod(e for _, e in i.dims) > REPEATED:
+            return False
+        forms = [form for a in (*i.dst, *i.sources) for form in (*a.index, a.slot)]
+        known = i.extents.keys()
+        return all(form.names <= known for form in (*forms, i.form or Affine())) and all(
+            self._in_registers(self.buffers[a.buffer]) for a in (*i.dst, *i.sources)
+        )
+
+    def _in_registers(self, b: Buffer) -> bool:
+        addressable = self.machine.spaces[b.space].addressable
+        return b.kind == "local" and not addressable and b.name not in self.plan.offsets
 
     def _plain(self, i: Instr, target: View | None, sources: dict[int, View]) -> None:
         """Emit an instruction; ``target`` and ``sources`` (by position) stand in for operands in tiles."""
@@ -124,8 +150,7 @@ class Phase:
 
     def _view(self, access: Access) -> View:
         b = self.buffers[access.buffer]
-        space = self.machine.spaces[b.space]
-        if b.kind == "local" and not space.addressable and b.name not in self.plan.offsets:
+        if self._in_registers(b):
             return self._register(b, access)
         base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
         base = base or self.bases.get(b.name) or f"%a{self.order[b.name]}"

@@ -25,7 +25,8 @@ def group_operands(program: Program, space: str) -> Program:
     if not chosen:
         return program
     buffers = tuple(_grouped(b, chosen[b.name]) if b.name in chosen else b for b in program.buffers)
-    return replace(program, buffers=buffers, body=tuple(_statement(s, chosen) for s in program.body))
+    known: dict[object, Instr] = {}
+    return replace(program, buffers=buffers, body=tuple(_statement(s, chosen, known) for s in program.body))
 
 
 def _grouped(b: Buffer, group: int) -> Buffer:
@@ -43,12 +44,20 @@ def _refuse(name: str, group: int) -> Exception:
     )
 
 
-def _statement(stmt: Stmt, chosen: dict[str, int]) -> Stmt:
+def _statement(stmt: Stmt, chosen: dict[str, int], known: dict[object, Instr]) -> Stmt:
     if isinstance(stmt, Loop):
-        return replace(stmt, body=tuple(_statement(s, chosen) for s in stmt.body))
+        return replace(stmt, body=tuple(_statement(s, chosen, known) for s in stmt.body))
     touched = [a for a in (*stmt.dst, *stmt.sources) if a.buffer in chosen]
     if not touched:
         return stmt
+    # Unrolled products are equal: one rewrite serves them all.
+    key = (stmt.opcode, stmt.dims, stmt.dst, stmt.src, stmt.init, stmt.fill, stmt.scale, stmt.hint, stmt.form)
+    if key not in known:
+        known[key] = _rewritten(stmt, touched, chosen)
+    return known[key]
+
+
+def _rewritten(stmt: Instr, touched: list[Access], chosen: dict[str, int]) -> Instr:
     for access in touched:
         stmt = _split(stmt, access.index[0], access.buffer, chosen[access.buffer])
     move = {

@@ -12,7 +12,7 @@ the shorter distance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
@@ -68,10 +68,10 @@ class Touch:
     axes: tuple[Span, ...]
 
 
-def touches(stmt: Stmt) -> tuple[Touch, ...]:
-    """All accesses of a statement as seen from outside it."""
+def touches(stmt: Stmt, only: Collection[str] | None = None) -> tuple[Touch, ...]:
+    """All accesses of a statement as seen from outside it, or those of ``only`` some buffers."""
     if isinstance(stmt, Instr):
-        return tuple(instr_touches(stmt, {}))
+        return tuple(instr_touches(stmt, {}, only))
     found: dict[Touch, None] = {}
     stack: list[tuple[Stmt, dict[str, int]]] = [(stmt, {})]
     while stack:
@@ -80,27 +80,33 @@ def touches(stmt: Stmt) -> tuple[Touch, ...]:
             deeper = {**inside, s.var: s.extent}
             stack.extend((inner, deeper) for inner in reversed(s.body))
         else:
-            found.update(dict.fromkeys(instr_touches(s, inside)))
+            found.update(dict.fromkeys(instr_touches(s, inside, only)))
     return tuple(found)
 
 
-def instr_touches(instr: Instr, inside: Extents) -> list[Touch]:
+def instr_touches(instr: Instr, inside: Extents, only: Collection[str] | None = None) -> list[Touch]:
     """Accesses of one instruction; the variables in ``inside`` range freely. A prefetch has none."""
-    if instr.op == "prefetch":
+    sources, dst = instr.sources, instr.dst
+    if only is not None:
+        sources = tuple([a for a in sources if a.buffer in only])
+        dst = tuple([a for a in dst if a.buffer in only])
+    if instr.op == "prefetch" or not (sources or dst):
         return []
     extents = {**inside, **instr.extents}
-    found = [_touch(a, extents, True, False) for a in instr.sources]
+    found = [_touch(a, extents, True, False) for a in sources]
     overwrites = instr.init is not None and instr.init.is_const and instr.init.const == 0
     updates = OPCODES[instr.opcode].reduces and not overwrites
-    return found + [_touch(a, extents, updates, True) for a in instr.dst]
+    return found + [_touch(a, extents, updates, True) for a in dst]
 
 
 def _touch(access: Access, extents: Extents, reads: bool, writes: bool) -> Touch:
-    axes = tuple(_span(form, extents) for form in access.index)
+    axes = tuple([_span(form, extents) for form in access.index])
     return Touch(access.buffer, reads, writes, _span(access.slot, extents), axes)
 
 
 def _span(form: Affine, extents: Extents) -> Span:
+    if not form.terms:
+        return Span(form, 0, 0, 0)
     base, low, high, step = [], 0, 0, 0
     for name, c in form.terms:
         extent = extents.get(name)
@@ -126,12 +132,6 @@ class Dependences:
         for a, b in self._shared:
             self._aliases[a] = (*self._aliases.get(a, (a,)), b)
 
-    def may_meet(self, a: Touch, b: Touch) -> bool:
-        """Whether the two touch memory that could be the same at all, and one writes."""
-        if not (a.writes or b.writes):
-            return False
-        return a.buffer == b.buffer or (a.buffer, b.buffer) in self._shared
-
     def meet(self, a: Touch, b: Touch, shift: Shift, extents: Extents) -> bool:
         """Whether ``a`` now and ``b`` ``shift`` later may touch a common element.
 
@@ -142,7 +142,10 @@ class Dependences:
             slots = self.buffers[a.buffer].slots
             if slots > 1 and not _congruent(a.slot, b.slot, shift, extents, slots):
                 return False
-            return all(_overlap(p, q, shift, extents) for p, q in zip(a.axes, b.axes, strict=True))
+            for p, q in zip(a.axes, b.axes, strict=True):
+                if not _overlap(p, q, shift, extents):
+                    return False
+            return True
         pairs = self._shared[a.buffer, b.buffer]
         counts = (self.buffers[a.buffer].slots, self.buffers[b.buffer].slots)
         return _slots_meet(a.slot, b.slot, shift, extents, counts, pairs)
@@ -163,16 +166,21 @@ class Dependences:
         steps = _Steps(loops, carried)
         found: list[Dep] = []
         by_buffer: dict[str, list[int]] = {}
+        sorts: list[dict[str, list[Touch]]] = []
         for n, node in enumerate(nodes):
-            for name in dict.fromkeys(t.buffer for t in node):
+            sort: dict[str, list[Touch]] = {}
+            for touch in node:
+                sort.setdefault(touch.buffer, []).append(touch)
+            for name in sort:
                 by_buffer.setdefault(name, []).append(n)
+            sorts.append(sort)
         for s, node in enumerate(nodes):
             names = {name for touch in node for name in self.aliases(touch.buffer)}
             met = {t for name in names for t in by_buffer.get(name, ())}
             # In a single iteration nothing comes after what it precedes.
             for t in sorted(met if steps.total > 1 else (t for t in met if t > s)):
                 if not groups or groups[s] is None or groups[s] != groups[t]:
-                    found += self._pair(s, node, t, nodes[t], steps)
+                    found += self._pair(s, node, t, sorts[t], steps)
         return found
 
     def aliases(self, name: str) -> Iterable[str]:
@@ -180,12 +188,12 @@ class Dependences:
         return self._aliases.get(name, (name,))
 
     def _pair(
-        self, s: int, source: tuple[Touch, ...], t: int, target: tuple[Touch, ...], steps: _Steps
+        self, s: int, source: tuple[Touch, ...], t: int, target: Mapping[str, list[Touch]], steps: _Steps
     ) -> list[Dep]:
         best: dict[str, Dep] = {}
         for a in source:
-            for b in target:
-                if not self.may_meet(a, b):
+            for b in (b for name in self.aliases(a.buffer) for b in target.get(name, ())):
+                if not (a.writes or b.writes):
                     continue
                 distance = steps.first(self, a, b, int(s >= t))
                 if distance is None:
@@ -269,9 +277,15 @@ def _difference(p: Span, q: Span, shift: Shift, extents: Extents) -> tuple[int, 
     low, high, step = q.low - p.high, q.high - p.low, gcd(p.step, q.step)
     # The lattices start at the low ends.
     offset = q.low - p.low
-    if p.base.terms == q.base.terms and all(isinstance(shift.get(name), int) for name, _ in q.base.terms):
-        const += sum(c * _fixed(shift, name) for name, c in q.base.terms)
-        return const + offset, low - offset, high - offset, step
+    if p.base.terms == q.base.terms:
+        for name, c in q.base.terms:
+            move = shift.get(name)
+            if not isinstance(move, int):
+                break
+            const += c * move
+        else:
+            return const + offset, low - offset, high - offset, step
+        const = q.base.const - p.base.const
     first, second = dict(p.base.terms), dict(q.base.terms)
     for name in sorted(first.keys() | second.keys()):
         a, b = first.get(name, 0), second.get(name, 0)

@@ -276,13 +276,18 @@ class _Backward:
 
 def _before(summary: _Summary, needed: Regions, extents: Extents) -> Regions:
     """What is needed before a statement, given what is needed after it."""
+    if not summary.touched:
+        return needed
     result: Regions = {}
     for name, regions in needed.items():
         written = summary.written.get(name, [])
+        if not written:
+            result[name] = regions
+            continue
         still = [r for r in (remaining(x, written, extents) for x in regions) if r is not None]
         if still:
             result[name] = still
     for name, regions in summary.exposed.items():
-        known = result.setdefault(name, [])
-        known.extend(r for r in regions if r not in known)
+        known = result.get(name, [])
+        result[name] = [*known, *(r for r in regions if r not in known)]
     return result

@@ -69,7 +69,10 @@ def covers(written: Region, read: Region, extents: Mapping[str, int]) -> bool:
 
 
 def _contains(outer: Span, inner: Span, extents: Mapping[str, int]) -> bool:
-    low, high = (inner[0] - outer[0]).interval(extents)
+    if inner[0].terms == outer[0].terms:
+        low = high = inner[0].const - outer[0].const
+    else:
+        low, high = (inner[0] - outer[0]).interval(extents)
     return low >= 0 and high + inner[1] <= outer[1]
 
 

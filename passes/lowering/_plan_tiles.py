@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
+from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.tensor.ir import Dim, Read, Tensor
 from passes.lowering._knobs import Knobs
@@ -136,6 +137,9 @@ class _Model:
         self.weights = self.k * self.n * self.size
         whole = {d.name: d.extent for d in s.m}
         self.rows, self.results = self.touched(whole), prod(whole.values()) * self.n * self.size
+        self.direct = in_place(a.read, a.tensor)
+        self._copied: dict[object, RowLayout] = {}
+        self._forms: dict[int, tuple[RowLayout, Affine, dict[str, int]]] = {}
 
     def plans(self) -> Iterator[Priced]:
         """The most promising blocks on every slab, priced: with rows of one image row, and with others."""
@@ -173,7 +177,7 @@ class _Model:
         for stage in ("direct", "slab", "whole"):
             box = {**self.extents, **slab} if stage == "slab" else self.extents
             layout, split = self._layout(stage, box, rows)
-            chunk = contiguous(layout, self.s.k, self.room) if layout else {}
+            chunk = self._form(layout)[1] if layout else {}
             if layout is None or not self._loadable(layout, rows, chunk, stage):
                 continue
             if stage == "slab" and layout.elements * self.size > self.machine.role("stage").capacity:
@@ -182,25 +186,49 @@ class _Model:
 
     def _layout(self, stage: str, box: dict[str, int], rows: Rows) -> tuple[RowLayout | None, bool]:
         """Rows in place or in a copy, and whether that splits window dims off; None where it cannot be."""
-        read, tensor = self.a.read, self.a.tensor
         if stage == "direct":
-            return None if self.a.copy else in_place(read, tensor), False
+            return None if self.a.copy else self.direct, False
         if self.around > 1 and stage == "whole":
             return None, False
-        plain = copied(read, tensor, box, self.a.summed, self.room, rows.inner)
-        if _even(plain, rows):
+        plain = self._copy(box, rows.inner, split=False)
+        if self._even(plain, rows):
             return plain, False
-        return copied(read, tensor, box, self.a.summed, self.room, rows.inner, split=True), True
+        return self._copy(box, rows.inner, split=True), True
+
+    def _copy(self, box: dict[str, int], inner: str, split: bool) -> RowLayout:
+        key = (*box.items(), inner, split)
+        if key not in self._copied:
+            a = self.a
+            self._copied[key] = copied(a.read, a.tensor, box, a.summed, self.room, inner, split=split)
+        return self._copied[key]
 
     def _loadable(self, layout: RowLayout, rows: Rows, chunk: dict[str, int], stage: str) -> bool:
         """Whether tile registers can be loaded from the layout; copies are not made for nothing."""
-        if not _even(layout, rows) or (stage == "direct" and rows.inner):
+        if not self._even(layout, rows) or (stage == "direct" and rows.inner):
             return False
         if stage == "direct":
             return prod(chunk.values()) * 2 > min(self.room, self.k)
-        direct = in_place(self.a.read, self.a.tensor)
-        needed = self.a.copy or not _even(direct, rows)
-        return needed or prod(contiguous(direct, self.s.k, self.room).values()) * 2 <= min(self.room, self.k)
+        if self.a.copy or not self._even(self.direct, rows):
+            return True
+        return prod(self._form(self.direct)[1].values()) * 2 <= min(self.room, self.k)
+
+    def _form(self, layout: RowLayout) -> tuple[Affine, dict[str, int]]:
+        """The layout's linear form and chunk of K; many plans share a layout."""
+        if id(layout) not in self._forms:
+            self._forms[id(layout)] = layout, layout.linear(), contiguous(layout, self.s.k, self.room)
+        return self._forms[id(layout)][1:]
+
+    def _even(self, layout: RowLayout, rows: Rows) -> bool:
+        """Whether the rows of a tile lie at one distance."""
+        form, _ = self._form(layout)
+        step: int | None = None
+        for name, size in reversed(rows.tile.items()):
+            if size == 1:
+                continue
+            if step is not None and form.coefficient(name) != step:
+                return False
+            step = form.coefficient(name) * size
+        return True
 
     def _ordered(
         self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout, split: bool,
@@ -320,19 +348,6 @@ class _Price:
         if self.stage == "whole" and self.copied > m.l2 / 2:
             rows += 3 * self.copied  # fetched, written back, and read again
         return m.far * (rows + weights + results)
-
-
-def _even(layout: RowLayout, rows: Rows) -> bool:
-    """Whether the rows of a tile lie at one distance."""
-    form = layout.linear()
-    step: int | None = None
-    for name, size in reversed(rows.tile.items()):
-        if size == 1:
-            continue
-        if step is not None and form.coefficient(name) != step:
-            return False
-        step = form.coefficient(name) * size
-    return True
 
 
 def _slabs(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:

@@ -86,14 +86,15 @@ class _Spreader:
         return order + row
 
     def names(self, stmt: Stmt) -> Names:
-        reads: dict[str, None] = {}
-        writes: dict[str, None] = {}
+        reads: set[str] = set()
+        writes: set[str] = set()
         for instr, _ in instructions((stmt,)):
-            writes |= dict.fromkeys(a.buffer for a in instr.dst)
-            reads |= dict.fromkeys(a.buffer for a in instr.sources)
+            writes.update([a.buffer for a in instr.dst])
+            reads.update([a.buffer for a in instr.sources])
         aliases = self.known.aliases
-        return frozenset(a for n in reads for a in aliases(n)), frozenset(
-            a for n in writes for a in aliases(n)
+        return (
+            frozenset([a for n in reads for a in aliases(n)]),
+            frozenset([a for n in writes for a in aliases(n)]),
         )
 
     def before(
@@ -101,11 +102,11 @@ class _Spreader:
     ) -> list[set[int]]:
         """What each statement must follow of the other group; only buffers that both touch matter."""
         touched = [
-            frozenset[str]().union(*(r | w for (r, w), g in zip(names, groups, strict=True) if g == n))
+            frozenset[str]().union(*{x for pair, g in zip(names, groups, strict=True) if g == n for x in pair})
             for n in (0, 1)
         ]
         common = touched[0] & touched[1]
-        nodes = [touches(s) if common & (r | w) else () for s, (r, w) in zip(body, names, strict=True)]
+        nodes = [touches(s, common) for s in body]
         found: list[set[int]] = [set() for _ in body]
         for d in self.known.between(nodes, loops, 0, groups):
             found[d.target].add(d.source)

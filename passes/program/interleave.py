@@ -131,10 +131,16 @@ class _Rewriter:
         count = 0
         while count < len(rest) and self.only_vector(rest[count]):
             count += 1
-        nodes = [touches(s) for s in (loop, *rest[:count])]
+        common = self.names((loop,)) & self.names(rest[:count])
+        nodes = [touches(s, common) for s in (loop, *rest[:count])]
         groups = [None, *(1 for _ in rest[:count])]
         bound = [d.target for d in self.known.between(nodes, loops, 0, groups) if d.source == 0]
         return rest[: min(bound, default=count + 1) - 1]
+
+    def names(self, body: tuple[Stmt, ...]) -> set[str]:
+        """Buffers that the statements touch, and those that share bytes with them."""
+        found = {a.buffer for i, _ in instructions(body) for a in (*i.dst, *i.sources)}
+        return {alias for name in found for alias in self.known.aliases(name)}
 
     def only_vector(self, stmt: Stmt) -> bool:
         pipes = {pipe_of(i, self.table, self.machine) for i, _ in instructions((stmt,))}
