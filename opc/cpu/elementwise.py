@@ -115,10 +115,8 @@ def _emit(f: Function, e: Element) -> None:
 
 def _with_forms(e: Element, forms: list[Affine]) -> Element:
     left = iter(forms)
-    dst = replace(e.dst, form=next(left))
-    return replace(
-        e, dst=dst, src=tuple(replace(s, form=next(left)) if isinstance(s, View) else s for s in e.src)
-    )
+    dst = e.dst.moved(next(left))
+    return Element(e.instr, dst, tuple([s.moved(next(left)) if isinstance(s, View) else s for s in e.src]))
 
 
 def _block_move(f: Function, e: Element, dims: list[nest.Dim]) -> bool:

@@ -35,6 +35,13 @@ class View:
     def register(self) -> bool:
         return self.row > 0
 
+    def moved(self, form: Affine) -> View:
+        """The same buffer at another place."""
+        same = form is self.form
+        return (
+            self if same else View(self.base, form, self.dtype, self.buffer, self.row, self.used, self.stream)
+        )
+
     def stride(self, dim: str) -> int:
         """Distance of two neighbours along ``dim``, in elements."""
         return self.form.coefficient(dim) // self.dtype.bytes

@@ -43,6 +43,7 @@ class Phase:
         self.f, self.stream, self.bases = f, stream, bases or {}
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
+        self.views: dict[Access, View] = {}  # of registers
         self.tile_space = tile_registers.tile_space(machine)
 
     def emit(self, statements: Sequence[Stmt], begin: Index, end: Index) -> None:
@@ -151,7 +152,11 @@ class Phase:
     def _view(self, access: Access) -> View:
         b = self.buffers[access.buffer]
         if self._in_registers(b):
-            return self._register(b, access)
+            if access.slot.terms:
+                return self._register(b, access)
+            if access not in self.views:
+                self.views[access] = self._register(b, access)
+            return self.views[access]
         base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
         base = base or self.bases.get(b.name) or f"%a{self.order[b.name]}"
         return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)

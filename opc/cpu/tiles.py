@@ -71,7 +71,7 @@ class TileUnit:
 
         Configuring clears the tiles, so nothing may stay in them from one configuration to the next.
         """
-        if self.configured:
+        if self.configured or not self.tiles:
             for stmt in statements:
                 emit(stmt)
             return

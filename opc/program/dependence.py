@@ -142,10 +142,7 @@ class Dependences:
             slots = self.buffers[a.buffer].slots
             if slots > 1 and not _congruent(a.slot, b.slot, shift, extents, slots):
                 return False
-            for p, q in zip(a.axes, b.axes, strict=True):
-                if not _overlap(p, q, shift, extents):
-                    return False
-            return True
+            return all(_overlap(p, q, shift, extents) for p, q in zip(a.axes, b.axes, strict=True))
         pairs = self._shared[a.buffer, b.buffer]
         counts = (self.buffers[a.buffer].slots, self.buffers[b.buffer].slots)
         return _slots_meet(a.slot, b.slot, shift, extents, counts, pairs)
@@ -346,9 +343,12 @@ def _shared_slots(program: Program, machine: Machine) -> dict[tuple[str, str], P
     found: dict[tuple[str, str], Pairs] = {}
     planned = [b for b in program.buffers if b.offsets]
     size = {b.name: slot_size(machine, b) for b in planned}
+    ends = {b.name: (min(b.offsets), max(b.offsets) + size[b.name]) for b in planned}
     for i, a in enumerate(planned):
+        low, high = ends[a.name]
         for b in planned[i + 1 :]:
-            if (a.space, a.kind) != (b.space, b.kind):
+            first, last = ends[b.name]
+            if low >= last or first >= high or (a.space, a.kind) != (b.space, b.kind):
                 continue
             pairs = _sharing(a, b, size)
             if pairs:

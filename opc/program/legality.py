@@ -105,13 +105,22 @@ class _Span:
     low: int
     high: int
 
-    def meets(self, other: _Span) -> bool:
-        same = (self.buffer.kind, self.buffer.space) == (other.buffer.kind, other.buffer.space)
-        return same and self.low < other.high and other.low < self.high
+
+def _meetings(spans: list[_Span]) -> list[tuple[_Span, _Span]]:
+    """Pairs that share bytes, in the order of the spans: in order of addresses only neighbours can."""
+    number = {id(s): n for n, s in enumerate(spans)}
+    found: list[tuple[int, int]] = []
+    places: dict[tuple[str, str], list[_Span]] = {}
+    for span in sorted(spans, key=lambda s: s.low):
+        near = places.setdefault((span.buffer.kind, span.buffer.space), [])
+        near[:] = [s for s in near if s.high > span.low]
+        found += [(number[id(s)], number[id(span)]) for s in near if s.low < span.high]
+        near.append(span)
+    return [(spans[min(pair)], spans[max(pair)]) for pair in sorted(found, key=sorted)]
 
 
 def _shared(program: Program, spans: list[_Span]) -> Iterator[str]:
-    pairs = [(a, b) for n, a in enumerate(spans) for b in spans[n + 1 :] if a.meets(b)]
+    pairs = _meetings(spans)
     if not pairs:
         return  # most programs share nothing, and need no live ranges
     sharing = {span.buffer.name for pair in pairs for span in pair}

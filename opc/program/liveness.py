@@ -48,6 +48,8 @@ Lives = tuple[LiveRange, ...]  # disjoint, in program order
 
 def live_together(a: Lives, b: Lives) -> bool:
     """Whether there is an instruction at which both live."""
+    if not a or not b or a[-1].last < b[0].first or b[-1].last < a[0].first:
+        return False
     return any(x.overlaps(y) for x in a for y in b)
 
 

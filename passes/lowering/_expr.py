@@ -46,19 +46,25 @@ class Evaluator:
 
     def values(self, exprs: Sequence[Expr]) -> Iterator[Value]:
         """One value after the other, emitted when it is asked for; what expressions share is computed once."""
-        uses: Counter[Expr] = Counter(exprs)
-        for node in dict.fromkeys(n for e in exprs for n in walk(e)):
-            if isinstance(node, Call):
-                uses.update(node.args)
-        done: dict[Expr, Value] = {}
-        for expr in exprs:
-            for node in walk(expr):
-                if node not in done:
-                    done[node] = self._node(node, done, uses, node is expr)
-            yield done[expr]
-            uses[expr] -= 1
+        number, nodes = _numbered(exprs)
+        uses = Counter(number[id(e)] for e in exprs)
+        counted: set[int] = set()
+        for node in (n for own in nodes for n in own):
+            if isinstance(node, Call) and number[id(node)] not in counted:
+                counted.add(number[id(node)])
+                uses.update([number[id(a)] for a in node.args])
+        done: dict[int, Value] = {}
+        for expr, own in zip(exprs, nodes, strict=True):
+            for node in own:
+                if number[id(node)] not in done:
+                    args = [number[id(a)] for a in node.args] if isinstance(node, Call) else []
+                    done[number[id(node)]] = self._node(node, args, done, uses, node is expr)
+            yield done[number[id(expr)]]
+            uses[number[id(expr)]] -= 1
 
-    def _node(self, node: Expr, done: dict[Expr, Value], uses: Counter[Expr], whole: bool) -> Value:
+    def _node(
+        self, node: Expr, numbers: list[int], done: dict[int, Value], uses: Counter[int], whole: bool
+    ) -> Value:
         if isinstance(node, Const):
             return Value(Imm(node.value), dtype=node.dtype)
         if isinstance(node, DimValue):
@@ -66,10 +72,10 @@ class Evaluator:
         if isinstance(node, Read):
             # A move keeps its type: nothing is computed.
             return self.load(node) if whole else self.widen(self.load(node))
-        args = [done[a] for a in node.args]
-        for a in node.args:
+        args = [done[a] for a in numbers]
+        for a in numbers:
             uses[a] -= 1
-        dead = [v for a, v in zip(node.args, args, strict=True) if uses[a] == 0 and v.temporary]
+        dead = [v for a, v in zip(numbers, args, strict=True) if uses[a] == 0 and v.temporary]
         return self._call(node.fn, args, dead)
 
     def widen(self, value: Value) -> Value:
@@ -154,3 +160,21 @@ class Evaluator:
 def no_load(read: Read) -> Value:
     """For evaluators of values that are on chip already."""
     raise AssertionError(f"no reads here: {read}")
+
+
+def _numbered(exprs: Sequence[Expr]) -> tuple[dict[int, int], list[list[Expr]]]:
+    """A number for each node by its id, one for all that are equal; the nodes that each expression brings, children
+    first. Hashing whole subtrees instead would take their sizes times their depths.
+    """
+    number: dict[int, int] = {}
+    table: dict[object, int] = {}
+    nodes: list[list[Expr]] = []
+    for expr in exprs:
+        nodes.append([])
+        for node in walk(expr):
+            if id(node) in number:
+                continue
+            key = (node.fn, *[number[id(a)] for a in node.args]) if isinstance(node, Call) else node
+            number[id(node)] = table.setdefault(key, len(table))
+            nodes[-1].append(node)
+    return number, nodes

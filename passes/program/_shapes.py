@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import combinations
 
 from opc.machine.model import Machine
-from opc.program.ir import Buffer, Module, Program, map_programs
+from opc.program.ir import Buffer, Module, Program, instructions, map_programs
 from opc.program.memory import slot_size
+from opc.program.pipes import pipe_of
 
 
 def mix(ir: Module | Program, machine: Machine, rewrite: Callable[[Program], Program]) -> Module | Program:
@@ -16,7 +17,18 @@ def mix(ir: Module | Program, machine: Machine, rewrite: Callable[[Program], Pro
     """
     if not machine.window:
         return ir
-    return map_programs(ir, lambda p: p if reshaped(p, machine) else rewrite(p))
+    return map_programs(
+        ir, lambda p: rewrite(p) if multiplies(p, machine) and not reshaped(p, machine) else p
+    )
+
+
+def multiplies(program: Program, machine: Machine) -> bool:
+    """Whether the cube's own pipe has work: where it reads memory itself, it is the vector pipe's."""
+    table = program.table()
+    return any(
+        i.opcode_class == "cube" and pipe_of(i, table, machine) == machine.cube_pipe
+        for i, _ in instructions(program.body)
+    )
 
 
 def reshaped(program: Program, machine: Machine) -> bool:

@@ -102,7 +102,9 @@ class _Spreader:
     ) -> list[set[int]]:
         """What each statement must follow of the other group; only buffers that both touch matter."""
         touched = [
-            frozenset[str]().union(*{x for pair, g in zip(names, groups, strict=True) if g == n for x in pair})
+            frozenset[str]().union(
+                *{x for pair, g in zip(names, groups, strict=True) if g == n for x in pair}
+            )
             for n in (0, 1)
         ]
         common = touched[0] & touched[1]

@@ -11,7 +11,7 @@ from opc.program.estimate import Estimator
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
 from opc.schedule.lists import schedule
 from opc.schedule.problem import duration
-from passes.program._shapes import reshaped
+from passes.program._shapes import mix
 from passes.program._spread import spread
 
 
@@ -70,14 +70,15 @@ class ListSchedule:
 
     def run(self, ir: Module | Program, context: Context) -> Module | Program:
         """The program with statements reordered; the same object if no order is better."""
-        return map_programs(ir, lambda p: _schedule(p, context.machine, self.gain))
+        machine = context.machine
+        if machine.window:
+            return mix(ir, machine, lambda p: spread(p, machine))
+        return map_programs(ir, lambda p: _schedule(p, machine, self.gain))
 
 
 def _schedule(program: Program, machine: Machine, gain: float) -> Program:
     if len(machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
         return program  # one pipe runs everything in turn, and flags belong to their places
-    if machine.window:
-        return program if reshaped(program, machine) else spread(program, machine)
     estimator = Estimator(program, machine)
     body = tuple(_inside(s, (), estimator, gain) for s in program.body)
     return program if body == program.body else program.with_body(body)

@@ -85,6 +85,8 @@ class Pipeline:
 
     def run(self, ir: Module | Program, context: Context) -> Module | Program:
         """The program with pipelined tile loops; the same object if there is none to gain from."""
+        if len(context.machine.pipes) < 2 or context.machine.window:
+            return ir  # one pipe, or one stream, needs no queues filled
         return map_programs(ir, lambda p: _Rewriter(p, context.machine, self).program())
 
 
@@ -95,11 +97,8 @@ class _Rewriter:
         self.estimator = Estimator(program, machine)
 
     def program(self) -> Program:
-        settled = any(i.opcode_class == "sync" for i, _ in instructions(self.source.body))
-        if settled or len(self.machine.pipes) < 2 or self.machine.window:
-            return (
-                self.source
-            )  # flags belong to their places; one pipe, or one stream, needs no queues filled
+        if any(i.opcode_class == "sync" for i, _ in instructions(self.source.body)):
+            return self.source  # flags belong to their places
         body = tuple(t for s in self.source.body for t in self.statement(s, ()))
         return self.source if body == self.source.body else self.source.with_body(body)
 

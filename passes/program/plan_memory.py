@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,11 +10,11 @@ from opc.errors import MachineError, OpcError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Buffer, Module, Program, map_programs
-from opc.program.liveness import LiveRange, live_ranges, live_together, phases
+from opc.program.liveness import LiveRange, Lives, live_ranges, live_together, phases
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
 from passes.program._shapes import rows_of
 
-Conflict = Callable[[Buffer, Buffer], bool]
+Conflicts = Callable[[Buffer], Collection[str]]  # names of the buffers that one may not share bytes with
 Placed = list[tuple[Buffer, int]]
 Offsets = dict[str, tuple[int, ...]]
 
@@ -103,16 +103,14 @@ class _Planner:
         self.program, self.machine = program, machine
         self.ranges = live_ranges(program)
         self.size = {b.name: slot_size(machine, b) for b in program.buffers}
-        self.phases: dict[str, set[int]] = {b.name: set() for b in program.buffers}
-        for phase, names in enumerate(phases(program)):
-            for name in names:
-                self.phases[name].add(phase)
+        self.phases = phases(program)
+        self.together = _together(self.ranges)
 
-    def same_phase(self, a: Buffer, b: Buffer) -> bool:
-        return bool(self.phases[a.name] & self.phases[b.name])
+    def same_phase(self, b: Buffer) -> Collection[str]:
+        return frozenset[str]().union(*(names for names in self.phases if b.name in names))
 
-    def both_live(self, a: Buffer, b: Buffer) -> bool:
-        return live_together(self.ranges[a.name], self.ranges[b.name])
+    def both_live(self, b: Buffer) -> Collection[str]:
+        return self.together[b.name]
 
     def local(self, space: str, share: bool) -> Offsets:
         """Offsets in a local space; raises MachineError (E0650) if no policy fits."""
@@ -120,7 +118,8 @@ class _Planner:
         limit = capacity(self.machine, space)
         s = self.machine.spaces[space]
         alike = () if s.addressable or s.fractal is None else (self.alike,)
-        for policy in (self.shared,) if share else (self.apart, *alike, self.reluctant, self.shared):
+        first = () if limit and self.least(buffers) > limit else (self.apart,)
+        for policy in (self.shared,) if share else (*first, *alike, self.reluctant, self.shared):
             placed = policy(buffers, limit)
             top = max((start + self.size[b.name] for b, start in placed), default=0)
             if not limit or top <= limit:
@@ -128,6 +127,13 @@ class _Planner:
         if may_spill(self.machine, space):
             return _by_name(placed)
         raise self.overflow(space, buffers, limit)
+
+    def least(self, buffers: list[Buffer]) -> int:
+        """What the fullest phase takes where nothing is shared."""
+        return max(
+            (sum(self.size[b.name] * b.slots for b in buffers if b.name in names) for names in self.phases),
+            default=0,
+        )
 
     def order(self, buffers: list[Buffer]) -> list[Buffer]:
         """One entry per slot, large first, then by first use."""
@@ -148,12 +154,13 @@ class _Planner:
     def alike(self, buffers: list[Buffer], limit: int) -> Placed:
         """Matrix registers shared by buffers of one shape only, so that they need not be set up again."""
 
-        def conflict(a: Buffer, b: Buffer) -> bool:
-            return self.both_live(a, b) or (self.same_phase(a, b) and rows_of(a) != rows_of(b))
+        def conflicts(b: Buffer) -> Collection[str]:
+            other = {a.name for a in buffers if rows_of(a) != rows_of(b)}
+            return self.together[b.name] | (other & frozenset(self.same_phase(b)))
 
         placed: Placed = []
         for b in self.order(buffers):
-            placed.append((b, self.gap(b, placed, conflict)))
+            placed.append((b, self.gap(b, placed, conflicts)))
         return placed
 
     def reluctant(self, buffers: list[Buffer], limit: int) -> Placed:
@@ -171,13 +178,11 @@ class _Planner:
             placed.append((b, self.gap(b, placed, self.both_live)))
         return placed
 
-    def gap(self, b: Buffer, placed: Placed, conflict: Conflict) -> int:
+    def gap(self, b: Buffer, placed: Placed, conflicts: Conflicts) -> int:
         """Start of the smallest free gap that holds one slot of ``b`` beside what it conflicts with."""
-        size = self.size[b.name]
+        size, near = self.size[b.name], {b.name, *conflicts(b)}
         taken = sorted(
-            (start, start + self.size[other.name])
-            for other, start in placed
-            if other.name == b.name or conflict(other, b)
+            (start, start + self.size[other.name]) for other, start in placed if other.name in near
         )
         best: tuple[int, int] | None = None
         end = 0
@@ -216,6 +221,19 @@ class _Planner:
             for b in peak
         )
         return fail(MachineError, "E0650", message, notes=notes, help=help)
+
+
+def _together(ranges: Mapping[str, Lives]) -> dict[str, set[str]]:
+    """By buffer those that live at some instruction where it lives: all lives in order of their begin."""
+    found: dict[str, set[str]] = {name: set() for name in ranges}
+    alive: list[tuple[int, str]] = []
+    for first, last, name in sorted((r.first, r.last, name) for name, lives in ranges.items() for r in lives):
+        alive = [(end, other) for end, other in alive if end >= first]
+        for _, other in alive:
+            found[name].add(other)
+            found[other].add(name)
+        alive.append((last, name))
+    return found
 
 
 def _by_name(placed: Placed) -> Offsets:
