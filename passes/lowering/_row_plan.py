@@ -20,6 +20,7 @@ class RowPlan:
     looped over; ``bordered``: lanes that run over a padded edge, so that their first and last block differ;
     ``order``: dims by their steps in memory, largest first (none: as declared); ``moved``: one copy from
     memory to memory, without registers between; ``spilled``: the group does not fit and must be split.
+    ``band``: how much of the parallel dim one core walks tile by tile (0: each tile is spread).
     """
 
     shared: tuple[Dim, ...]
@@ -33,6 +34,7 @@ class RowPlan:
     bordered: frozenset[str] = frozenset()
     order: tuple[str, ...] = ()
     moved: bool = False
+    band: int = 0
 
     @property
     def shared_names(self) -> frozenset[str]:
@@ -222,16 +224,18 @@ def _plan_space(
     windows: frozenset[str], every: dict[str, Dim],
 ) -> RowPlan:  # fmt: skip
     sizes = {n: (1 if n in windows else d.extent) for n, d in every.items()}
-    parallel = ""
+    parallel, band = "", 0
+    names = {d.name for d in shared}
+    steps = _memory_order(ops, tensors, every)
     if shared:
         # The outermost dim that feeds most cores; splitting inner dims would shorten every transfer.
-        spread = max(shared, key=lambda d: min(d.extent, machine.cores))
-        sizes[spread.name] = _share(spread.extent, machine.cores)
+        outside = sorted(shared, key=lambda d: steps.index(d.name))
+        spread = max(outside, key=lambda d: min(d.extent, machine.cores))
+        sizes[spread.name] = band = _share(spread.extent, machine.cores)
         parallel = spread.name
-    names = {d.name for d in shared}
-    order = [d.name for d in shared]
-    order += [d.name for op in ops for d in op.pieces[0].dims if d.name not in names]
-    order += [d.name for op in ops for d in op.pieces[0].reduce]
+    order = sorted(
+        steps, key=lambda n: (n not in names, any(n == d.name for p in ops for d in p.pieces[0].reduce))
+    )
     budget = machine.role("vector").capacity // 2
     produced = {t.name for op in ops for t in op.outputs}
     spilled = False
@@ -243,7 +247,8 @@ def _plan_space(
         spilled = spilled or (len(ops) > 1 and name not in names)
         sizes[name] = (sizes[name] + 1) // 2
     lanes = frozenset(n for n in (lane_dim(op, tensors, windows) for op in ops) if n)
-    return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled)
+    band = band if parallel and sizes[parallel] < band else 0
+    return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled, order=steps, band=band)
 
 
 def _share(extent: int, cores: int) -> int:

@@ -73,17 +73,49 @@ class RowNest:
     def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
         if dims:
             d = dims[0]
-            parallel, ends = d.name == self.plan.parallel, d.name in self.plan.bordered
-            unroll = d.name in self.plan.unrolled
-            for tile in self.emit.tiles(
-                d.name, d.extent, self.plan.size(d), parallel, ends=ends, unroll=unroll
-            ):
+            if d.name == self.plan.parallel:
+                self._spread(dims, tiles)
+                return
+            ends, unroll = d.name in self.plan.bordered, d.name in self.plan.unrolled
+            for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), ends=ends, unroll=unroll):
                 self._shared(dims[1:], {**tiles, d.name: tile})
             return
         self.kept = {}
         for op in self.ops:
             self.emit.line = op.line
             self._op(op, tiles)
+
+    def _spread(self, dims: list[Dim], tiles: Tiles) -> None:
+        """The parallel dim: its tiles over the cores, or a band of them for each core."""
+        d, plan = dims[0], self.plan
+        size = plan.band or plan.size(d)
+        ends, unroll = d.name in plan.bordered, d.name in plan.unrolled
+        for band in self.emit.tiles(d.name, d.extent, size, True, ends=ends, unroll=unroll):
+            self.staged = {}  # on-chip memory belongs to one core
+            for tile in self._in_band(d, band):
+                self._shared(dims[1:], {**tiles, d.name: tile})
+
+    def _in_band(self, d: Dim, band: Tile) -> Iterator[Tile]:
+        if not self.plan.band:
+            yield band
+            return
+        self._stage_fixed()
+        for tile in self.emit.tiles(d.name, band.size, min(self.plan.size(d), band.size)):
+            yield replace(tile, base=band.base + tile.base)
+
+    def _stage_fixed(self) -> None:
+        """Stage what all tiles of a band read alike."""
+        plan = self.plan
+        for op in self.ops:
+            piece = op.pieces[0]
+            cut = {d.name for d in (*piece.dims, *piece.reduce) if plan.size(d) < d.extent} | {plan.parallel}
+            whole = {d.name: Tile(Affine(), d.extent, Affine()) for d in piece.dims if d.name not in cut}
+            inside = {t.name for o in self.ops for t in o.outputs}
+            for read in dict.fromkeys(n for n in walk(piece.body) if isinstance(n, Read)):
+                used = frozenset(v for f in read.index for v in f.names)
+                if used and used <= whole.keys() and read.tensor not in inside:
+                    self.emit.line = op.line
+                    self._stage(read, self._frame(piece, whole), whole)
 
     def _move(self, piece: Piece, out: Tensor, tiles: Tiles) -> None:
         """One block, from memory to memory."""

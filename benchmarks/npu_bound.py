@@ -1,0 +1,167 @@
+"""The least cycles that an operator can take on one core: counted from the operator and the machine file alone.
+
+Per pipe, for one core's share of the images: cube blocks; the input with its halo once and the weights once from
+memory; fractals of both operands once per use by the largest output tile that fits half of the accumulator memory;
+the accumulators over the drain path; the repeats that the epilogue needs; the result once to memory. Latencies and
+the heads and tails of instructions count as nothing. The pipe with the most work is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.problems.npu import NpuProblem
+    from opc.dtypes import DType
+    from opc.machine.model import Machine
+
+# The way of a tile through the pipes: class of the instruction, and the roles of the spaces it moves between.
+_LOAD = ("copy_in", "memory", "stage")
+_FEED_A = ("copy_in", "stage", "operand_a")
+_FEED_B = ("copy_in", "stage", "operand_b")
+_CUBE = ("cube", "operand_a", "accumulator")
+_DRAIN = ("scale", "accumulator", "vector")
+_VECTOR = ("vector", "vector", "vector")
+_STORE = ("copy_out", "vector", "memory")
+_WAY = (_LOAD, _FEED_A, _FEED_B, _CUBE, _DRAIN, _VECTOR, _STORE)
+Steps = dict[tuple[str, str, str], float]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Cycles per pipe of one core; ``cube``: those spent multiplying; ``tile``: its blocks of rows and columns.
+
+    ``edges``: what the pipes before the busiest one do to the first tile, and those after it to the last one. A tile
+    comes in by steps of its sum, as deep as half of the operand memories hold.
+    """
+
+    pipes: dict[str, float]
+    cube: float
+    tile: tuple[int, int]
+    edges: float
+
+    @property
+    def busiest(self) -> str:
+        """The pipe that bounds."""
+        return max(self.pipes, key=lambda p: self.pipes[p])
+
+    @property
+    def cycles(self) -> float:
+        """What the busiest pipe needs."""
+        return max(self.pipes.values())
+
+    @property
+    def attainable(self) -> float:
+        """The bound with one tile's fill and drain."""
+        return self.cycles + self.edges
+
+
+def bound(problem: NpuProblem, machine: Machine, dtype: DType) -> Bound:
+    """The operator's least work on the core with the largest share of the images."""
+    return _Operator(problem, machine, dtype).bound()
+
+
+class _Operator:
+    """One core's share of a convolution with an epilogue."""
+
+    def __init__(self, problem: NpuProblem, machine: Machine, dtype: DType) -> None:
+        self.problem, self.conv, self.machine, self.dtype = problem, problem.conv, machine, dtype
+        c = self.conv
+        self.images = ceil(problem.batch / machine.cores)
+        self.m, self.n, self.k = c.out**2, c.filters, c.channels * c.size**2
+        self.wide = machine.accumulators[dtype]
+        self.block = machine.cube_shape[dtype]
+        m0, n0, k0 = self.block
+        self.rows, self.columns, self.depth = ceil(self.m / m0), ceil(self.n / n0), ceil(self.k / k0)
+
+    def bound(self) -> Bound:
+        """All pipes, whole and at the edges."""
+        tile = min(self._tiles(), key=lambda t: (sum(self._feeds(t)), -prod(t)))
+        to_a, to_b = self._feeds(tile)
+        cube = self.rows * self.columns * self.depth * self.machine.cube_block
+        image = {_FEED_A: to_a, _FEED_B: to_b, _CUBE: cube, **self._finish(self.m * self.n)}
+        whole = {step: self.images * cycles for step, cycles in image.items()}
+        whole[_LOAD] = self._move(_LOAD, self.images * self._input() + self.k * self.n)
+        pipes: dict[str, float] = {}
+        for step in _WAY:
+            pipes[self._pipe(step)] = pipes.get(self._pipe(step), 0.0) + whole[step]
+        return Bound(pipes, whole[_CUBE], tile, self._edges(tile, max(pipes, key=lambda p: pipes[p])))
+
+    def _edges(self, tile: tuple[int, int], busiest: str) -> float:
+        """What the other pipes do to the first tile before the busiest one, and to the last one after it."""
+        m0, n0, k0 = self.block
+        room = min(self._fractals("operand_a") // tile[0], self._fractals("operand_b") // tile[1])
+        deep = min(max(1, room), self.depth)
+        rows, columns = min(tile[0] * m0, self.m), min(tile[1] * n0, self.n)
+        step: Steps = {
+            _LOAD: self._move(_LOAD, (rows + columns) * deep * k0),
+            _FEED_A: self._move(_FEED_A, rows * deep * k0),
+            _FEED_B: self._move(_FEED_B, columns * deep * k0),
+            _CUBE: prod(tile) * deep * self.machine.cube_block,
+            **self._finish(rows * columns),
+        }
+        own = [self._pipe(s) == busiest for s in _WAY]
+        if not any(own[: _WAY.index(_CUBE) + 1]):
+            step[_CUBE] *= self.depth / deep  # all of a tile's sum comes before its way out
+        return sum(step[s] for s, mine in zip(_WAY, own, strict=True) if not mine)
+
+    def _tiles(self) -> Iterator[tuple[int, int]]:
+        """Blocks of rows and columns that fit half of the accumulator memory, as wide as the rows allow."""
+        m0, n0, _ = self.block
+        room = self.machine.role("accumulator").capacity // 2 // (m0 * n0 * self.wide.bytes)
+        for rows in range(1, min(self.rows, room) + 1):
+            yield rows, min(self.columns, room // rows)
+
+    def _feeds(self, tile: tuple[int, int]) -> tuple[float, float]:
+        """Cycles that bring one image's operands to the cube: each once for every tile of the other's."""
+        m0, n0, k0 = self.block
+        rows, columns = ceil(self.rows / tile[0]), ceil(self.columns / tile[1])
+        a = self._move(_FEED_A, self.rows * self.depth * m0 * k0)
+        b = self._move(_FEED_B, self.columns * self.depth * n0 * k0)
+        return a * columns, b * rows
+
+    def _fractals(self, role: str) -> int:
+        """Blocks that fit half of an operand memory."""
+        m0, _, k0 = self.block
+        return self.machine.role(role).capacity // 2 // (m0 * k0 * self.dtype.bytes)
+
+    def _input(self) -> int:
+        """Elements of an image that the filters touch."""
+        c = self.conv
+        step = min(c.size, c.stride)
+        side = min(c.image, c.image if step == c.stride else c.out * step)
+        return c.channels * side**2
+
+    def _finish(self, elements: int) -> Steps:
+        """What leaves the cube: drained, through the epilogue, to memory."""
+        vector = sum(
+            self._cycles("vector", fn, ("vector",) * (1 + sources), kind, elements)
+            for fn, sources, kind in self.problem.epilogue(self.wide, self.dtype)
+        )
+        return {
+            _DRAIN: self._move(_DRAIN, elements, self.wide),
+            _VECTOR: vector,
+            _STORE: self._move(_STORE, elements),
+        }
+
+    def _move(self, step: tuple[str, str, str], elements: int, dtype: DType | None = None) -> float:
+        return self._cycles(step[0], "copy", (step[2], step[1]), dtype or self.dtype, elements)
+
+    def _cycles(
+        self, opcode_class: str, op: str, roles: tuple[str, ...], dtype: DType, elements: int
+    ) -> float:
+        """Occupancy of one dense instruction: destination, then sources."""
+        from opc.program.cost import Shape, Stream, cost_of
+
+        target, *sources = (Stream(self.machine.roles[r], dtype, (dtype.bytes,)) for r in roles)
+        return cost_of(
+            Shape(opcode_class, op, (elements,), (target,), tuple(sources)), self.machine
+        ).occupancy
+
+    def _pipe(self, step: tuple[str, str, str]) -> str:
+        kind, source, target = step
+        route = self.machine.route(kind, self.machine.roles[source], self.machine.roles[target])
+        return route.pipe if route else self.machine.vector_pipe

@@ -1,0 +1,57 @@
+"""What the NPU is measured on: operators of their own, so that fusion can be switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.problems.resnet50 import RESNET50, Conv
+
+if TYPE_CHECKING:
+    from opc.dtypes import DType
+
+BATCH = 32  # one image for each of the 32 cores
+
+_CONV_BN_RELU = """
+kernel conv_bn_relu_operators(x: T[N, C, H, W], param w: T[K, C, R, S],
+                              param gamma: f32[K], param beta: f32[K], param mean: f32[K], param var: f32[K],
+                              stride: int = 1, pad: int = 1) -> (y: T[N, K, P, Q]) {
+  "Convolution, batch normalisation with fixed statistics and ReLU, as three operators."
+  let P = (H + 2*pad - R) // stride + 1
+  let Q = (W + 2*pad - S) // stride + 1
+  a = conv2d(x, w, stride=stride, pad=pad)
+  b = batch_norm(a, gamma, beta, mean, var)
+  y = relu(b)
+}
+"""
+
+
+@dataclass(frozen=True)
+class NpuProblem:
+    """A kernel on one convolution of ResNet-50. ``roles``: how many kinds of work its vector pipe has."""
+
+    name: str
+    source: str
+    conv: Conv
+    batch: int = BATCH
+    roles: int = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes and attributes of the kernel."""
+        c = self.conv
+        image = {"N": self.batch, "C": c.channels, "H": c.image, "W": c.image}
+        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
+
+    def epilogue(self, wide: DType, narrow: DType) -> Iterator[tuple[str, int, DType]]:
+        """What the vector unit does to an accumulator: function, tensor operands, widest type.
+
+        What depends on parameters alone is computed beforehand. Rounding is monotone, so that ReLU may follow it.
+        """
+        yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
+        yield "copy", 1, wide
+        yield "max", 1, narrow
+
+
+PROBLEMS = {name: NpuProblem(name, _CONV_BN_RELU, conv) for name, conv in RESNET50.items()}

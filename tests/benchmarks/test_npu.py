@@ -1,0 +1,71 @@
+"""The NPU benchmark: its bound counted by hand, its bars, and one small run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import npu
+from benchmarks.npu_bound import Bound, bound
+from benchmarks.npu_modes import MODES, Measured
+from benchmarks.npu_results import Row, bars
+from benchmarks.problems.npu import PROBLEMS
+from opc import machine as machines
+from opc.dtypes import DType
+
+
+def test_the_bound_counts_each_pipe() -> None:
+    machine = machines.load("ascend910")
+    found = bound(
+        PROBLEMS["c03"], machine, DType.F16
+    )  # 64x56x56->64 3x3/1: 3136 rows, K of 576, one image a core
+    assert found.pipes["M"] == 196 * 36 * 4 == found.cube
+    assert found.pipes["MTE2"] == pytest.approx((64 * 56 * 56 + 576 * 64) * 2 / 110)
+    assert found.pipes["MTE3"] == 3136 * 64 * 2 / 64
+    # All 4 blocks of columns fit beside 32 of rows: A goes to the cube once, B once for each of 7 tiles.
+    assert found.tile == (32, 4)
+    assert found.pipes["MTE1"] == 196 * 36 * 1 + 7 * 4 * 36 * 2
+    assert found.cycles == max(found.pipes.values())
+    assert found.attainable > found.cycles
+
+
+def test_every_mode_is_a_choice_of_passes() -> None:
+    fused = {name: {p.name: p for p in MODES[name].passes("tensor")}["fuse"] for name in MODES}
+    assert [name for name, p in fused.items() if not vars_of(p)["enabled"]] == ["a", "a2"]
+    steps = {name: [p.name for p in MODES[name].passes("program")] for name in MODES}
+    assert "list-schedule" in steps["d"]
+    assert "pipeline" not in steps["c"]
+
+
+def vars_of(p: object) -> dict[str, object]:
+    return {name: getattr(p, name) for name in type(p).__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def test_bars_say_what_is_short() -> None:
+    least = Bound({"M": 90.0, "V": 50.0}, 90.0, (1, 1), 10.0)
+    modes = {
+        m: Measured(cycles, {"M": 90.0}, 1) for m, cycles in {"a": 400, "a2": 120, "c": 110, "d": 105}.items()
+    }
+    lines = bars([Row("c00", "shape", 1, least, modes)])
+    assert [line for line in lines if line.startswith("bar ")] == [
+        "bar total_gain 3.810 3 ok",
+        "bar fusion_gain 1.143 1.4 short",
+        "bar order_gain n/a 1.3 n/a",
+        "bar busiest_pipe_geomean 1.050 1.1 ok",
+        "bar busiest_pipe_worst 1.050 1.25 ok",
+    ]
+
+
+def test_a_run_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "npu.json"
+    assert npu.main(["--quick", "--shapes", "c22", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "bar fusion_gain " in printed
+    found = json.loads(output.read_text(encoding="utf-8"))
+    row = found["machines"]["ascend910"][0]
+    assert set(row["modes"]) == set(MODES)
+    assert row["over_bound"] >= 1
+    assert set(npu.QUICK) < set(PROBLEMS)
+    assert " ".join(npu.QUICK) in (npu.__doc__ or "")
