@@ -54,7 +54,7 @@ def prove(listing: Listing, machine: Machine | None = None) -> Proof:
     programs = count = flags = pairs = 0
     shared = GlobalCheck(listing, machine)
     for phase in listing.phases:
-        for core in _representatives(phase, machine):
+        for core in _representatives(listing, phase, machine):
             run = _Core(listing, phase, core, machine)
             problems += run.problems()
             programs += 1
@@ -67,13 +67,22 @@ def prove(listing: Listing, machine: Machine | None = None) -> Proof:
     return Proof(programs, count, flags, pairs)
 
 
-def _representatives(phase: Phase, machine: Machine) -> range:
-    """Cores whose programs differ in more than global addresses.
+def _representatives(listing: Listing, phase: Phase, machine: Machine) -> range:
+    """Cores whose programs differ in more than global addresses, and there by more than one step.
 
     A core with fewer iterations runs a prefix of core 0's trace; flags are balanced per iteration if they
     are balanced over all, so the prefix is as safe.
     """
-    if any(_depends_locally(s, phase.var) for s, _ in instructions(phase.body)):
+    found = [i for i, _ in instructions(phase.body)]
+    blob = {t.name: t.blob for t in listing.tensors}
+    steps: dict[str, set[int]] = {}
+    for i in found:
+        for r in (*i.dst, *i.sources):
+            if r.tensor:
+                steps.setdefault(blob[r.tensor], set()).add(r.base.coefficient(phase.var))
+    written = {blob[r.tensor] for i in found for r in i.dst if r.tensor}
+    uneven = any(len(seen) > 1 for name, seen in steps.items() if name in written)
+    if uneven or any(_depends_locally(i, phase.var) for i in found):
         return range(min(machine.cores, phase.extent))
     return range(min(1, phase.extent))
 

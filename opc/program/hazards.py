@@ -47,6 +47,33 @@ def trace(loop: Loop, program: Program, machine: Machine, core: int = 0) -> Trac
     return Trace(texts, ranges, pipes, order, _needs(texts, ranges, pipes, order, table, machine))
 
 
+def alike(loop: Loop, program: Program) -> bool:
+    """Whether iterations of a parallel loop differ in global addresses only, and there by one step.
+
+    Then one iteration stands for all, and a core that runs fewer runs a prefix of what another does.
+    """
+    table = program.table()
+    steps: dict[str, set[int]] = {}
+    written = set()
+    for i, _ in instructions(loop.body):
+        written |= {_memory(table[a.buffer]) for a in i.dst}
+        for a in (*i.dst, *i.sources):
+            buffer = table[a.buffer]
+            if buffer.kind != "local":
+                steps.setdefault(_memory(buffer), set()).add(linear(a, buffer).coefficient(loop.var))
+            elif any(loop.var in form.names for form in (*a.index, a.slot)):
+                return False
+    return all(len(found) < 2 for name, found in steps.items() if name in written)
+
+
+def linear(access: Access, buffer: Buffer) -> Affine:
+    """Bytes from the start of a slot to the element."""
+    found, pitch = Affine(), buffer.dtype.bytes
+    for form, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
+        found, pitch = found + form * pitch, pitch * extent
+    return found
+
+
 def _needs(
     texts: tuple[Instr, ...],
     ranges: tuple[Ranges, ...],
@@ -107,18 +134,16 @@ class _Touched:
 
     def _regions(self, access: Access, i: Instr, ranges: Ranges) -> tuple[Memory, list[int]]:
         buffer = self.table[access.buffer]
-        linear, pitch = Affine(), buffer.dtype.bytes
-        for form, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
-            linear, pitch = linear + form * pitch, pitch * extent
-        strides = tuple(linear.coefficient(name) for name, _ in i.dims)
-        _, base = linear.split(name for name, _ in i.dims)
+        address = linear(access, buffer)
+        strides = tuple(address.coefficient(name) for name, _ in i.dims)
+        _, base = address.split(name for name, _ in i.dims)
         runs = box_runs(tuple(e for _, e in i.dims), strides, buffer.dtype.bytes)
         offsets = buffer.offsets or tuple(n * buffer.slot_bytes for n in range(buffer.slots))
         slots = values(access.slot, ranges) if len(offsets) > 1 else [0] * len(values(Affine(), ranges))
         memory = self._of(buffer)
         return memory, [
-            memory.intern(Footprint(address + offsets[slot % len(offsets)], runs))
-            for address, slot in zip(values(base, ranges), slots, strict=True)
+            memory.intern(Footprint(at + offsets[slot % len(offsets)], runs))
+            for at, slot in zip(values(base, ranges), slots, strict=True)
         ]
 
     def _of(self, buffer: Buffer) -> Memory:

@@ -6,12 +6,12 @@ every pair is tried on the unrolled trace, to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from opc.affine import Affine
 from opc.machine.model import Machine
-from opc.program.hazards import trace
-from opc.program.ir import Access, Instr, Loop, Program, Stmt, instructions
+from opc.program.hazards import alike, trace
+from opc.program.ir import Loop, Program, Stmt, instructions
 from opc.program.unroll import length
 from passes.program._play import ALL, Pair, Play
 
@@ -20,7 +20,7 @@ LONGEST = 200_000  # instructions of a trace; of longer ones every pair stays
 
 def prune(loop: Loop, program: Program, machine: Machine) -> Loop:
     """The parallel loop without the pairs that can go one after the other; afterwards none can."""
-    cores = _cores(loop, program, machine)
+    cores = range(min(1 if alike(loop, program) else machine.cores, loop.extent))
     steps = len(range(0, loop.extent, machine.cores)) * length(loop.body)
     if steps * len(cores) > LONGEST:
         return loop
@@ -46,21 +46,6 @@ def _drop(pair: Pair, plays: Sequence[Play]) -> bool:
     for play, change in zip(plays, changes, strict=True):
         play.commit(pair, change)
     return True
-
-
-def _cores(loop: Loop, program: Program, machine: Machine) -> range:
-    """Cores whose traces differ in more than global addresses. One with fewer iterations runs a prefix."""
-    local = {b.name for b in program.buffers if b.kind == "local"}
-    own = any(loop.var in form.names for i, _ in instructions(loop.body) for form in _forms(i, local))
-    return range(min(machine.cores if own else 1, loop.extent))
-
-
-def _forms(i: Instr, local: set[str]) -> Iterator[Affine]:
-    for a in (*i.dst, *i.src):
-        if isinstance(a, Access) and a.buffer in local:
-            yield from (*a.index, a.slot)
-    if i.flag is not None:
-        yield i.flag[2]
 
 
 def _pairs(loop: Loop, plays: Sequence[Play]) -> list[Pair]:

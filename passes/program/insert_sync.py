@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from opc.affine import Affine
 from opc.errors import PassError, fail
 from opc.machine.model import Machine
 from opc.pipeline import Context
+from opc.program.hazards import alike, trace
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
-from passes.program._events import Events, allocate, relax
+from opc.program.order import Order
+from passes.program._events import Events, Key, allocate, relax
 from passes.program._flags import Body, Flag, Path, Solver, Tweak
 from passes.program._prune import prune
+from passes.program._straight import straight
 
 ALL = "ALL"
 
@@ -92,6 +95,25 @@ def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
     """A parallel loop; a sequential one becomes the only iteration of a parallel one."""
     if not loop.parallel:
         loop = Loop("core", 1, (loop,), True)
+    body = _straight(loop, program, machine) or _looped(loop, program, machine)
+    if loop.extent > machine.cores:
+        # The same core goes on with another iteration, which knows nothing of this one.
+        body = (*body, _barrier(ALL))
+    return prune(Loop(loop.var, loop.extent, body, True), program, machine)
+
+
+def _straight(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...] | None:
+    """The body with sync instructions if it has no loops and runs alike every time."""
+    if any(isinstance(s, Loop) for s in loop.body) or not alike(loop, program):
+        return None
+    found = straight(trace(replace(loop, extent=1), program, machine), machine)
+    body = Body((), loop.body, (), Order((), (), (), False), {}, frozenset(found.full))
+    body.flags, body.barriers = list(found.ids), found.barriers
+    ids: dict[Key, int] = {((), flag): number for flag, number in found.ids.items()}
+    return _emit(body, Events(machine.event_ids, ids), False)
+
+
+def _looped(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...]:
     tweaks: dict[Path, Tweak] = {}
     early = False
     solver = Solver(program, machine)
@@ -99,42 +121,46 @@ def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
         root = solver.solve(loop.body, (loop,), tweaks)
         events = allocate(root, machine.event_ids, early)
         if events.failed is None:
-            break
+            return _emit(root, events, early)
         tweaks = relax(root, events.failed, tweaks) if early else tweaks
         early = True
-    body = _emit(root, events, early)
-    if loop.extent > machine.cores:
-        # The same core goes on with another iteration, which knows nothing of this one.
-        body = (*body, _barrier(ALL))
-    return prune(Loop(loop.var, loop.extent, body, True), program, machine)
 
 
 def _emit(body: Body, events: Events, early: bool) -> tuple[Stmt, ...]:
     found: list[Stmt] = []
     last: list[Stmt] = []
+    before, after = _sync(body, events)
     for j, stmt in enumerate(body.stmts):
         child = body.children.get(j)
         primed = (
             [(b, f) for b in child.nest() for f in b.flags if f.distance] if child and not body.path else []
         )
         found += [s for b, f in primed for s in _ends(b, f, events, "set_flag")]
-        found += _before(body, j, events)
+        found += before.get(j, ())
         if child is None:
             found.append(stmt)
         else:
             assert isinstance(stmt, Loop)
             found.append(Loop(stmt.var, stmt.extent, _emit(child, events, early), stmt.parallel))
-        found += [_flag("set_flag", f, body, events, 0) for f in body.flags if f.source == j]
+        found += after.get(j, ())
         drains = [s for b, f in primed for s in _ends(b, f, events, "wait_flag")]
         (found if early else last).extend(drains)
     return (*found, *last)
 
 
-def _before(body: Body, j: int, events: Events) -> list[Instr]:
-    waits = [_flag("wait_flag", f, body, events, -f.distance) for f in body.flags if f.target == j]
-    if j in body.full:
-        return [*waits, _barrier(ALL)]
-    return waits + [_barrier(f.first) for f in body.barriers if f.target == j]
+def _sync(body: Body, events: Events) -> tuple[dict[int, list[Instr]], dict[int, list[Instr]]]:
+    """The waits and barriers before each statement, and the sets after each."""
+    before: dict[int, list[Instr]] = {}
+    after: dict[int, list[Instr]] = {}
+    for f in body.flags:
+        before.setdefault(f.target, []).append(_flag("wait_flag", f, body, events, -f.distance))
+        after.setdefault(f.source, []).append(_flag("set_flag", f, body, events, 0))
+    for f in body.barriers:
+        if f.target not in body.full:
+            before.setdefault(f.target, []).append(_barrier(f.first))
+    for j in sorted(body.full):
+        before.setdefault(j, []).append(_barrier(ALL))
+    return before, after
 
 
 def _ends(body: Body, flag: Flag, events: Events, op: str) -> list[Instr]:

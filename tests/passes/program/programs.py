@@ -48,7 +48,7 @@ class Instance:
 
 
 class Memory:
-    """Numbers the elements of all buffers; planned buffers share numbers where they share bytes."""
+    """Numbers the bytes of all buffers; planned buffers share numbers where they share bytes."""
 
     def __init__(self, program: Program, m: Machine) -> None:
         self.table, self.machine = program.table(), m
@@ -65,7 +65,7 @@ class Memory:
                     self.base[b.name, slot] = spaces[b.space] + b.offsets[slot]
                 else:
                     self.base[b.name, slot] = self.size
-                    self.size += b.elements
+                    self.size += b.slot_bytes
 
     def elements(self, access: Access, instr: Instr, env: dict[str, int]) -> int:
         """What an access touches; memory outside the buffer is nothing."""
@@ -77,7 +77,7 @@ class Memory:
         for form, extent in zip(access.index, b.shape, strict=True):
             index = form.const + sum(c * (env[v] if v in env else grids[v]) for v, c in form.terms)
             linear, inside = linear * extent + index, inside & (index >= 0) & (index < extent)
-        touched = np.zeros(b.elements, bool)
+        touched = np.zeros((b.elements, b.dtype.bytes), bool)
         linear, inside = np.broadcast_arrays(linear, inside)
         touched[linear[inside]] = True
         bits = int.from_bytes(np.packbits(touched, bitorder="little").tobytes(), "little")
