@@ -28,13 +28,28 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
+class Gather:
+    """Cycles in which a copy that slides a window fills one fractal: ``fixed + step * columns' distance``, and
+    ``row`` for each image row that the fractal's columns come from where they are several. ``worst``: at most,
+    and for distances that are none of ``steps``.
+    """
+
+    steps: tuple[int, ...]
+    fixed: float
+    step: float
+    row: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Which pipe runs an instruction class between two spaces, and how fast.
 
     ``bandwidth`` in bytes per cycle, ``latency`` in cycles before the consumer sees the data,
     ``burst`` the least bytes one contiguous run is charged for. ``curve`` says when the data of one transfer
     is there where ``latency`` alone is too coarse: points of (bytes, cycles), straight lines between.
-    ``units`` equal engines share each transfer; the other figures are those of one engine.
+    ``units`` equal engines share each transfer; the other figures are those of one engine. ``gather``: how
+    much longer it takes to pick a sliding window's columns.
     """
 
     opcode_class: str
@@ -47,6 +62,7 @@ class Route:
     head: float = 0.0
     curve: tuple[tuple[float, float], ...] = ()
     units: int = 1
+    gather: Gather | None = None
 
 
 @dataclass(frozen=True, slots=True)

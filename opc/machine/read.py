@@ -11,14 +11,15 @@ from typing import Any
 
 from opc.dtypes import DType
 from opc.errors import Diagnostic, MachineError
-from opc.machine.model import ROLES, Machine, Measured, Route, Space, VectorCost
+from opc.machine.model import ROLES, Gather, Machine, Measured, Route, Space, VectorCost
+from opc.machine.shared import Memory
 from opc.scalar import FUNCTIONS
 
 FORMAT = 1
 CLASSES = ("copy_in", "cube", "scale", "vector", "copy_out")
 _TOP = {
     "format", "name", "kind", "description", "clock_mhz", "cores", "default_dtype", "spaces", "roles", "routes",
-    "dtypes", "cube", "vector", "scale", "pipes", "limits", "features", "measured", "sources",
+    "dtypes", "cube", "vector", "scale", "pipes", "limits", "features", "measured", "memory", "sources",
 }  # fmt: skip
 # What vector costs are listed for: functions, and the forms of them that a vector unit distinguishes.
 _OPERATIONS = {
@@ -96,6 +97,8 @@ def build(data: dict[str, Any], file: str) -> Machine:
         r.problem("E0609", f"unknown key '{key}'", help=f"did you mean '{close[0]}'?" if close else "")
     spaces = _spaces(r, data)
     roles = _roles(r, data, spaces)
+    cores = r.whole(data, "cores", "", least=1)
+    routes = _routes(r, data, spaces, r.get(data, "pipes", dict, ""))
     cube = r.get(data, "cube", dict, "", {})
     vector = r.get(data, "vector", dict, "")
     pipes = r.get(data, "pipes", dict, "")
@@ -105,10 +108,10 @@ def build(data: dict[str, Any], file: str) -> Machine:
         kind=kind,
         description=r.get(data, "description", str, "", ""),
         clock_mhz=r.figure(data, "clock_mhz", "", least=1.0),
-        cores=r.whole(data, "cores", "", least=1),
+        cores=cores,
         spaces=spaces,
         roles=roles,
-        routes=_routes(r, data, spaces, pipes),
+        routes=_share(routes, _memory(r, data), roles.get("memory", ""), cores),
         default_dtype=r.dtype(r.get(data, "default_dtype", str, ""), "default_dtype"),
         dtypes={
             k: tuple(r.dtype(t, f"dtypes.{k}") for t in v) for k, v in r.get(data, "dtypes", dict, "").items()
@@ -204,6 +207,7 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: A
             r.figure(table, "head", where, 0.0),
             _curve(r, table, where),
             r.whole(table, "units", where, 1, least=1),
+            _gather(r, r.get(table, "gather", dict, where, None), f"{where}gather."),
         )
         if route.opcode_class not in CLASSES:
             r.problem(
@@ -226,6 +230,32 @@ def _curve(r: _Reader, table: Any, where: str) -> tuple[tuple[float, float], ...
         r.problem("E0606", f"'{where}curve' must be rising points [bytes, cycles], none negative")
         return ()
     return tuple((float(x), float(y)) for x, y in pairs)
+
+
+def _gather(r: _Reader, table: Any, where: str) -> Gather | None:
+    if table is None:
+        return None
+    steps = r.get(table, "steps", list, where)
+    if not all(isinstance(n, int) and n > 0 for n in steps):
+        r.problem("E0605", f"'{where}steps' must be positive numbers")
+    figures = (r.figure(table, key, where) for key in ("fixed", "step", "row", "worst"))
+    return Gather(tuple(steps), *figures)
+
+
+def _memory(r: _Reader, data: dict[str, Any]) -> Memory:
+    table = r.get(data, "memory", dict, "", {})
+    known = {"l2_hit", "l2_bandwidth", "bandwidth", "miss_latency"}
+    for key in sorted(set(table) - known):
+        r.problem("E0609", f"unknown key 'memory.{key}'", help="one of " + ", ".join(sorted(known)))
+    hit = r.figure(table, "l2_hit", "memory.", 1.0)
+    if hit > 1:
+        r.problem("E0606", f"'memory.l2_hit' = {hit:g} is a share, at most 1")
+    rates = (r.figure(table, key, "memory.", 0.0) for key in ("l2_bandwidth", "bandwidth", "miss_latency"))
+    return Memory(min(1.0, hit), *rates)
+
+
+def _share(routes: tuple[Route, ...], memory: Memory, space: str, cores: int) -> tuple[Route, ...]:
+    return tuple(memory.route(r, cores) if space in (r.source, r.target) else r for r in routes)
 
 
 def _is_figure(value: Any) -> bool:

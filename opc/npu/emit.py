@@ -23,6 +23,7 @@ from opc.npu.listing import (
 )
 from opc.npu.mnemonics import copy_mnemonic, mnemonic_of
 from opc.program import ir
+from opc.program.cost import window_of
 from opc.program.pipes import pipe_of
 
 
@@ -99,6 +100,7 @@ class _Emitter:
             i.scale,
             *self._flag(i, extents),
             i.line,
+            window_of(i, self.buffers, self.machine),
         )
 
     def _flag(self, i: ir.Instr, extents: Mapping[str, int]) -> tuple[tuple[str, str, Affine] | None, int]:

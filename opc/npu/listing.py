@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from opc.affine import Affine
 from opc.dtypes import DType
+from opc.program.cost import Window
 from opc.program.ir import Imm
 
 ZERO = Affine()
@@ -88,7 +89,7 @@ Argument = Region | Imm
 @dataclass(frozen=True, slots=True)
 class Instruction:
     """One instruction on one pipe. The meaning of each field is that of ``opc.program.ir.Instr``; an event id
-    counts modulo ``modulo`` unless that is 0.
+    counts modulo ``modulo`` unless that is 0. ``window`` only says how slow a copy is.
     """
 
     pipe: str
@@ -104,6 +105,7 @@ class Instruction:
     flag: tuple[str, str, Affine] | None = None
     modulo: int = 0
     line: int = 0
+    window: Window | None = None
 
     @property
     def extents(self) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from opc.npu.listing import (
 )
 from opc.npu.mnemonics import opcode_of
 from opc.npu.text import VERSION
+from opc.program.cost import Window
 from opc.program.ir import BUFFER_KINDS, Imm
 from opc.program.opcodes import OPCODES
 
@@ -41,6 +42,7 @@ _REGION = re.compile(
     r"(?:\((\d+(?:, \d+)*)\)\[([^\]]*) mod (\d+)\](?: \+ )?)?([^\]|(]*?)(?: \| ([^\]]*))?\]"
 )
 _NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d*)?(?:e[-+]?\d+)?)")
+_WINDOW = re.compile(r"([1-9]\d{0,8})x([1-9]\d{0,8})x([1-9]\d{0,8})")
 _DIM = re.compile(rf"({_NAME})<(\d+)$")
 _STRIDE = re.compile(rf"({_NAME}):(-?\d+)$")
 
@@ -264,8 +266,11 @@ def _attributes(text: str) -> dict[str, Any]:
             fields[key] = _affine(raw)
         elif key == "scale":
             fields[key] = tuple(raw.split("+"))
+        elif key == "window" and (sizes := _WINDOW.fullmatch(raw)) is not None:
+            fields[key] = Window(*map(int, sizes.groups()))
         elif key == "line" and raw.isdigit():
             fields[key] = int(raw)
         else:
-            raise _TextError(f"bad attribute '{item}'", item, "keys: inside, fill, init, form, scale, line")
+            keys = "keys: inside, fill, init, form, scale, window, line"
+            raise _TextError(f"bad attribute '{item}'", item, keys)
     return fields

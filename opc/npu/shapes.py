@@ -29,6 +29,7 @@ def shape_of(i: Instruction, machine: Machine) -> Shape:
         i.extents,
         tuple(map(_stream, i.dst)),
         tuple(map(_stream, i.sources)),
+        i.window,
     )
 
 

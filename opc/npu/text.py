@@ -16,6 +16,7 @@
     }
 
 A table of addresses is selected by a form modulo its length; strides that are 0 are not printed.
+``window=STEPxCOLUMNSxROWS`` says which columns of an image a copy picks; it means nothing but its cost.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def _attributes(i: Instruction) -> str:
         items.append(f"form={i.form}")
     if i.scale:
         items.append(f"scale={'+'.join(i.scale)}")
+    if i.window is not None:
+        items.append(f"window={i.window.step}x{i.window.columns}x{i.window.rows}")
     if i.line:
         items.append(f"line={i.line}")
     return ", ".join(items)

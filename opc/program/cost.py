@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd
 
 from opc.dtypes import DType
-from opc.machine.model import Machine, Route, VectorCost
+from opc.machine.model import Gather, Machine, Route, VectorCost
 from opc.program.ir import Access, Buffer, Instr
 
 _UNIT = VectorCost(0.0, 1.0, 0.0)
@@ -41,6 +41,17 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """What a copy picks columns of an image by: how many source columns apart two neighbours are, how many
+    of them one image row has, and how many image rows.
+    """
+
+    step: int
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """All that an instruction's cost depends on: class, operation, box, and operands (dst first)."""
 
@@ -49,14 +60,15 @@ class Shape:
     extents: tuple[int, ...]
     destinations: tuple[Stream, ...]
     sources: tuple[Stream, ...]
+    window: Window | None = None
 
 
 def cycles(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> Cost:
     """Occupancy and latency of ``instr`` on its pipe, in cycles of the machine's clock."""
-    return cost_of(shape_of(instr, buffers), machine)
+    return cost_of(shape_of(instr, buffers, machine), machine)
 
 
-def shape_of(instr: Instr, buffers: Mapping[str, Buffer]) -> Shape:
+def shape_of(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> Shape:
     """The shape of a program instruction; loop variables do not matter."""
     return Shape(
         instr.opcode_class,
@@ -64,7 +76,34 @@ def shape_of(instr: Instr, buffers: Mapping[str, Buffer]) -> Shape:
         tuple(e for _, e in instr.dims),
         tuple(_stream(a, instr, buffers) for a in instr.dst),
         tuple(_stream(a, instr, buffers) for a in instr.sources),
+        window_of(instr, buffers, machine),
     )
+
+
+def window_of(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> Window | None:
+    """The window of a copy into an operand of the cube; None where it only moves a matrix.
+
+    Along each source axis the dim that moves furthest in the operand walks over output points; the others
+    are the window's taps. The innermost axis with such a dim, channels apart, holds the columns.
+    """
+    target = buffers[instr.dst[0].buffer] if instr.dst else None
+    if instr.opcode != "copy_in.copy" or target is None or machine.spaces[target.space].fractal is None:
+        return None
+    extents = instr.extents
+    far = dict(zip(extents, _stream(instr.dst[0], instr, buffers).strides, strict=True))
+    walks: list[tuple[int, str]] = []  # how far a step goes along the axis, and its dim; innermost axis first
+    for form in reversed(instr.sources[0].index):
+        steps = [(far[name], abs(c), name) for name, c in form.terms if extents.get(name, 1) > 1]
+        if steps and max(steps)[0] > target.dtype.bytes:
+            walks.append((max(steps)[1], max(steps)[2]))
+    if not walks:
+        return None
+    step, column = walks[0]
+    near = dict(zip(extents, _stream(instr.sources[0], instr, buffers).strides, strict=True))
+    dense = near[column] * extents[column]  # image rows that touch are one long row
+    rows = [extents[n] for _, n in walks[1:2] if far[n] > far[column] and near[n] != dense]
+    window = Window(step, extents[column], *(rows or [1]))
+    return window if step > 1 or window.rows > 1 else None
 
 
 def _stream(access: Access, instr: Instr, buffers: Mapping[str, Buffer]) -> Stream:
@@ -96,7 +135,25 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
         width = machine.vector_bytes or 1
         busy = float(max(1, _repeats(shape.destinations[0], shape, width)))
         return Cost(busy, busy)
-    return transfer_cost(route, _charged_bytes(shape, machine, route.burst))
+    size = float(_charged_bytes(shape, machine, route.burst))
+    if shape.window is not None and route.gather is not None:
+        size *= _slower(shape.window, route.gather, machine.spaces[shape.destinations[0].space].fractal)
+    return transfer_cost(route, size)
+
+
+def _slower(window: Window, gather: Gather, fractal: tuple[int, int] | None) -> float:
+    """How many times longer it takes to fill an operand through the window than from a matrix."""
+    height = fractal[0] if fractal else 1
+    fractals = ceil(window.columns * window.rows / height)
+    plain = gather.fixed + gather.step
+    if window.step not in gather.steps:
+        return gather.worst / plain
+    # Image rows that end inside a fractal: it then takes columns from one more of them.
+    ends = (window.rows - 1) - (window.rows - 1) // (height // gcd(window.columns, height))
+    mixed = min(ends, fractals)
+    full = min(gather.worst, gather.fixed + gather.step * window.step)
+    broken = min(gather.worst, full + gather.row * (ends / mixed + 1)) if mixed else full
+    return (full * (fractals - mixed) + broken * mixed) / (plain * fractals)
 
 
 def cube_cost(blocks: float, machine: Machine) -> Cost:

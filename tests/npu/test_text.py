@@ -39,6 +39,7 @@ def test_hand_written_text_reads_back() -> None:
         LINE + " {inside=c + j - 1 < 64 & j < 3, fill=-inf, line=7}",
         "V vcmoments f32@ub[0], f32@ub[4] = f32@ub[32 | j:4] for j<8 {init=c, form=c*8, line=1}",
         "V vdup f32@ub[0 | j:4] = nan for j<8",
+        "MTE1 load3d f16@l0a[0 | j:2] = f16@l1[0 | j:2] for j<8 {window=2x28x4, line=1}",
         "V vci i32@ub[0 | j:4] = for j<8 {form=c*8 + j}",
         "V vsel f32@ub[0 | j:4] = i8@ub[64 | j:1], f32@ub[0 | j:4], -1.5e-07 for j<8",
         "V drain f16@ub[(0, 512)[c + 1 mod 2] + c*32 - 4 | m:32, n:2] = f32@l0c[0 | m:64, n:4]"

@@ -167,6 +167,10 @@ def test_unreadable_tables_and_missing_options(tmp_path: Path) -> None:
         ("add = [10, 2.056, 14, 3.176]", "adz = [10, 2, 3]", "E0609"),
         ('"add.f16"', '"add.f17"', "E0609"),
         ("units = 2", "units = 0", "E0606"),
+        ("l2_hit = 1.0", "l2_hit = 1.5", "E0606"),
+        ("l2_hit = 1.0", "l3_hit = 1.0", "E0609"),
+        ("steps = [1, 2, 4, 8]", "steps = [0]", "E0605"),
+        ("gather = { fixed = 0,", "gather = {", "E0604"),
     ],
 )
 def test_bad_figures(old: str, new: str, code: str) -> None:
