@@ -86,8 +86,11 @@ def window_of(instr: Instr, buffers: Mapping[str, Buffer], machine: Machine) -> 
     Along each source axis the dim that moves furthest in the operand walks over output points; the others
     are the window's taps. The innermost axis with such a dim, channels apart, holds the columns.
     """
-    target = buffers[instr.dst[0].buffer] if instr.dst else None
-    if instr.opcode != "copy_in.copy" or target is None or machine.spaces[target.space].fractal is None:
+    if instr.opcode != "copy_in.copy":
+        return None
+    target = buffers[instr.dst[0].buffer]
+    space = machine.spaces.get(target.space)
+    if space is None or space.fractal is None:
         return None
     extents = instr.extents
     far = dict(zip(extents, _stream(instr.dst[0], instr, buffers).strides, strict=True))
