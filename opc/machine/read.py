@@ -98,7 +98,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
     spaces = _spaces(r, data)
     roles = _roles(r, data, spaces)
     cores = r.whole(data, "cores", "", least=1)
-    routes = _routes(r, data, spaces, r.get(data, "pipes", dict, ""))
+    routes = _share(_routes(r, data, spaces), _memory(r, data), roles.get("memory", ""), cores)
     cube = r.get(data, "cube", dict, "", {})
     vector = r.get(data, "vector", dict, "")
     pipes = r.get(data, "pipes", dict, "")
@@ -111,11 +111,9 @@ def build(data: dict[str, Any], file: str) -> Machine:
         cores=cores,
         spaces=spaces,
         roles=roles,
-        routes=_share(routes, _memory(r, data), roles.get("memory", ""), cores),
+        routes=routes,
         default_dtype=r.dtype(r.get(data, "default_dtype", str, ""), "default_dtype"),
-        dtypes={
-            k: tuple(r.dtype(t, f"dtypes.{k}") for t in v) for k, v in r.get(data, "dtypes", dict, "").items()
-        },
+        dtypes={k: _dtypes(r, v, f"dtypes.{k}") for k, v in r.get(data, "dtypes", dict, "").items()},
         accumulators=_accumulators(r, cube),
         cube_shape=_cube_shapes(r, cube),
         vector_bytes=r.whole(vector, "bytes", "vector.", least=1),
@@ -127,9 +125,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         prefetch_pipe=r.get(pipes, "prefetch", str, "pipes.", ""),
         vector_costs=_vector_costs(r, vector),
         vector_units=r.whole(vector, "units", "vector.", 1, least=1),
-        operand_dtypes=tuple(
-            r.dtype(t, "cube.operand_dtypes") for t in r.get(cube, "operand_dtypes", list, "cube.", [])
-        ),
+        operand_dtypes=_dtypes(r, r.get(cube, "operand_dtypes", list, "cube.", []), "cube.operand_dtypes"),
         cube_block=r.figure(cube, "block_cycles", "cube.", 1.0),
         cube_issue=r.figure(cube, "issue", "cube.", 0.0),
         cube_latency=r.figure(cube, "latency", "cube.", 0.0),
@@ -191,8 +187,9 @@ def _roles(r: _Reader, data: dict[str, Any], spaces: dict[str, Space]) -> dict[s
     return {k: v for k, v in roles.items() if v in spaces}
 
 
-def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space], pipes: Any) -> tuple[Route, ...]:
+def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space]) -> tuple[Route, ...]:
     found = []
+    pipes = r.get(data, "pipes", dict, "", {})
     names = pipes.get("names", []) if isinstance(pipes, dict) else []
     for i, table in enumerate(r.get(data, "routes", list, "")):
         where = f"routes[{i}]."
@@ -269,6 +266,10 @@ def _measured(r: _Reader, table: Any) -> Measured:
         r.figure(table, "clock_mhz", "measured.", 0.0),
         frozenset(str(c) for c in r.get(table, "single", list, "measured.", [])),
     )
+
+
+def _dtypes(r: _Reader, listed: Any, where: str) -> tuple[DType, ...]:
+    return tuple(r.dtype(t, where) for t in listed)
 
 
 def _accumulators(r: _Reader, cube: Any) -> dict[DType, DType]:
