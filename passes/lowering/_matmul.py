@@ -24,6 +24,7 @@ from passes.lowering._knobs import Knobs
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._stage import stage
 from passes.tensor._contraction import Contraction
+from passes.tensor._prologue import vector_cycles
 
 Tiles = dict[str, Tile]
 
@@ -130,6 +131,8 @@ class ContractionNest:
             c.batch, m, c.n, contraction_order(c, mixed), operand, self.machine.accumulators[operand], reach,
             prod(k.extent for k in self.channels), 2 + len(tile_reads),
             {d.name: distance(self.tensors[c.a.tensor], c.a, d.name) for d in m},
+            vector_cycles(self.before, c, self.tensors, self.machine) if self.before else 0.0,
+            sum(op.monoid is not None for op in self.ops[1:]),
         )  # fmt: skip
 
     def _ragged(self) -> int | None:

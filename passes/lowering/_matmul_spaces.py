@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 from opc.affine import Affine
 from opc.program.ir import Access
@@ -13,7 +14,7 @@ from passes.lowering._emit import Tile
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
-from passes.lowering._plan_spaces import plan_spaces
+from passes.lowering._plan_spaces import plan_spaces, result_room
 from passes.lowering._prologue import Prologue
 from passes.lowering._stage import staged_bytes
 from passes.lowering._statistics import Statistics
@@ -171,25 +172,50 @@ class SpaceNest(ContractionNest):
     def _drain(self, tiles: Tiles, frame: Frame, acc: str, staged: Staged) -> None:
         """Bring the accumulator within reach of the vector unit, then run the epilogue on it."""
         axes, dtype = frame.axes, self.shape.accumulator
-        if self.statistics is not None:
-            self.statistics.tiles = tiles
         source = Evaluator.at(acc, axes)
         vector = self.machine.role("vector")
         if self.machine.roles[self.accumulator] == vector.name:
             self.epilogue.apply(frame, Value(source, axes, dtype, True), staged.values)
             return
-        role = "vector" if vector.addressable else "scratch"
-        drained = self.emit.local("drained", dtype, [a.size for a in axes], role)
+        if vector.addressable:
+            for part, first in self._parts(tiles):
+                self._drain_part(part, first, acc, staged)
+            return
+        drained = self.emit.local("drained", dtype, [a.size for a in axes], "scratch")
         target = Evaluator.at(drained, axes)
         self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [source])
-        if vector.addressable:
-            self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
-            return
         for block, shift in self._blocks(tiles):
             # As many rows at a time as the register file holds.
             sub = self._tile_frame(block)
             part = at(Access(drained, tuple(a.flat() for a in axes)), shift)
             self.epilogue.apply(sub, self._reload(part, sub), staged.values)
+
+    def _parts(self, tiles: Tiles) -> Iterator[tuple[Tiles, Affine]]:
+        """(a part of a tile's rows, its first row): what the vector unit's memory holds of the results at once."""
+        s = self.shape
+        columns = prod(tiles[d.name].size for d in s.n)
+        most = result_room(s, self.machine) // (columns * 4 * s.temporaries)
+        wide = [i for i, d in enumerate(s.m) if tiles[d.name].size > 1]
+        if prod(tiles[d.name].size for d in s.m) <= most or not wide:
+            yield tiles, Affine()
+            return
+        d, inner = s.m[wide[0]], prod(tiles[o.name].size for o in s.m[wide[0] + 1 :])
+        whole = tiles[d.name]
+        for t in self.emit.even_tiles(f"{d.name}_e", whole.size, max(1, most // inner)):
+            part = Tile(whole.base + t.base, t.size, whole.order + t.order)
+            yield {**tiles, d.name: part}, t.base * inner
+
+    def _drain_part(self, tiles: Tiles, first: Affine, acc: str, staged: Staged) -> None:
+        """Rows from ``first`` on: out of the accumulator, then the epilogue."""
+        frame = self._tile_frame(tiles)
+        axes, dtype = frame.axes, self.shape.accumulator
+        drained = self.emit.local("drained", dtype, [a.size for a in axes], "vector")
+        target = Evaluator.at(drained, axes)
+        rows, columns = Evaluator.at(acc, axes).index
+        self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [Access(acc, (rows + first, columns))])
+        if self.statistics is not None:
+            self.statistics.tiles = tiles
+        self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
 
     def _reload(self, drained: Access, frame: Frame) -> Value:
         axes = frame.axes

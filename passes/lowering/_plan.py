@@ -28,6 +28,8 @@ class Shape:
     slab_channel: int  # elements of A per slab position: product of K extents on pure-K axes
     temporaries: int  # f32 tiles the epilogue keeps alive
     apart: dict[str, int]  # M dim -> bytes between neighbours in A as it lies in memory
+    made: float = 0.0  # vector cycles per element of A that is made while it is loaded; 0: it is only loaded
+    reductions: int = 0  # passes over the result that sum it up
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
             for r in ("operand_a", "operand_b", "accumulator", "vector", "stage")
         )
     )
+    limits = replace(limits, vector=result_room(s, machine))
     best: tuple[float, Plan] | None = None
     for outer in _tilings(s):
         chunk = _chunk(s, outer, limits, machine)
@@ -129,7 +130,16 @@ def _mn(s: Shape, outer: dict[str, int], machine: Machine) -> tuple[int, int]:
 
 def _fits(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> bool:
     m, n = _mn(s, outer, machine)
-    return m * n * s.accumulator.bytes <= limits.accumulator and m * n * 4 * s.temporaries <= limits.vector
+    m0 = machine.cube_shape[s.operand][0]
+    least = min(outer[s.m[-1].name], m0) if s.m else 1
+    return (
+        m * n * s.accumulator.bytes <= limits.accumulator and least * n * 4 * s.temporaries <= limits.vector
+    )
+
+
+def result_room(s: Shape, machine: Machine) -> int:
+    """Bytes next to the vector unit for what is drained at once; an operand that is made there takes as much."""
+    return machine.role("vector").capacity // (2 * _SHARE if s.made else _SHARE)
 
 
 def _chunk(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> dict[str, int] | None:
@@ -178,6 +188,8 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
     drain = m * n * s.accumulator.bytes / rate("scale", "accumulator", "vector")
     default = machine.vector_costs["default"]
     vector = s.temporaries * (m * n * 4 / machine.vector_bytes * default.slope + default.head + default.tail)
+    reduce = machine.vector_costs.get("reduce", default)
+    vector += s.reductions * (m * n * 4 / machine.vector_bytes * reduce.slope + reduce.head + reduce.tail)
     out = m * n * size / rate("copy_out", "vector", "memory")
     load = rate("copy_in", "memory", "stage")
     slab = slab_bytes(s, plan.outer) / load
@@ -186,18 +198,32 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
     per_core = _walked(s, plan, machine)
     tiles = prod(per_core.values())
     loads = _loads(s, plan, per_core, slab, weights)
+    made = _made(s, plan, machine) * _loads(s, plan, per_core, 1.0, 0.0)[plan.rows_outer]
     busiest = max(
-        cube * tiles, chunks * (to_a + to_b) * tiles, (drain + vector) * tiles, out * tiles, min(loads)
-    )
+        cube * tiles, chunks * (to_a + to_b) * tiles, (drain + vector) * tiles + made, out * tiles,
+        loads[plan.rows_outer],
+    )  # fmt: skip
     # Every tile pays for handing over between pipes, and the first and last overlap with nothing.
-    return busiest + 60 * tiles + slab + weights + out + drain + vector
+    return busiest + 60 * tiles + slab + weights + out + drain + vector + _made(s, plan, machine)
+
+
+def _made(s: Shape, plan: Plan, machine: Machine) -> float:
+    """Vector cycles of making one slab; again for every tile of columns if it cannot stay in the staging memory."""
+    slab = slab_bytes(s, plan.outer)
+    again = 1
+    if slab > machine.role("stage").capacity // 4:
+        again = prod(ceil(d.extent / plan.outer[d.name]) for d in s.n)
+    return s.made * slab / s.operand.bytes * again
 
 
 def _rows_outer(s: Shape, plan: Plan, machine: Machine) -> bool:
     """Whether keeping rows and passing all columns stages less than the other way round."""
     per_core = _walked(s, plan, machine)
     columns = prod(plan.outer[d.name] for d in s.n) * prod(d.extent for d in s.k) * s.operand.bytes
-    by_columns, by_rows = _loads(s, plan, per_core, slab_bytes(s, plan.outer), columns)
+    # Bytes that must be made cost as much as bytes that take as long to load.
+    load = machine.route("copy_in", machine.roles["memory"], machine.roles["stage"])
+    made = _made(s, plan, machine) * (load.bandwidth if load is not None else 0.0)
+    by_columns, by_rows = _loads(s, plan, per_core, slab_bytes(s, plan.outer) + made, columns)
     return by_rows < by_columns
 
 

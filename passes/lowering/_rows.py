@@ -80,7 +80,7 @@ class RowNest:
             for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), ends=ends, unroll=unroll):
                 self._shared(dims[1:], {**tiles, d.name: tile})
             return
-        self.kept = {}
+        self.kept, self.staged = {}, {}  # what another tile staged may be in another parallel loop
         for op in self.ops:
             self.emit.line = op.line
             self._op(op, tiles)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 
+from opc.dtypes import DType
 from opc.machine.model import Machine
-from opc.tensor.ir import Call, Op, Tensor, walk
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Call, Const, Expr, Op, Read, Tensor, walk
 from passes.tensor._algebra import expr_dims
 from passes.tensor._contraction import Contraction
 
@@ -23,7 +25,7 @@ def works_on_operands(c: Contraction, tensors: Mapping[str, Tensor], machine: Ma
     return through is not None and machine.route("copy_in", roles["memory"], roles["operand_b"]) is None
 
 
-def prologue_pays(op: Op, root: Op, c: Contraction, machine: Machine) -> bool:
+def prologue_pays(op: Op, root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> bool:
     """Whether making elements once more where tiles overlap takes less time than storing and loading all."""
     out, roles = op.outputs[0], machine.roles
     elements = prod(out.shape)
@@ -32,14 +34,7 @@ def prologue_pays(op: Op, root: Op, c: Contraction, machine: Machine) -> bool:
         machine.route("copy_in", roles["memory"], roles["stage"]),
     )
     moved = sum(out.dtype.bytes / r.bandwidth for r in routes if r is not None)
-    slope = machine.vector_costs["default"].slope if "default" in machine.vector_costs else 1.0
-    rows = {
-        f.as_var()
-        for f, g in zip(op.pieces[0].index, c.a.index, strict=True)
-        if g.names & {d.name for d in c.m}
-    }
-    steps = sum(isinstance(n, Call) and bool(expr_dims(n) & rows) for n in walk(op.pieces[0].body))
-    made = steps * slope * out.dtype.compute.bytes / machine.vector_bytes
+    made = vector_cycles((op,), c, tensors, machine)
     return elements * moved > elements * made * _again(root, c, machine)
 
 
@@ -59,3 +54,35 @@ def _again(root: Op, c: Contraction, machine: Machine) -> float:
         if size < d.extent:
             share *= max(1.0, (step + window) / step)
     return share - 1.0
+
+
+def vector_cycles(
+    ops: Sequence[Op], c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+) -> float:
+    """Vector cycles per element of what varies from row to row of the operand that ``ops`` make."""
+    rows = {d.name for d in c.m}
+    moving = {
+        f.as_var() for f, used in zip(ops[-1].pieces[0].index, c.a.index, strict=True) if used.names & rows
+    }
+    total = 0.0
+    for node in dict.fromkeys(n for op in ops for n in walk(op.pieces[0].body)):
+        if expr_dims(node) & moving:
+            total += _slope(node, tensors, machine)
+    return total * DType.F32.bytes / machine.vector_bytes
+
+
+def _slope(node: Expr, tensors: Mapping[str, Tensor], machine: Machine) -> float:
+    """Cycles per vector of an operation, by its form with a literal where it has one; a narrow read is converted."""
+    if isinstance(node, Read):
+        dtype = tensors[node.tensor].dtype
+        names = ["convert"] if dtype.compute is not dtype else []
+    elif isinstance(node, Call) and FUNCTIONS[node.fn].kind == "cast":
+        names = ["convert"]
+    elif isinstance(node, Call):
+        literal = any(isinstance(a, Const) for a in node.args)
+        names = [f"{node.fn}s", node.fn] if literal else [node.fn]
+    else:
+        names = []
+    costs = machine.vector_costs
+    found = next((costs[n] for n in (*names, "default") if n in costs), None) if names else None
+    return found.slope if found is not None else float(bool(names))

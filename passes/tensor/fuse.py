@@ -253,7 +253,7 @@ class _Grouping:
         if any(len({f.as_var() for f in p.index} - {None}) < len(p.index) for p in (piece,)):
             return None
         if readers == {members[0]} and c.a.tensor == name and c.b.tensor != name:
-            return op if prologue_pays(op, self.ops[members[0]], c, machine) else None
+            return op if prologue_pays(op, self.ops[members[0]], c, self.tensors, machine) else None
         if not readers or not readers <= set(fed):
             return None
         found = [self._uses([i], op)[0] for i in readers]
