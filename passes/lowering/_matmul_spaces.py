@@ -178,8 +178,10 @@ class SpaceNest(ContractionNest):
             self.epilogue.apply(frame, Value(source, axes, dtype, True), staged.values)
             return
         if vector.addressable:
-            for part, first in self._parts(tiles):
-                self._drain_part(part, first, acc, staged)
+            for rows, first in self._parts(tiles):
+                if self.statistics is not None:
+                    self.statistics.tiles, self.statistics.first = tiles, first
+                self._drain_part(rows, first, acc, staged)
             return
         drained = self.emit.local("drained", dtype, [a.size for a in axes], "scratch")
         target = Evaluator.at(drained, axes)
@@ -202,8 +204,7 @@ class SpaceNest(ContractionNest):
         d, inner = s.m[wide[0]], prod(tiles[o.name].size for o in s.m[wide[0] + 1 :])
         whole = tiles[d.name]
         for t in self.emit.even_tiles(f"{d.name}_e", whole.size, max(1, most // inner)):
-            part = Tile(whole.base + t.base, t.size, whole.order + t.order)
-            yield {**tiles, d.name: part}, t.base * inner
+            yield {**tiles, d.name: Tile(whole.base + t.base, t.size, t.order)}, t.base * inner
 
     def _drain_part(self, tiles: Tiles, first: Affine, acc: str, staged: Staged) -> None:
         """Rows from ``first`` on: out of the accumulator, then the epilogue."""
@@ -213,8 +214,6 @@ class SpaceNest(ContractionNest):
         target = Evaluator.at(drained, axes)
         rows, columns = Evaluator.at(acc, axes).index
         self.emit.emit("scale.drain", frame.axis_dims(axes), [target], [Access(acc, (rows + first, columns))])
-        if self.statistics is not None:
-            self.statistics.tiles = tiles
         self.epilogue.apply(frame, Value(target, axes, dtype, True), staged.values)
 
     def _reload(self, drained: Access, frame: Frame) -> Value:

@@ -37,7 +37,8 @@ class Statistics:
     block: int
     parts: dict[str, Tensor] = field(default_factory=dict)  # output -> where its parts lie
     sums: dict[str, str] = field(default_factory=dict)  # output -> accumulator
-    tiles: Tiles = field(default_factory=dict)
+    tiles: Tiles = field(default_factory=dict)  # the tile at hand, and the first of its rows that are
+    first: Affine = field(default_factory=Affine)
 
     def __post_init__(self) -> None:
         rows = next((d for d in self.shape.m if d.name == self.spread), None)
@@ -80,11 +81,11 @@ class Statistics:
         return [(d.name, self.around[d.name].size) for d in every if self.around[d.name].size > 1]
 
     def add(self, ev: Evaluator, op: Op, value: Value) -> None:
-        """Merge the terms of the tile at ``tiles``, whose axes are rows and columns."""
+        """Merge the terms of some rows of the tile at hand; the axes are rows and columns."""
         dtype = self._type(op.outputs[0])
         value = _spread(ev, ev.convert(value, dtype) if value.dtype is not dtype else value, dtype)
         rows = [d for d in self.shape.m if d.name not in self.fixed]
-        fields: dict[str, object] = {"init": sum((self.tiles[d.name].order for d in rows), Affine())}
+        fields: dict[str, object] = {"init": sum((self.tiles[d.name].order for d in rows), self.first)}
         if op.monoid == "moments":
             fields["form"] = self._merged(rows)
         if op.monoid in ("sum", "moments"):
@@ -100,7 +101,7 @@ class Statistics:
 
     def _merged(self, rows: list[Dim]) -> Affine:
         """How many terms earlier tiles of this iteration have merged."""
-        total = Affine()
+        total = self.first
         done = prod(self.around[d.name].size for d in self.shape.m if d.name in self.fixed)
         for i, d in enumerate(rows):
             later = prod(self.around[o.name].size for o in rows[i + 1 :])
