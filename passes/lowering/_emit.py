@@ -15,6 +15,10 @@ from opc.program.ir import Access, Buffer, Instr, Loop, Operand, Program, Stmt
 from opc.tensor.ir import Tensor
 
 
+Declared = tuple[str, DType, tuple[int, ...], str]  # hint, type, shape and role of a local buffer
+Pool = dict[Declared, list[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One block of a dimension: first index, size, and a form that is 0 in the first block only."""
@@ -38,6 +42,8 @@ class Emitter:
     line: int = 0
     _bodies: list[list[Stmt]] = field(default_factory=lambda: [[]])
     _loops: list[str] = field(default_factory=list)
+    _pool: Pool | None = None
+    _used: dict[Declared, int] = field(default_factory=dict)
 
     def program(self) -> Program:
         """What was emitted so far."""
@@ -60,9 +66,28 @@ class Emitter:
 
     def local(self, hint: str, dtype: DType, shape: Sequence[int], role: str) -> str:
         """Declare a core-private buffer; returns its name."""
+        if self._pool is not None:
+            return self._pooled((hint, dtype, tuple(shape), role))
         name = self._unique(hint, self.buffers)
         self.buffers[name] = Buffer(name, dtype, tuple(shape), role)
         return name
+
+    @contextmanager
+    def sharing(self, pool: Pool) -> Iterator[None]:
+        """What is declared here takes the place of what was declared alike, and as often, with this pool before."""
+        self._pool, self._used = pool, {}
+        yield
+        self._pool = None
+
+    def _pooled(self, key: Declared) -> str:
+        assert self._pool is not None
+        names, n = self._pool.setdefault(key, []), self._used.get(key, 0)
+        self._used[key] = n + 1
+        if n == len(names):
+            hint, dtype, shape, role = key
+            names.append(self._unique(hint, self.buffers))
+            self.buffers[names[n]] = Buffer(names[n], dtype, shape, role)
+        return names[n]
 
     def dtype(self, buffer: str) -> DType:
         return self.buffers[buffer].dtype

@@ -203,6 +203,10 @@ def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
         cube * tiles, chunks * (to_a + to_b) * tiles, (drain + vector) * tiles + made, out * tiles,
         loads[plan.rows_outer],
     )  # fmt: skip
+    columns = prod(per_core[d.name] for d in s.n)
+    if s.made and plan.rows_outer and columns > 1:
+        # The work on rows waits for nobody, but what follows it for the first product.
+        busiest += tiles / columns * (cube + chunks * max(to_a, to_b))
     # Every tile pays for handing over between pipes, and the first and last overlap with nothing.
     return busiest + 60 * tiles + slab + weights + out + drain + vector + _made(s, plan, machine)
 

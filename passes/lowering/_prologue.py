@@ -18,7 +18,7 @@ from opc.tensor.blocks import Block, cut
 from opc.tensor.ir import Call, Expr, Op, Piece, Read, Tensor, walk
 from opc.tensor.types import literal
 from passes.lowering._axes import Axis, Frame
-from passes.lowering._emit import Emitter, Tile, memory_access
+from passes.lowering._emit import Emitter, Pool, Tile, memory_access
 from passes.lowering._expr import Evaluator, Value, no_load
 from passes.lowering._stage import Box, boxes
 from passes.lowering._store import by_dims, materialise
@@ -30,12 +30,21 @@ _SLOTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A box of the operand along one axis; ``low`` and ``high``: positions at either end that may lie outside."""
+    """A box of the operand along one axis; ``low`` and ``high``: positions at either end that may lie outside.
+    ``start`` and ``pitch``: where the positions lie in what is staged.
+    """
 
     box: Box
     dim: str
     low: int = 0
     high: int = 0
+    start: int = 0
+    pitch: int = 1
+
+    def segment(self, start: int, count: int, pitch: int, low: int, high: int) -> Cell:
+        """Some positions of this cell."""
+        box = replace(self.box, first=self.box.first + self.box.step * start, step=self.box.step * pitch, count=count)
+        return Cell(box, self.dim, low, high, start, pitch)
 
 
 @dataclass
@@ -50,6 +59,7 @@ class Prologue:
     known: dict[Expr, Read] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     inside: dict[int, str] = field(default_factory=dict)  # axis -> conditions
+    pool: Pool = field(default_factory=dict)  # buffers that the parts of a box share
 
     @property
     def tensor(self) -> Tensor:
@@ -93,7 +103,12 @@ class Prologue:
         kept = [c for c in cells if c.box.count > 1] or cells[-1:]
         name = self.emit.local(f"{tensor.name}_stage", tensor.dtype, [c.box.count for c in kept], "stage")
         line = self.emit.line
-        self._parts(name, cells, kept, {})
+        self.pool = {}
+        edge = next((c for c in kept if c.low + c.high and c.box.count > c.low + c.high), None)
+        for part in _segments(edge) if edge is not None else ():
+            self._parts(name, [part if c is edge else c for c in cells], [part if c is edge else c for c in kept], {})
+        if edge is None:
+            self._parts(name, cells, kept, {})
         self.emit.line = line
         return Access(name, tuple(c.box.local for c in kept))
 
@@ -120,7 +135,8 @@ class Prologue:
         sizes = {c.dim: part[c.dim].size if c.dim in part else c.box.count for c in kept}
         left = next((c for c in kept if c.dim not in part), None)
         if left is None or self._bytes(list(sizes.values())) <= self._room:
-            self._make(name, cells, kept, part)
+            with self.emit.sharing(self.pool):
+                self._make(name, cells, kept, part)
             return
         each = self._bytes(list({**sizes, left.dim: 1}.values()))
         for tile in self._steps(left, max(1, self._room // each)):
@@ -130,10 +146,10 @@ class Prologue:
         """Parts of one size if that is not much smaller than what fits, else of two."""
         count = c.box.count
         even = max(t for t in range(1, min(most, count) + 1) if count % t == 0)
-        if 2 * even > min(most, count):
-            yield from self.emit.tiles(c.dim, count, even)
-        else:
+        if 2 * even <= min(most, count):
             yield from self.emit.even_tiles(c.dim, count, min(most, count))
+        else:
+            yield from self.emit.tiles(c.dim, count, even)
 
     @property
     def _room(self) -> int:
@@ -170,7 +186,7 @@ class Prologue:
         assert isinstance(value.operand, Access)
         for c in cells:
             self._clear(c, tiles[c.dim], value.operand, frame)
-        index = tuple(tiles[c.dim].local(c.dim) for c in kept)
+        index = tuple(tiles[c.dim].local(c.dim) * c.pitch + c.start for c in kept)
         self.emit.emit(
             "copy_out.copy",
             frame.dims(frame.axes),
@@ -231,6 +247,19 @@ class Prologue:
             box = [(a.name, behind - first if a.name == c.dim else a.size) for a in frame.axes]
             fill = Imm(literal(self.read.fill or 0, self.tensor.dtype))
             self.emit.emit("vector.select", box, [target], [holds, target, fill])
+
+
+def _segments(c: Cell) -> Iterator[Cell]:
+    """What lies inside for all tiles apart from the ends, which take more work; single ends together."""
+    count = c.box.count
+    yield c.segment(c.low, count - c.low - c.high, 1, 0, 0)
+    if c.low == c.high == 1:
+        yield c.segment(0, 2, count - 1, 1, 1)
+        return
+    if c.low:
+        yield c.segment(0, c.low, 1, c.low, 0)
+    if c.high:
+        yield c.segment(count - c.high, c.high, 1, 0, c.high)
 
 
 def _constant(body: Expr, names: set[str], made: set[str]) -> list[Expr]:
