@@ -14,7 +14,6 @@ from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Operand, Program, Stmt
 from opc.tensor.ir import Tensor
 
-
 Declared = tuple[str, DType, tuple[int, ...], str]  # hint, type, shape and role of a local buffer
 Pool = dict[Declared, list[str]]
 

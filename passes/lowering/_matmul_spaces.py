@@ -45,8 +45,9 @@ class SpaceNest(ContractionNest):
         """See the base class; parts of statistics are merged when all cores are done."""
         c, plan = self.contraction, self.plan
         if self.before:
-            extents = self.piece.extents
-            self.prologue = Prologue(self.emit, self.before, self.tensors, c.a, extents)
+            self.prologue = Prologue(
+                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room()
+            )
         reductions = tuple(op for op in self.ops if op.monoid is not None and op is not self.ops[0])
         if reductions:
             block = plan.band or plan.outer.get(plan.parallel, 1)
@@ -57,6 +58,13 @@ class SpaceNest(ContractionNest):
         super().run()
         if self.statistics is not None:
             self.statistics.merge()
+
+    def _operand_room(self) -> int:
+        """Bytes next to the vector unit that results leave to what makes an operand; a little is for columns."""
+        s = self.shape
+        tile = prod(self.plan.outer[d.name] for d in (*s.m, *s.n)) * 4 * s.temporaries
+        free = self.machine.role("vector").capacity - min(tile, result_room(s, self.machine))
+        return free - free // 16
 
     def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
         left = {d.name for d in dims}

@@ -43,19 +43,24 @@ class Cell:
 
     def segment(self, start: int, count: int, pitch: int, low: int, high: int) -> Cell:
         """Some positions of this cell."""
-        box = replace(self.box, first=self.box.first + self.box.step * start, step=self.box.step * pitch, count=count)
+        box = replace(
+            self.box, first=self.box.first + self.box.step * start, step=self.box.step * pitch, count=count
+        )
         return Cell(box, self.dim, low, high, start, pitch)
 
 
 @dataclass
 class Prologue:
-    """``ops`` make ``tensor``, pointwise and in order, for the contraction's ``read`` of the last one's output."""
+    """``ops`` make ``tensor``, pointwise and in order, for the contraction's ``read`` of the last one's output.
+    ``room``: bytes next to the vector unit for a part of a box.
+    """
 
     emit: Emitter
     ops: tuple[Op, ...]
     tensors: dict[str, Tensor]
     read: Read
     extents: dict[str, int]  # of the contraction's dims
+    room: int
     known: dict[Expr, Read] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     inside: dict[int, str] = field(default_factory=dict)  # axis -> conditions
@@ -93,7 +98,7 @@ class Prologue:
         value = ev.widen(ev.value(node))
         assert isinstance(value.operand, Access)
         name = f"known.{len(self.known)}"
-        self.known[node] = Read(name, tuple(Affine.var(d) for d in dims))
+        self.known[node] = Read(name, tuple(Affine.var(d) for d in dims) or (Affine(),))
         self.values[name] = value
 
     def stage(self, frame: Frame, last: set[str]) -> Access:
@@ -106,7 +111,9 @@ class Prologue:
         self.pool = {}
         edge = next((c for c in kept if c.low + c.high and c.box.count > c.low + c.high), None)
         for part in _segments(edge) if edge is not None else ():
-            self._parts(name, [part if c is edge else c for c in cells], [part if c is edge else c for c in kept], {})
+            self._parts(
+                name, [part if c is edge else c for c in cells], [part if c is edge else c for c in kept], {}
+            )
         if edge is None:
             self._parts(name, cells, kept, {})
         self.emit.line = line
@@ -119,11 +126,10 @@ class Prologue:
         assert dim is not None, "fuse takes ops that write one dimension per axis"
         if b.first.is_const:
             inside = [i for i in range(b.count) if 0 <= b.first.const + b.step * i < extent]
-            if inside:
-                first, count = inside[0], len(inside)
-                return Cell(
-                    replace(b, first=b.first + b.step * first, count=count, local=b.local - first), dim
-                )
+            if not inside:  # any index will do, as none is read
+                return Cell(replace(b, first=Affine(), count=1, local=b.local + 1), dim)
+            first, count = inside[0], len(inside)
+            return Cell(replace(b, first=b.first + b.step * first, count=count, local=b.local - first), dim)
         low, high = self.read.index[b.axis].interval(self.extents)
         last = high - b.step * (b.count - 1)  # where the last box begins
         under = sum(low + b.step * i < 0 for i in range(b.count))
@@ -134,12 +140,12 @@ class Prologue:
         """Walk the box, slowest axis first, in parts that fit the vector unit's memory."""
         sizes = {c.dim: part[c.dim].size if c.dim in part else c.box.count for c in kept}
         left = next((c for c in kept if c.dim not in part), None)
-        if left is None or self._bytes(list(sizes.values())) <= self._room:
+        if left is None or self._bytes(list(sizes.values())) <= self.room:
             with self.emit.sharing(self.pool):
                 self._make(name, cells, kept, part)
             return
         each = self._bytes(list({**sizes, left.dim: 1}.values()))
-        for tile in self._steps(left, max(1, self._room // each)):
+        for tile in self._steps(left, max(1, self.room // each)):
             self._parts(name, cells, kept, {**part, left.dim: tile})
 
     def _steps(self, c: Cell, most: int) -> Iterator[Tile]:
@@ -151,11 +157,6 @@ class Prologue:
         else:
             yield from self.emit.tiles(c.dim, count, even)
 
-    @property
-    def _room(self) -> int:
-        """Half of the vector unit's memory; the other half is for the results."""
-        return self.emit.machine.role("vector").capacity // 2
-
     def _bytes(self, sizes: list[int]) -> int:
         """Bytes of a part: what comes in and goes out in slots, and what is computed between."""
         inside = {t.name for op in self.ops for t in op.outputs}
@@ -164,7 +165,7 @@ class Prologue:
             r for r in found if r.tensor not in inside and len({v for f in r.index for v in f.names}) > 1
         ]
         each = _SLOTS * (self.tensor.dtype.bytes + sum(self.tensors[r.tensor].dtype.bytes for r in whole))
-        return prod(sizes) * (each + 4 * (1 + len(whole)))
+        return prod(sizes) * (each + 4 * max(1, len(whole)))
 
     def _make(self, name: str, cells: list[Cell], kept: list[Cell], part: dict[str, Tile]) -> None:
         """One part: load, compute, overwrite what lies outside, and hand over."""

@@ -103,6 +103,8 @@ CASES = {
     ),
     "concat": st.fixed_dictionaries({"N": small, "A": channels, "B": channels}),
 }
+if "OPC_EXAMPLES" in os.environ:  # `tests/lowering/test_roles.py` has a few
+    CASES["bn_relu_conv_stats"] = fused()
 
 
 def source(name: str) -> File:
