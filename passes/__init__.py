@@ -22,6 +22,7 @@ PASSES: dict[str, str] = {
     "dce": "passes.tensor.dce:Dce",
     "tile": "passes.lowering.tile:Tile",
     "legalise": "passes.lowering.legalise:Legalise",
+    "fold-drain": "passes.lowering.fold_drain:FoldDrain",
     "assign-spaces": "passes.lowering.assign_spaces:AssignSpaces",
     "hoist-init": "passes.program.hoist_init:HoistInit",
     "multi-buffer": "passes.program.multi_buffer:MultiBuffer",
@@ -50,6 +51,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "lowering": (
         "tile",  # sizes, slots and capacity together: nothing later may change how much is live
         "legalise",  # on tiles, because what an accumulator drain cannot do becomes work on a tile
+        "fold-drain",  # on roles: the way of a tile out of the cube still is one drain and what reads it
         "assign-spaces",  # last: legalise still adds operations, and each one needs a space
     ),
     # Program -> scheduled program; every step after pipeline is order-only.
