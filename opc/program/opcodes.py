@@ -39,7 +39,9 @@ HINTS: dict[str, tuple[str, ...]] = {
 }
 _CUBE = (Opcode("cube.mma", 1, 2, True, "dst[m,n] (+)= sum over the other dims of a·b, in the type of dst"),)
 _SCALE = (
-    Opcode("scale.drain", 1, 1, False, "dst = forms(src): accumulator to another space; forms are in `scale`"),
+    Opcode(
+        "scale.drain", 1, 1, False, "dst = forms(src): accumulator to another space; forms are in `scale`"
+    ),
 )
 _VECTOR = (
     Opcode("vector.copy", 1, 1, False, "dst = src, possibly a literal, converted to the type of dst"),
