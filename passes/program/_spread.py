@@ -66,19 +66,21 @@ class _Spreader:
         return self.costs[key]
 
     def order(self, body: list[Stmt], busy: list[dict[str, float]], loops: tuple[Loop, ...]) -> list[int]:
-        vector = self.machine.vector_pipe
-        groups = [int(vector in b) for b in busy]
+        vector, cube = self.machine.vector_pipe, self.machine.cube_pipe
+        # A loop that does both has its order already, and nothing passes it.
+        groups = [2 if vector in b and cube in b else int(vector in b) for b in busy]
         names = [self.names(s) for s in body]
         before = self.before(body, groups, names, loops)
         products = {j for j, s in enumerate(body) if isinstance(s, Loop) or s.opcode_class == "cube"}
-        times = [
-            b.get(vector if g else self.machine.cube_pipe, 0.0) for b, g in zip(busy, groups, strict=True)
-        ]
+        times = [b.get(vector if g else cube, 0.0) for b, g in zip(busy, groups, strict=True)]
         order: list[int] = []
         row: list[int] = []
         for works, run in groupby(range(len(body)), key=lambda j: groups[j]):
-            if works:
+            if works == 1:
                 order += _merged(row, list(run), times, before)
+                row = []
+            elif works:
+                order += [*row, *run]
                 row = []
             else:
                 row = list(run)
@@ -108,7 +110,7 @@ class _Spreader:
             for n in (0, 1)
         ]
         common = touched[0] & touched[1]
-        nodes = [touches(s, common) for s in body]
+        nodes = [touches(s, common) if g < 2 else () for s, g in zip(body, groups, strict=True)]
         found: list[set[int]] = [set() for _ in body]
         for d in self.known.between(nodes, loops, 0, groups):
             found[d.target].add(d.source)

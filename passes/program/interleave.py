@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import ClassVar
 
 from opc.affine import Affine
@@ -16,6 +17,8 @@ from opc.program.pipes import pipe_of
 from opc.program.rewrite import substitute
 from passes.program._shapes import mix
 
+LED = range(4, 17)  # iterations of a loop that can spare one, and gains by it
+
 
 @dataclass(frozen=True)
 class Interleave:
@@ -26,6 +29,8 @@ class Interleave:
     iterations do one more each. Loops inside are unrolled where the fused body then has at most ``size``
     instructions; otherwise the loops inside share the work in the same way, or parts of one stay
     loops with vector instructions between them. The order within the body is left to ``list-schedule``.
+    Where accumulators are drained and zeroed directly before a short loop, its first iteration stands apart, so that
+    ``list-schedule`` can put each drain, zero and product side by side.
 
     Before:
         program v1 beside machine amx {
@@ -119,9 +124,20 @@ class _Rewriter:
                 found.append(replace(stmt, body=self.body(stmt.body, (*loops, stmt))))
                 continue
             beside = self.beside(stmt, body[at:], loops)
-            found += self.fused(stmt, beside) if beside else [stmt]
             at += len(beside)
+            led = _led(stmt, beside) if loops and not loops[-1].parallel and self.drained(found) else None
+            if led:
+                first, stmt, beside = led
+                found += first
+            found += self.fused(stmt, beside) if beside else [stmt]
         return tuple(found)
+
+    def drained(self, before: Sequence[Stmt]) -> bool:
+        """Whether accumulators are drained and started anew directly before: the first products can hide that."""
+        ahead = list(takewhile(lambda s: isinstance(s, Instr), reversed(before)))
+        classes = [s.opcode_class for s in ahead if isinstance(s, Instr)]
+        starts = len(list(takewhile(lambda c: c == "vector", classes)))
+        return starts > 0 and classes[starts : starts + 1] == ["scale"]
 
     def uses(self, stmt: Stmt, pipe: str) -> bool:
         return any(pipe_of(i, self.table, self.machine) == pipe for i, _ in instructions((stmt,)))
@@ -225,6 +241,23 @@ class _Rewriter:
             body.append(_slice(loop, low, high - low))
             body += vector[len(vector) * n // pieces : len(vector) * (n + 1) // pieces]
         return body
+
+
+def _led(loop: Loop, beside: Sequence[Stmt]) -> tuple[list[Stmt], Loop, tuple[Stmt, ...]] | None:
+    """The first iteration apart, with as much of what stands beside the loop as lets the rest go round evenly; None
+    where that is too much of the loop, or nothing makes it even.
+    """
+    part = beside[0] if len(beside) == 1 else None
+    flat = isinstance(part, Loop) and all(isinstance(s, Instr) for s in (*part.body, *loop.body))
+    if not isinstance(part, Loop) or not flat or loop.extent not in LED:
+        return None
+    rest = loop.extent - 1
+    for ahead in range(min(part.extent, 2 + part.extent // rest)):
+        left = part.extent - ahead
+        if left % rest == 0 or rest % left <= 1:
+            first = _flat((_slice(loop, 0, 1), _slice(part, 0, ahead)))
+            return list(first), _slice(loop, 1, rest), (_slice(part, ahead, left),)
+    return None
 
 
 def _split(beside: Sequence[Stmt]) -> Iterator[Loop]:

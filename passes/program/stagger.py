@@ -23,8 +23,10 @@ class Stagger:
     For machines whose pipes are fed by one stream of instructions: only what lies close together overlaps,
     so the epilogue of a tile has to stand beside the multiplications of the next. Works on the loops around a
     tile, innermost first: the work on the last tile of an iteration becomes stage 1, the first iteration is
-    peeled and has none. Each loop doubles the text. A loop around a staggered one is left alone where more
-    than ``copies`` sums would stand in it, or where its iterations have ``enough`` tiles: then little is exposed.
+    peeled and has none. So do the drains of the last tile, which then stand before the next one's zeros, where
+    ``interleave`` and ``list-schedule`` put them among its first products. Each loop doubles the text. A loop
+    around a staggered one is left alone where more than ``copies`` sums would stand in it, or where its
+    iterations have ``enough`` tiles: then little is exposed.
 
     Before:
         program v1 tiles machine amx {
@@ -63,8 +65,8 @@ class Stagger:
             copy_in.copy b[k, n] = w[s, k, n] for k<32, n<16 {stage=0}
             cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {init=s, stage=0, chain=64}
           }
-          scale.drain d[m, n] = c[m, n] for m<16, n<16 {stage=0}
           loop i < 3 {
+            scale.drain d[m, n] = c[m, n] for m<16, n<16 {stage=1}
             loop s < 2 {
               copy_in.copy a[m, k] = x[i + 1, s, m, k] for m<16, k<32 {stage=0}
               copy_in.copy b[k, n] = w[s, k, n] for k<32, n<16 {stage=0}
@@ -72,8 +74,8 @@ class Stagger:
             }
             copy_in.copy t[m, n] = d[m, n] for m<16, n<16 {stage=1}
             copy_out.copy y[i, m, n] = t[m, n] for m<16, n<16 {stage=1}
-            scale.drain d[m, n] = c[m, n] for m<16, n<16 {stage=0}
           }
+          scale.drain d[m, n] = c[m, n] for m<16, n<16 {stage=1}
           copy_in.copy t[m, n] = d[m, n] for m<16, n<16 {stage=1}
           copy_out.copy y[3, m, n] = t[m, n] for m<16, n<16 {stage=1}
         }
@@ -134,11 +136,14 @@ class _Rewriter:
         late = self.late(loop.body, deps)
         ends = self.ends(loop.body)
         while late and ends:
-            order, stages = _placed(len(loop.body), late, ends)
+            order, stages = _placed(len(loop.body), late, ends, set())
             broken = _broken(order, stages, deps)
             if not broken & late:
                 break
             late -= broken
+        if late and ends:
+            moved = _placed(len(loop.body), late, ends, self.drains(loop.body, ends))
+            order, stages = (order, stages) if _broken(*moved, deps) else moved
         if not late or not ends or (not any(stages) and order == list(range(len(stages)))):
             return (loop,)
         if not any(stages):
@@ -177,10 +182,18 @@ class _Rewriter:
         found: list[int] = []
         for j, stmt in enumerate(body):
             if self.sums(stmt):
-                if found and not any(self.breaks(body[k]) for k in range(found[-1] + 1, j)):
+                if found and not any(self.breaks(body[k]) for k in range(found[-1] + 1, j + 1)):
                     found.pop()
                 found.append(j)
         return found
+
+    def drains(self, body: Sequence[Stmt], ends: Sequence[int]) -> set[int]:
+        """Drains behind the last sum: they may stand among the next sum's first products."""
+        behind = range(ends[-1] + 1, len(body)) if ends else ()
+        found = [(j, body[j]) for j in behind]
+        return {
+            j for j, s in found if isinstance(s, Instr) and s.opcode_class == "scale" and not self.works(s)
+        }
 
     def breaks(self, stmt: Stmt) -> bool:
         return any(
@@ -199,14 +212,16 @@ def _unrolled(stmt: Stmt) -> tuple[Stmt, ...]:
     return tuple(substitute(s, {stmt.var: 0}) for s in stmt.body)
 
 
-def _placed(count: int, late: set[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
+def _placed(count: int, late: set[int], ends: Sequence[int], drains: set[int]) -> tuple[list[int], list[int]]:
     """(order, stages): every late statement directly after the next sum's end, those behind the last sum in the
-    iteration that follows.
+    iteration that follows, which begins with the drains.
     """
-    stages = [int(j in late and j > ends[-1]) for j in range(count)]
+    stages = [int((j in late and j > ends[-1]) or j in drains) for j in range(count)]
     keys: list[tuple[int, int, int]] = []
     for j in range(count):
-        if j not in late:
+        if j in drains:
+            keys.append((-1, 0, j))
+        elif j not in late:
             keys.append((j, 0, j))
         elif stages[j]:
             keys.append((ends[0], 1, j))

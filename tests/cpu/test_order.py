@@ -93,3 +93,17 @@ def test_tiles_are_configured_once() -> None:
 )
 def test_blocks_of_another_size_use_registers_of_their_shape(sizes: dict[str, int]) -> None:
     assert sum("tilerelease" in line for line in assembly(sizes, reordered=True)) == 1
+
+
+def store_runs(lines: list[str]) -> list[int]:
+    """Lengths of the runs of tile stores without a product between them."""
+    words = [line.split()[0] for line in lines]
+    kept = "".join("s" if w == "tilestored" else "p" for w in words if w in ("tilestored", "tdpbf16ps"))
+    return [len(run) for run in kept.split("p") if run]
+
+
+def test_tile_stores_stand_among_the_next_products() -> None:
+    assert set(store_runs(assembly(SIZES["1x1"], reordered=False))) == {4}
+    runs = store_runs(assembly(SIZES["1x1"], reordered=True))
+    assert runs.count(1) >= 8  # both tiles of the loop's body
+    assert len([n for n in runs if n > 1]) <= 2  # before the loop and after it
