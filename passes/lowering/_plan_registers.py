@@ -85,8 +85,10 @@ class _Cost:
         """
         if knobs.prefetch or not self.machine.prefetch_pipe:
             return knobs.prefetch == "on" and self.machine.prefetch_pipe != ""
-        rate = self.rate(self.panel * self.panels)
+        rate, slab = self.rate(self.panel * self.panels), slab_bytes(self.shape, plan.outer)
         blocks = blocks_of(self.cut(plan.outer)[1])
+        if plan.columns and not self.rate(plan.columns * self.panel + slab):
+            blocks *= prod(self.tiles(plan)[d.name] for d in self.shape.m)  # they stay near for the next slab
         return bool(rate) and _LINE / rate > _ASK * blocks
 
     def staging(self, size: float) -> float:
