@@ -21,6 +21,7 @@ from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._knobs import Knobs
+from passes.lowering._packing import run_of
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._stage import stage
 from passes.tensor._contraction import Contraction
@@ -61,6 +62,7 @@ class ContractionNest:
     tensors: dict[str, Tensor]
     stored: frozenset[str]
     knobs: Knobs
+    packing: Op | None = None  # makes operand B at run time, for this contraction alone
 
     def __post_init__(self) -> None:
         found = roles_of(self.ops)
@@ -81,6 +83,11 @@ class ContractionNest:
     def plan_of(self, shape: Shape) -> Plan:
         """Tile sizes for this kind of machine."""
         raise NotImplementedError
+
+    @property
+    def packs(self) -> bool:
+        """Whether the nest does the work of ``packing`` itself."""
+        return self.packing is not None and self.plan.inline
 
     def alternatives(self) -> list[Knobs]:
         """Other plans worth timing, best estimate first."""
@@ -133,6 +140,7 @@ class ContractionNest:
             {d.name: distance(self.tensors[c.a.tensor], c.a, d.name) for d in m},
             vector_cycles(self.before, c, self.tensors, self.machine) if self.before else 0.0,
             sum(op.monoid is not None for op in self.ops[1:]),
+            run_of(self.packing, self.tensors) if self.packing is not None else None,
         )  # fmt: skip
 
     def _ragged(self) -> int | None:

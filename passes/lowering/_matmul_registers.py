@@ -9,6 +9,7 @@ from passes.lowering._blocks import Cut
 from passes.lowering._emit import Tile
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, order
+from passes.lowering._packing import pack_columns
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_registers import alternatives, cut_of, plan_registers
 from passes.lowering._stage import stage_shared
@@ -27,6 +28,7 @@ class RegisterNest(ContractionNest):
         """See the base class."""
         self.operand = shape.operand
         self.shared: Access | None = None
+        self.near = ""
         return plan_registers(shape, self.machine, self.ready, self.knobs)
 
     def alternatives(self) -> list[Knobs]:
@@ -46,6 +48,17 @@ class RegisterNest(ContractionNest):
         names = {d.name for d in self.channels}
         whole = Frame((batch, *frame.axes), frame.base)
         return stage_shared(self.emit, a, self.tensors[a.tensor], whole, names, self.shape.operand)
+
+    def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
+        rows = {d.name for d in self.shape.m}
+        outside = any(d.name not in rows for d in dims)
+        if outside or self.packing is None or not self.plan.inline or self.near:
+            super()._outer(dims, tiles, staged)
+            return
+        block = self.shape.n[-2].name
+        self.near = pack_columns(self.emit, self.packing, self.contraction.b, self.tensors, tiles, block)
+        super()._outer(dims, tiles, staged)
+        self.near = ""
 
     def _slab(self, tiles: Tiles, staged: Staged) -> None:
         a = self.contraction.a
@@ -83,6 +96,15 @@ class RegisterNest(ContractionNest):
                 tile = Tile(outer.base + base, part.size, base)
                 self._cut(part.inside, tiles, {**inside, cut.dim: tile}, staged)
 
+    def _columns_of(self, frame: Frame, inside: Tiles) -> Access:
+        """Where a block of columns is: in memory, or packed nearby."""
+        b, block = self.contraction.b, self.shape.n[-2].name if len(self.shape.n) > 1 else ""
+        if not self.near:
+            return self._direct(b, frame)
+        batch = {d.name for d in self.shape.batch}
+        kept = [f for f in b.index if not f.names <= batch and f.names != {block}]
+        return Access(self.near, (inside[block].order, *(frame.global_form(f) for f in kept)))
+
     def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """One register block straight from memory and the slab."""
         frame = self._frame(tiles, chunk)
@@ -93,6 +115,6 @@ class RegisterNest(ContractionNest):
         a = self._operand(c.a, frame, staged.rows, {**chunk, **place})
         dims = [*frame.dims((rows, cols)), *frame.dims(ks)]
         self.emit.emit(
-            "cube.mma", dims, [Access(acc, (rows.flat(), cols.flat()))], [a, self._direct(c.b, frame)],
+            "cube.mma", dims, [Access(acc, (rows.flat(), cols.flat()))], [a, self._columns_of(frame, inside)],
             init=order(chunk), chain=self._chain(), hint="ahead" if self.plan.prefetch else "",
         )  # fmt: skip

@@ -30,6 +30,7 @@ class Shape:
     apart: dict[str, int]  # M dim -> bytes between neighbours in A as it lies in memory
     made: float = 0.0  # vector cycles per element of A that is made while it is loaded; 0: it is only loaded
     reductions: int = 0  # passes over the result that sum it up
+    run: int | None = None  # bytes in a row where columns packed at run time come from; 0: a column's are
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Plan:
     ``rows_outer``: row tiles go round outside column tiles, so that rows are staged once. ``band``: how much of
     the parallel dim one core walks tile by tile, so that what it staged serves them all (0: each tile is spread).
     ``shared``: rows are staged whole, in memory, before the loops and by all cores.
+    ``inline``: columns that arrive at run time are packed group by group, where they are used.
     ``prefetch``: blocks of rows ask for columns ahead of use, or bring the next block of columns nearer.
     """
 
@@ -51,6 +53,7 @@ class Plan:
     band: int = 0
     shared: bool = False
     prefetch: bool = False
+    inline: bool = False
 
 
 def balanced(extent: int, limit: int) -> int:

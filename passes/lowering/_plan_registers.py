@@ -83,6 +83,8 @@ class _Cost:
         """Whether every block of rows asks for the lines of its columns ahead of their use: it helps only the
         first on a panel that comes from afar.
         """
+        if plan.inline:
+            return False
         if knobs.prefetch or not self.machine.prefetch_pipe:
             return knobs.prefetch == "on" and self.machine.prefetch_pipe != ""
         rate, slab = self.rate(self.panel * self.panels), slab_bytes(self.shape, plan.outer)
@@ -136,7 +138,21 @@ class _Cost:
             cycles += weight / total * threads * self._core(plan, *mine) * max(1.0, spread)
             if plan.shared:
                 cycles += weight / total * (_FORK * (threads > 1) + self._whole(plan))
-        return cycles + _PER_TASK * tasks
+        return cycles + _PER_TASK * tasks + self._packing(plan)
+
+    def _packing(self, plan: Plan) -> float:
+        """Cycles, of all cores together, of packing columns that arrive at run time."""
+        size = self.panel * self.panels * prod(d.extent for d in self.shape.batch)
+        memory, stage = self.machine.roles["memory"], self.machine.roles["stage"]
+        route = self.machine.route("copy_in", memory, stage)
+        if self.shape.run is None or route is None:
+            return 0.0
+        rate = self.rate(self.everything) or route.bandwidth
+        if plan.inline:  # the neighbours of a short piece come with it
+            piece = self.shape.run * plan.columns
+            return size / route.bandwidth + size / rate * (1 + _LINE / piece if piece else 1)
+        again = self.rate(size)
+        return _FORK + size / route.bandwidth + size / rate + (2 * size / again if again else 0.0)
 
     def tiles(self, plan: Plan) -> dict[str, int]:
         """Iterations of every loop at the staging level."""
@@ -289,6 +305,11 @@ def _spreads(s: Shape, machine: Machine, tile: dict[str, int], ready: bool, knob
         for per in sorted({balanced(blocks.extent, n) for n in (1, 2, 4)}):
             by_columns = {**outer, blocks.name: per}
             yield Plan(blocks.name, by_columns, whole, per, shared=not ready)
+        panel = s.operand.bytes * outer[s.n[-1].name] * prod(whole.values())
+        most = machine.role("stage").capacity // panel if s.run is not None else 0
+        for per in sorted({balanced(blocks.extent, n) for n in (1, 2, 4, 8) if n <= most}):
+            by_columns = {**outer, blocks.name: per}
+            yield Plan(blocks.name, by_columns, whole, per, shared=not ready, inline=True)
 
 
 def _has_columns(s: Shape) -> bool:

@@ -25,6 +25,7 @@ from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest
 from passes.lowering._matmul_registers import RegisterNest
 from passes.lowering._matmul_spaces import SpaceNest
+from passes.lowering._packing import packing_of
 from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
 from passes.lowering._windows import window_nest
@@ -121,8 +122,10 @@ class Lowering:
         self._declare()
         cubes = [group for group in self._groups() if self._is_cube(group)]
         nests = {id(g[0]): nest for g, nest in zip(cubes, self.contractions(), strict=True)}
+        inside = {id(n.packing) for n in nests.values() if isinstance(n, ContractionNest) and n.packs}
         for group in self._groups():
-            self._group(group, nests.get(id(group[0])))
+            if len(group) > 1 or id(group[0]) not in inside:
+                self._group(group, nests.get(id(group[0])))
         return self.emit.program()
 
     def contractions(self) -> list[ContractionNest | ChainNest]:
@@ -139,7 +142,8 @@ class Lowering:
         if c is None:
             return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
-        return make(self.emit, group, c, self.tensors, self._stored(group), knobs)
+        packing = packing_of(c, self.function)
+        return make(self.emit, group, c, self.tensors, self._stored(group), knobs, packing)
 
     def _is_cube(self, group: tuple[Op, ...]) -> bool:
         return self._chained(group) or self._cube(root_of(group)) is not None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opc import machine
+from opc import driver, machine
 from opc.cpu.jit import LOCK, optimise
 from opc.cpu.kernel import lower
 from opc.dtypes import DType
@@ -184,6 +184,25 @@ def test_register_blocks_do_not_spill(name: str, stride: int) -> None:
         body = loop.partition(f"\tjb\t{label}\n")[0]
         assert "(%rsp)" not in body
         assert body.count("vfmadd") * 3 > body.count("\n\tv")
+
+
+PRODUCT = """kernel f(a: f32[M,K], b: f32[K,N]) -> (y: f32[M,N]) {
+  example M = 512, K = 512, N = 512
+  y[m,n] = sum[k](a[m,k] * b[k,n])
+}"""
+
+
+@pytest.mark.parametrize(("b", "read"), [("K,N", "k,n"), ("N,K", "n,k")])
+def test_columns_that_arrive_at_run_time_are_packed_where_they_are_used(b: str, read: str) -> None:
+    """No copy of all of B in memory and no second phase: each group of columns is packed near its core."""
+    text = PRODUCT.replace("b: f32[K,N]", f"b: f32[{b}]").replace("b[k,n]", f"b[{read}]")
+    run = planned(arranged(driver.specialise(text, "f.k", machine.load("avx2")), "avx2"), "avx2", "").run
+    assert len(run.body) == 1
+    assert not [x for x in run.buffers if x.kind == "workspace"]
+    (near,) = [x for x in run.buffers if x.space == "l2"]
+    copied = sum(prod(e for _, e in i.dims) * prod(loop.extent for loop in loops)
+                 for i, loops in instructions(run.body) if any(d.buffer == near.name for d in i.dst))  # fmt: skip
+    assert copied == 512 * 512
 
 
 def path(name: str) -> Path:
