@@ -13,9 +13,10 @@ the shorter distance.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import gcd
+from typing import NamedTuple
 
 from opc.affine import Affine
 from opc.machine.model import Machine
@@ -29,11 +30,12 @@ _ENUMERABLE = 256
 
 Shift = Mapping[str, int | range]  # loop variable -> how much later the second access is
 Extents = Mapping[str, int]
+Terms = tuple[tuple[str, int], ...]
+Ranges = tuple[tuple[str, int], ...]  # variable and extent; of two with one name the last counts
 Pairs = frozenset[tuple[int, int]]  # slots of two buffers that share bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Dep:
+class Dep(NamedTuple):
     """Statement ``target`` must follow statement ``source``, ``distance`` iterations later (0: the
     same iteration). No conflict between the two is closer; farther ones may exist.
     """
@@ -45,8 +47,7 @@ class Dep:
     buffer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Values ``base + low … base + high`` in steps of ``step`` (0: one value); ``base`` is a form of
     the loop variables outside.
     """
@@ -57,8 +58,7 @@ class Span:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """One access: what it does to which region."""
 
     buffer: str
@@ -92,23 +92,31 @@ def instr_touches(instr: Instr, inside: Extents, only: Collection[str] | None = 
         dst = tuple([a for a in dst if a.buffer in only])
     if instr.op == "prefetch" or not (sources or dst):
         return []
-    extents = {**inside, **instr.extents}
-    found = [_touch(a, extents, True, False) for a in sources]
+    ranges = (*inside.items(), *instr.dims)
+    found = [_touch(a, ranges, True, False) for a in sources]
     overwrites = instr.init is not None and instr.init.is_const and instr.init.const == 0
     updates = OPCODES[instr.opcode].reduces and not overwrites
-    return found + [_touch(a, extents, updates, True) for a in dst]
+    return found + [_touch(a, ranges, updates, True) for a in dst]
 
 
-def _touch(access: Access, extents: Extents, reads: bool, writes: bool) -> Touch:
-    axes = tuple([_span(form, extents) for form in access.index])
-    return Touch(access.buffer, reads, writes, _span(access.slot, extents), axes)
+def _touch(access: Access, ranges: Ranges, reads: bool, writes: bool) -> Touch:
+    axes = tuple([_span(form, ranges) for form in access.index])
+    return Touch(access.buffer, reads, writes, _span(access.slot, ranges), axes)
 
 
-def _span(form: Affine, extents: Extents) -> Span:
+def _span(form: Affine, ranges: Ranges) -> Span:
     if not form.terms:
         return Span(form, 0, 0, 0)
+    base, low, high, step = _reach(form.terms, ranges)
+    return Span(form if base == form.terms else Affine(base, form.const), low, high, step)
+
+
+@lru_cache(maxsize=4096)  # unrolled code differs in constants only
+def _reach(terms: Terms, ranges: Ranges) -> tuple[Terms, int, int, int]:
+    """(terms of other variables, least and largest value of those in ``ranges``, step between values)."""
+    extents = dict(ranges)
     base, low, high, step = [], 0, 0, 0
-    for name, c in form.terms:
+    for name, c in terms:
         extent = extents.get(name)
         if extent is None:
             base.append((name, c))
@@ -117,9 +125,7 @@ def _span(form: Affine, extents: Extents) -> Span:
         low, high = (low + reach, high) if reach < 0 else (low, high + reach)
         if extent > 1:
             step = gcd(step, c)
-    if len(base) == len(form.terms):
-        return Span(form, 0, 0, 0)
-    return Span(Affine(tuple(base), form.const), low, high, step)
+    return tuple(base), low, high, step
 
 
 class Dependences:
@@ -195,7 +201,7 @@ class Dependences:
                 distance = steps.first(self, a, b, int(s >= t))
                 if distance is None:
                     continue
-                for kind in _kinds(a, b):
+                for kind in kinds_of(a, b):
                     if kind not in best or distance < best[kind].distance:
                         best[kind] = Dep(s, t, kind, distance, a.buffer)
         return [best[k] for k in KINDS if k in best]
@@ -212,7 +218,8 @@ def dependences(
     return Dependences(program, machine).between([touches(s) for s in body], loops, carried)
 
 
-def _kinds(a: Touch, b: Touch) -> list[str]:
+def kinds_of(a: Touch, b: Touch) -> list[str]:
+    """What the second of two conflicting accesses waits for."""
     holds = (a.writes and b.reads, a.reads and b.writes, a.writes and b.writes)
     return [kind for kind, true in zip(KINDS, holds, strict=True) if true]
 

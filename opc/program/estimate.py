@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from opc.machine.model import Machine
 from opc.program.cost import cycles
 from opc.program.dependence import Dep, Dependences, touches
-from opc.program.ir import Instr, Loop, Program, Stmt
+from opc.program.ir import Access, Instr, Loop, Program, Stmt
+from opc.program.nearest import nearest
 from opc.program.pipes import pipe_of
 from opc.schedule.problem import SETTLED, Edge, Problem, Task, duration, replay
 
@@ -38,6 +39,9 @@ class Unit:
         return sum(n for _, n in self.entries) > 1
 
 
+LONG = 1000  # statements beyond which the end of an iteration no longer matters to the next
+
+
 class Estimator:
     """Units and running times for one program on one machine."""
 
@@ -45,20 +49,25 @@ class Estimator:
         self.machine = machine
         self.table = program.table()
         self.known = Dependences(program, machine)
+        self._units: dict[object, Unit] = {}
         self.sync = machine.sync_cycles if machine.sync == "flags" else 0.0
 
     def dependences(self, body: Sequence[Stmt], loops: Sequence[Loop]) -> list[Dep]:
-        """Dependences among statements, in one iteration of all but the innermost loop."""
-        carried = 1 if loops and not loops[-1].parallel else 0
-        return self.known.between([touches(s) for s in body], loops, carried)
+        """Dependences among statements, in one iteration of all but the innermost loop. In one iteration of all
+        loops, some that others imply are missing.
+        """
+        nodes = [touches(s) for s in body]
+        if loops and not loops[-1].parallel and len(body) <= LONG:
+            return self.known.between(nodes, loops, 1)
+        return nearest(self.known, nodes, loops)
 
     def unit(self, stmt: Stmt, loops: Sequence[Loop]) -> Unit:
         """The demand of one statement inside ``loops``."""
         if isinstance(stmt, Instr):
-            cost = cycles(stmt, self.table, self.machine)
-            pipe = pipe_of(stmt, self.table, self.machine)
-            dispatch = self.machine.dispatch_cycles
-            return Unit(((pipe, 0.0, cost.occupancy),), cost.latency, ((pipe, 1),), dispatch)
+            shape = _shape(stmt)
+            if shape not in self._units:
+                self._units[shape] = self._instr(stmt)
+            return self._units[shape]
         around = (*loops, stmt)
         units = [self.unit(s, around) for s in stmt.body]
         problem = self.problem(units, self.dependences(stmt.body, around))
@@ -83,8 +92,14 @@ class Estimator:
 
     def problem(self, units: Sequence[Unit], deps: Sequence[Dep]) -> Problem:
         """The statements of a body as a scheduling problem."""
-        tasks = tuple(Task(u.pipes, u.latency, u.dispatch, u.is_loop) for u in units)
-        return Problem(tasks, tuple(Edge(d.source, d.target, self.wait(units, d), d.distance) for d in deps))
+        tasks = {id(u): Task(u.pipes, u.latency, u.dispatch, u.is_loop) for u in units}
+        edges = tuple([Edge(d.source, d.target, self.wait(units, d), d.distance) for d in deps])
+        return Problem(tuple([tasks[id(u)] for u in units]), edges)
+
+    def _instr(self, instr: Instr) -> Unit:
+        cost = cycles(instr, self.table, self.machine)
+        pipe = pipe_of(instr, self.table, self.machine)
+        return Unit(((pipe, 0.0, cost.occupancy),), cost.latency, ((pipe, 1),), self.machine.dispatch_cycles)
 
     def _dispatch(self, entries: Mapping[str, int], latency: float) -> float:
         """How long a loop keeps what follows it from being dispatched: until its last instructions fit
@@ -100,8 +115,21 @@ class Estimator:
         pipes hand over as they do within it.
         """
         source, target = units[d.source], units[d.target]
+        if source is not target and len(source.pipes) == len(target.pipes) == 1:
+            pipe = source.pipes[0][0]
+            if pipe != target.pipes[0][0]:
+                return source.latency + 2 * self.sync
         if d.source == d.target and source.is_loop:
             return 0.0
         if source.names != target.names or len(source.names) > 1:
             return source.latency + 2 * self.sync  # a set and a wait
         return source.latency + self.sync if source.names & self.machine.unordered_pipes else 0.0
+
+
+def _shape(instr: Instr) -> object:
+    """What instructions of one cost have in common: all but the constants of their indices."""
+    operands = [
+        (a.buffer, *[f.terms for f in a.index]) if isinstance(a, Access) else a
+        for a in (*instr.dst, *instr.src)
+    ]
+    return (instr.opcode, instr.dims, instr.scale, instr.hint, instr.fill, *operands)

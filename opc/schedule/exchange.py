@@ -9,6 +9,7 @@ from itertools import pairwise
 from opc.schedule.problem import SETTLED, Problem, bounds, duration, replay
 
 EFFORT = 150_000  # tasks replayed while improving
+LEAST = 100  # orders worth starting for
 TENURE = 8  # moves for which an exchange is not undone
 STALE = 60  # moves without progress after which the search ends
 
@@ -53,6 +54,8 @@ def improve(search: Search) -> None:
     """
     problem = search.problem
     budget = EFFORT // (len(problem) * min(search.iterations, SETTLED))
+    if budget < LEAST:
+        return
     order = list(search.best.order)
     forbidden: dict[tuple[int, int], int] = {}
     stale = step = 0

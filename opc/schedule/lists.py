@@ -109,17 +109,15 @@ def schedule(problem: Problem, iterations: int = 1) -> Found:
     makes a priority for the forward one, and so on. At last tasks on the critical path change places.
     """
     search = Search(problem, iterations)
-    if len(problem) < 2:
-        return search.best
-    back = problem.reversed()
-    tall = heights(problem)
-    passes = max(1, min(PASSES, EFFORT // len(problem)))
-    for priority in dict.fromkeys(
-        (tuple(carried_heights(problem, tall)), tuple(tall), pressure(problem, tall))
-    ):
+    passes = max(1, min(PASSES, EFFORT // max(1, len(problem))))
+    back = problem.reversed() if passes > 1 else problem
+    for rule in (carried_heights, heights, pressure):
+        if search.done or passes <= 0:
+            break
+        if rule is heights and not any(problem.carried):
+            continue  # the same as the first
+        priority = rule(problem)
         for look in (LOOK, 1):
-            if search.done or passes <= 0:
-                break
             passes -= _iterate(search, back, priority, look, passes)
     if not search.done:
         improve(search)
@@ -148,7 +146,7 @@ def _finish(problem: Problem, run: Run) -> list[float]:
     return [s + max([e for _, _, e in t.pipes]) for s, t in zip(run.starts[0], problem.tasks, strict=True)]
 
 
-def pressure(problem: Problem, tall: Sequence[float]) -> tuple[float, ...]:
+def pressure(problem: Problem) -> list[float]:
     """Priorities by longest path where each step also waits for the share of its pipe that is still to come."""
     work: dict[str, float] = {}
     for t in problem.tasks:
@@ -160,12 +158,12 @@ def pressure(problem: Problem, tall: Sequence[float]) -> tuple[float, ...]:
     for j in reversed(problem.topological):
         for later, wait in problem.after[j]:
             found[j] = max(found[j], found[later] + wait + extra[j])
-    return tuple([a + b for a, b in zip(found, tall, strict=True)])
+    return [a + b for a, b in zip(found, heights(problem), strict=True)]
 
 
-def carried_heights(problem: Problem, tall: Sequence[float]) -> list[float]:
+def carried_heights(problem: Problem) -> list[float]:
     """Longest paths where a task that the next iteration waits for is charged the path it holds up there."""
-    beyond = [0.0] * len(problem)
+    beyond, tall = [0.0] * len(problem), heights(problem)
     for target, edges in enumerate(problem.carried):
         for source, distance, wait in edges:
             if distance == 1:

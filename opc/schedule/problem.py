@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SETTLED = 4  # simulated iterations after which a loop is taken to be steady
 Stretch = tuple[str, float, float]  # pipe, and from when to when it is held, counted from the task's start
@@ -31,8 +32,7 @@ class Task:
         return max([self.latency, *(e for _, _, e in self.pipes)])
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(NamedTuple):
     """``target`` of an iteration starts at least ``wait`` after ``source`` of the iteration ``distance``
     before. With distance 0 it also comes later in the order, even where ``wait`` is 0.
     """
@@ -62,8 +62,9 @@ class Problem:
             if e.distance and e.wait:
                 carried[e.target].append((e.source, e.distance, e.wait))
             elif not e.distance:
-                pair = (e.source, e.target)
-                waits[pair] = max(waits.get(pair, e.wait), e.wait)
+                pair = e[:2]
+                if pair not in waits or waits[pair] < e.wait:
+                    waits[pair] = e.wait
         before: list[list[tuple[int, float]]] = [[] for _ in self.tasks]
         after: list[list[tuple[int, float]]] = [[] for _ in self.tasks]
         for (s, t), wait in waits.items():
