@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-quick setup-bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ bench-elementwise: setup-bench bytecode ## bandwidth on arrays of 1 GiB
 
 bench-npu: setup-bench bytecode ## simulated cycles on the NPU against a lower bound
 	$(BIN)/python benchmarks/npu.py
+
+bench-npu-schedule: setup-bench bytecode ## list schedules against CP-SAT, and what scheduling costs; hours, goes on where it was stopped
+	$(BIN)/python benchmarks/npu_schedule.py
 
 bench-quick: setup-bench bytecode ## a fixed subset of the three, a few minutes
 	$(BIN)/python benchmarks/conv.py --quick

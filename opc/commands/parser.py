@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "run kernels and compare them with the oracle",
     "opt": "run passes on IR text",
     "check": "check a source file, build nothing",
+    "schedule": "show how good the order of a kernel's instructions is",
     "bench": "time a kernel against its machine's limits",
     "machine": "list or show machine descriptions",
     "cache": "list, check, shrink or empty the cache of compiled kernels",

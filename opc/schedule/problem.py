@@ -166,11 +166,15 @@ def duration(problem: Problem, order: Sequence[int], iterations: int) -> float:
     run = replay(problem, order, min(iterations, SETTLED))
     if iterations <= SETTLED:
         return run.end
-    return run.end + (iterations - SETTLED) * steady(problem, order, run.end)
+    return run.end + (iterations - SETTLED) * _step(problem, order, run.end)
 
 
-def steady(problem: Problem, order: Sequence[int], settled: float) -> float:
-    """Time from one iteration to the next once SETTLED iterations, which took ``settled``, have passed."""
+def rate(problem: Problem, order: Sequence[int]) -> float:
+    """Time from one iteration to the next once a few have passed."""
+    return _step(problem, order, replay(problem, order, SETTLED).end)
+
+
+def _step(problem: Problem, order: Sequence[int], settled: float) -> float:
     return (settled - replay(problem, order, SETTLED // 2).end) / (SETTLED - SETTLED // 2)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.estimate import Estimator
-from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
-from opc.schedule.lists import schedule
-from opc.schedule.problem import duration
+from opc.program.ir import Module, Program, map_programs
+from opc.program.reorder import reorder
 from passes.program._shapes import mix
 from passes.program._spread import spread
 
@@ -73,25 +70,4 @@ class ListSchedule:
         machine = context.machine
         if machine.window:
             return mix(ir, machine, lambda p: spread(p, machine))
-        return map_programs(ir, lambda p: _schedule(p, machine, self.gain))
-
-
-def _schedule(program: Program, machine: Machine, gain: float) -> Program:
-    if len(machine.pipes) < 2 or any(i.opcode_class == "sync" for i, _ in instructions(program.body)):
-        return program  # one pipe runs everything in turn, and flags belong to their places
-    estimator = Estimator(program, machine)
-    body = tuple(_inside(s, (), estimator, gain) for s in program.body)
-    return program if body == program.body else program.with_body(body)
-
-
-def _inside(stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: float) -> Stmt:
-    if isinstance(stmt, Instr):
-        return stmt
-    body = tuple(_inside(s, (*loops, stmt), estimator, gain) for s in stmt.body)
-    around = (*loops, replace(stmt, body=body))
-    problem = estimator.body(body, around)
-    iterations = 1 if stmt.parallel else stmt.extent
-    found = schedule(problem, iterations)
-    given = range(len(body))
-    order = found.order if found.cost < duration(problem, given, iterations) * (1 - gain) else given
-    return replace(stmt, body=tuple(body[j] for j in order))
+        return map_programs(ir, lambda p: reorder(p, machine, self.gain).program)

@@ -67,12 +67,7 @@ class MultiBuffer:
         return map_programs(ir, lambda program: self.rewrite(program, machine))
 
     def rewrite(self, ir: Program, machine: Machine) -> Program:
-        homes = liveness(ir).homes
-        forms: dict[str, Affine] = {}
-        for b in _candidates(ir, machine):
-            loops = [loop for loop in homes[b.name] if not loop.parallel]
-            if prod(loop.extent for loop in loops) > 1:
-                forms[b.name] = _life(loops)
+        forms = lives(ir, machine)
         slots = self.choose(ir, machine, forms)
         if not slots:
             return ir
@@ -109,6 +104,17 @@ class MultiBuffer:
                     break
                 slots[name] = 1
         return chosen
+
+
+def lives(program: Program, machine: Machine) -> dict[str, Affine]:
+    """Buffers that would use several slots, and the number of the life that an iteration belongs to."""
+    homes = liveness(program).homes
+    forms: dict[str, Affine] = {}
+    for b in _candidates(program, machine):
+        loops = [loop for loop in homes[b.name] if not loop.parallel]
+        if prod(loop.extent for loop in loops) > 1:
+            forms[b.name] = _life(loops)
+    return forms
 
 
 def _candidates(program: Program, machine: Machine) -> list[Buffer]:
