@@ -101,7 +101,7 @@ def kernel_gaps(seconds: float) -> list[Gap]:
         for kernel in kernel_names(file):
             images = "nhwc" if "conv" in kernel or "pool" in kernel else None
             function = driver.specialise(file, file.name, machine, kernel, layout=images)
-            for body in driver.bodies(driver.build(function, machine)):
+            for body in driver.build(function, machine).bodies():
                 if len(body.stmts) > 1:
                     found.append(_gap(f"{kernel} {body.name}", on_grid(body.problem), body.order, seconds))
     return found

@@ -19,6 +19,7 @@ from opc.program.memo import Memo
 from opc.tensor.ir import Function
 
 if TYPE_CHECKING:
+    from opc.program.reorder import Body
     from opc.tensor.bound import Array, Bounded
 
 After = Callable[[Step], None]
@@ -36,6 +37,19 @@ class Build:
     steps: tuple[Step, ...]
     numerics: str = STRICT
     plans: str = ""  # of the tile pass; empty: the cost model's choice
+
+    def before(self, name: str) -> Module:
+        """The module as program pass ``name`` got it."""
+        place = next(n for n, step in enumerate(self.steps) if step.name == name)
+        found: Module = self.steps[place - 1].ir
+        return found
+
+    def bodies(self) -> list[Body]:
+        """Every body that ``list-schedule`` ordered, as a problem with the given and the chosen order."""
+        from opc.program.reorder import reorder
+
+        programs = self.before("list-schedule").programs
+        return [body for p in programs for body in reorder(p, self.machine).bodies]
 
     def oracle(self, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
         """What a call on ``arrays`` must give: values of the source, within the bound that its numerics state."""

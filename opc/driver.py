@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.npu_kernel import NpuKernel
     from opc.pipeline import Pass
     from opc.program.demand import Demand
-    from opc.program.ir import Module
-    from opc.program.reorder import Body
     from opc.tensor.ir import Function
     from opc.tuning.choose import Choice
 
@@ -152,31 +150,12 @@ def in_source_order(built: Build) -> Build:
     return replace(built, module=module, steps=tuple(steps))
 
 
-def bodies(built: Build) -> list[Body]:
-    """Every body that ``list-schedule`` ordered, as a problem with the given and the chosen order."""
-    from opc.program.reorder import reorder
-
-    gain = pass_named("list-schedule")().gain
-    return [
-        body
-        for p in before(built, "list-schedule").programs
-        for body in reorder(p, built.machine, gain).bodies
-    ]
-
-
 def demand(built: Build) -> Demand:
     """What the kernel's run asked of memories and event ids."""
     from passes.program._demand import demand as compare
 
-    single, unflagged = (before(built, name).run for name in ("multi-buffer", "insert-sync"))
+    single, unflagged = (built.before(name).run for name in ("multi-buffer", "insert-sync"))
     return compare(single, unflagged, built.module.run, built.machine)
-
-
-def before(built: Build, name: str) -> Module:
-    """The module as pass ``name`` got it."""
-    place = next(n for n, step in enumerate(built.steps) if step.name == name)
-    found: Module = built.steps[place - 1].ir
-    return found
 
 
 def compile(

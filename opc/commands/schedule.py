@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _report(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     built = driver.build(job.function, job.machine, numerics=options.numerics)
-    bodies = [b for b in driver.bodies(built) if len(b.stmts) > 1]
+    bodies = [b for b in built.bodies() if len(b.stmts) > 1]
     solved = [_solve(b, options.seconds) for b in bodies] if options.optimal else []
     demand = driver.demand(built)
     if not options.json:

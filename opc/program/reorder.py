@@ -11,6 +11,8 @@ from opc.program.ir import Instr, Loop, Program, Stmt, instructions
 from opc.schedule.lists import schedule
 from opc.schedule.problem import Problem, duration
 
+GAIN = 0.001  # share of the time that another order must save
+
 
 @dataclass(frozen=True)
 class Body:
@@ -36,7 +38,7 @@ class Reordered:
     bodies: list[Body] = field(default_factory=list)
 
 
-def reorder(program: Program, machine: Machine, gain: float) -> Reordered:
+def reorder(program: Program, machine: Machine, gain: float = GAIN) -> Reordered:
     """Reorder body by body, innermost first; an order stays unless another saves ``gain`` of its time.
 
     Machines on which one stream of instructions feeds all pipes have no bodies here.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from opc.pipeline import Context
 from opc.program.ir import Module, Program, map_programs
-from opc.program.reorder import reorder
+from opc.program.reorder import GAIN, reorder
 from passes.program._shapes import mix
 from passes.program._spread import spread
 
@@ -61,7 +61,7 @@ class ListSchedule:
         }
     """
 
-    gain: float = 0.001
+    gain: float = GAIN
     name: ClassVar[str] = "list-schedule"
     level: ClassVar[str] = "program"
 
