@@ -62,7 +62,7 @@ def _check(m: Machine, rows: Sequence[Row], as_json: bool) -> None:
         return
     header = ("instruction", "rows", "median %", "p95 %", "worst %", "not modelled")
     for found in filter(None, (tables, apart)):
-        lines = [(name, *_facts(s).values()) for name, s in found.items()]
+        lines = [_line(name, s) for name, s in found.items()]
         sys.stdout.write(table(header, lines) + "\n\n")
     median, p95 = _percent(total.quantile(0.5)), _percent(total.quantile(0.95))
     sys.stdout.write(
@@ -71,9 +71,15 @@ def _check(m: Machine, rows: Sequence[Row], as_json: bool) -> None:
 
 
 def _facts(s: Summary) -> dict[str, object]:
+    """For JSON: errors in per cent, null where there are none."""
     shares = {"median": 0.5, "p95": 0.95, "worst": 1.0}
-    errors = {name: _percent(s.quantile(share)) for name, share in shares.items()}
+    errors = {name: 100 * s.quantile(share) if s.errors else None for name, share in shares.items()}
     return {"rows": len(s.errors), **errors, "not_modelled": s.not_modelled}
+
+
+def _line(name: str, s: Summary) -> tuple[object, ...]:
+    errors = [_percent(s.quantile(share)) for share in (0.5, 0.95, 1.0)]
+    return (name, len(s.errors), *errors, s.not_modelled)
 
 
 def _percent(error: float) -> str:
@@ -122,16 +128,25 @@ def _show(m: Machine, as_json: bool) -> None:
         (s.name, s.capacity or "unlimited", s.align, "yes" if s.addressable else "no")
         for s in m.spaces.values()
     ]
-    routes = [(r.opcode_class, r.source, r.target, r.pipe, r.bandwidth, r.latency) for r in m.routes]
+    routes = [(r.opcode_class, r.source, r.target, r.pipe, r.bandwidth, r.latency, r.units) for r in m.routes]
+    costs = [(name, c.head, c.slope, c.tail, c.floor, c.fixed) for name, c in m.vector_costs.items()]
+    curves = [(f"{r.source} to {r.target}", *point) for r in m.routes for point in r.curve]
     if as_json:
-        data = {**facts, "spaces": spaces, "routes": routes, "sources": m.sources}
-        sys.stdout.write(json.dumps(data, indent=2) + "\n")
+        data = {**facts, "spaces": spaces, "routes": routes, "curves": curves, "vector costs": costs}
+        sys.stdout.write(json.dumps({**data, "sources": m.sources}, indent=2) + "\n")
         return
     width = max(map(len, facts))
     sys.stdout.writelines(f"{key.ljust(width)}  {value}\n" for key, value in facts.items())
-    sys.stdout.write("\nspaces\n" + table(("space", "bytes", "align", "addressable"), spaces) + "\n")
-    header = ("class", "from", "to", "pipe", "B/cycle", "latency")
-    sys.stdout.write("\nroutes\n" + table(header, routes) + "\n")
+    header = ("class", "from", "to", "pipe", "B/cycle", "latency", "units")
+    tables = (
+        ("spaces", ("space", "bytes", "align", "addressable"), spaces),
+        ("routes", header, routes),
+        ("when the data of one transfer is there", ("route", "bytes", "cycles"), curves),
+        ("vector costs in cycles", ("operation", "head", "slope", "tail", "floor", "fixed"), costs),
+    )
+    for title, columns, rows in tables:
+        if rows:
+            sys.stdout.write(f"\n{title}\n" + table(columns, rows) + "\n")
     if m.sources:
         sys.stdout.write(
             "\nsources of the figures\n" + table(("figure", "source"), sorted(m.sources.items())) + "\n"

@@ -5,10 +5,12 @@ A target is only this data: no pass and no lowering names a machine.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from opc.dtypes import DType
 
+MOVES = ("copy_in", "scale", "copy_out")  # classes whose instructions only move data
 ROLES = ("memory", "stage", "operand_a", "operand_b", "accumulator", "registers", "vector", "scratch")
 
 
@@ -48,8 +50,8 @@ class Route:
     ``bandwidth`` in bytes per cycle, ``latency`` in cycles before the consumer sees the data,
     ``burst`` the least bytes one contiguous run is charged for. ``curve`` says when the data of one transfer
     is there where ``latency`` alone is too coarse: points of (bytes, cycles), straight lines between.
-    ``units`` equal engines share each transfer; the other figures are those of one engine. ``gather``: how
-    much longer it takes to pick a sliding window's columns.
+    ``units`` equal engines share each transfer: the machine file has the figures of one of them, here they are
+    those of all. ``gather``: how much longer it takes to pick a sliding window's columns.
     """
 
     opcode_class: str
@@ -157,6 +159,23 @@ class Machine:
     def accumulator_role(self, dtype: DType) -> str:
         """The role of the buffer that a contraction of ``dtype`` accumulates in."""
         return "accumulator" if self.feeds(dtype) or "registers" not in self.roles else "registers"
+
+    def way(self, opcode_class: str, source: str, target: str) -> tuple[Route, ...]:
+        """The fewest moves from source to target, the first of that class; none if there is no way."""
+        queue: deque[tuple[str, tuple[Route, ...]]] = deque([(source, ())])
+        seen = {source, self.roles["memory"]}  # memory holds no local buffer, so nothing stops over there
+        while queue:
+            space, done = queue.popleft()
+            for r in self.routes:
+                allowed = r.opcode_class == opcode_class or (done and r.opcode_class in MOVES)
+                if r.source != space or not allowed:
+                    continue
+                if r.target == target:
+                    return (*done, r)
+                if r.target not in seen:
+                    seen.add(r.target)
+                    queue.append((r.target, (*done, r)))
+        return ()
 
     def route(self, opcode_class: str, source: str, target: str) -> Route | None:
         """The route of a class between two spaces, if there is one."""

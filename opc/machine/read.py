@@ -193,17 +193,18 @@ def _routes(r: _Reader, data: dict[str, Any], spaces: dict[str, Space]) -> tuple
     names = pipes.get("names", []) if isinstance(pipes, dict) else []
     for i, table in enumerate(r.get(data, "routes", list, "")):
         where = f"routes[{i}]."
+        units = r.whole(table, "units", where, 1, least=1)
         route = Route(
             r.get(table, "class", str, where),
             r.get(table, "from", str, where),
             r.get(table, "to", str, where),
             r.get(table, "pipe", str, where),
-            r.figure(table, "bandwidth", where, least=1e-6),
+            units * r.figure(table, "bandwidth", where, least=1e-6),
             r.figure(table, "latency", where, 0.0),
             r.whole(table, "burst", where, 32, least=1),
             r.figure(table, "head", where, 0.0),
-            _curve(r, table, where),
-            r.whole(table, "units", where, 1, least=1),
+            tuple((units * size, cycles) for size, cycles in _curve(r, table, where)),
+            units,
             _gather(r, r.get(table, "gather", dict, where, None), f"{where}gather."),
         )
         if route.opcode_class not in CLASSES:
@@ -252,7 +253,10 @@ def _memory(r: _Reader, data: dict[str, Any]) -> Memory:
 
 
 def _share(routes: tuple[Route, ...], memory: Memory, space: str, cores: int) -> tuple[Route, ...]:
-    return tuple(memory.route(r, cores) if space in (r.source, r.target) else r for r in routes)
+    def shared(r: Route) -> bool:
+        return space in (r.source, r.target) and r.bandwidth > 0  # else already reported
+
+    return tuple(memory.route(r, cores) if shared(r) else r for r in routes)
 
 
 def _is_figure(value: Any) -> bool:

@@ -21,8 +21,8 @@ class Memory:
 
     def route(self, route: Route, cores: int) -> Route:
         """The route as one of ``cores`` busy cores sees it."""
-        rate = route.bandwidth * route.units
-        near, far = (max(1.0, rate * cores / b) if b else 1.0 for b in (self.l2_bandwidth, self.bandwidth))
+        rate = route.bandwidth * cores
+        near, far = (max(1.0, rate / b) if b else 1.0 for b in (self.l2_bandwidth, self.bandwidth))
         slower = self.hit * near + (1 - self.hit) * max(near, far)
         later = (1 - self.hit) * self.miss_latency
         longer = (slower - 1) / route.bandwidth

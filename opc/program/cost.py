@@ -166,10 +166,9 @@ def cube_cost(blocks: float, machine: Machine) -> Cost:
 
 
 def transfer_cost(route: Route, size: float) -> Cost:
-    """Of one transfer of ``size`` charged bytes, dealt evenly to the engines of the route."""
-    share = size / route.units
-    busy = route.head + share / route.bandwidth
-    return Cost(busy, max(busy, _arrival(route, share)) if route.curve else busy + route.latency)
+    """Of one transfer of ``size`` charged bytes."""
+    busy = route.head + size / route.bandwidth
+    return Cost(busy, max(busy, _arrival(route, size)) if route.curve else busy + route.latency)
 
 
 def _arrival(route: Route, size: float) -> float:

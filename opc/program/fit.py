@@ -107,8 +107,9 @@ def _route(route: Route, rows: Sequence[Row], machine: Machine) -> Route:
     if len(points) < _POINTS:
         return route
     slope, _ = _line(points[len(points) // 2 :])
-    rate = _digits(1 / slope) if slope > 0 else route.bandwidth
-    return replace(route, bandwidth=rate, curve=_curve(points))
+    rate = route.units * _digits(1 / slope) if slope > 0 else route.bandwidth
+    curve = tuple((route.units * size, cycles) for size, cycles in _curve(points))
+    return replace(route, bandwidth=rate, curve=curve)
 
 
 def _curve(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -146,8 +147,9 @@ def figures(machine: Machine) -> str:
     lines = ["[cube]", f"issue = {machine.cube_issue:g}", f"block_cycles = {machine.cube_block:g}"]
     for r in machine.routes:
         if r.curve:
-            curve = ", ".join(f"[{x:.0f}, {y:g}]" for x, y in r.curve)
-            lines += ["", f"# {r.source} to {r.target}", f"bandwidth = {r.bandwidth:g}", f"curve = [{curve}]"]
+            curve = ", ".join(f"[{x / r.units:.0f}, {y:g}]" for x, y in r.curve)
+            rate = r.bandwidth / r.units
+            lines += ["", f"# {r.source} to {r.target}", f"bandwidth = {rate:g}", f"curve = [{curve}]"]
     lines += ["", "[vector.cost]"]
     for name, c in machine.vector_costs.items():
         key = f'"{name}"' if "." in name else name

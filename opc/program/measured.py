@@ -59,7 +59,7 @@ class Summary:
 def read(path: str) -> list[Row]:
     """The rows of a table. Raises MachineError E0611 to E0613, every bad cell listed."""
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
             table = csv.DictReader(stream)
             lines, header = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as problem:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from opc.affine import Affine
 from opc.errors import MachineError, fail
-from opc.machine.model import ROLES, Machine
+from opc.machine.model import MOVES, ROLES, Machine
 from opc.pipeline import Context
 from opc.program.ir import Access, Buffer, Instr, Loop, Module, Program, Stmt
 from opc.program.text import print_stmt
@@ -46,9 +45,6 @@ class AssignSpaces:
         return module if (prepare, run) == module.programs else Module(prepare, run)
 
 
-_MOVES = ("copy_in", "scale", "copy_out")
-
-
 @dataclass
 class _Assigner:
     source: Program
@@ -83,7 +79,7 @@ class _Assigner:
         return tuple(out)
 
     def _route(self, i: Instr) -> list[Instr]:
-        if i.opcode_class not in _MOVES or not i.sources or not i.dst:
+        if i.opcode_class not in MOVES or not i.sources or not i.dst:
             return [i]
         source, target = (self.table[o.buffer].space for o in (i.sources[0], i.dst[0]))
         if self.machine.route(i.opcode_class, source, target) is not None:
@@ -112,22 +108,10 @@ class _Assigner:
         return Access(name, tuple(Affine.var(d) for d, _ in i.dims) or (Affine(),))
 
     def _path(self, i: Instr, source: str, target: str) -> list[tuple[str, str]]:
-        """Fewest moves from source to target, the instruction's own class first: (class, space) per move."""
-        queue: deque[tuple[str, list[tuple[str, str]]]] = deque([(source, [])])
-        seen = {source}
-        outside = self.machine.roles["memory"]  # holds no local buffer, so nothing stops over there
-        while queue:
-            space, path = queue.popleft()
-            for r in self.machine.routes:
-                allowed = r.opcode_class == i.opcode_class or (path and r.opcode_class in _MOVES)
-                if r.source != space or r.target in seen or not allowed:
-                    continue
-                step = [*path, (r.opcode_class, r.target)]
-                if r.target == target:
-                    return step
-                seen.add(r.target)
-                if r.target != outside:
-                    queue.append((r.target, step))
+        """(class, space) of each move from source to target."""
+        way = self.machine.way(i.opcode_class, source, target)
+        if way:
+            return [(r.opcode_class, r.target) for r in way]
         raise fail(
             MachineError,
             "E0631",

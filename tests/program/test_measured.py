@@ -99,7 +99,14 @@ def test_a_curve_is_flat_straight_and_then_at_the_rate() -> None:
     arrivals = [transfer_cost(line, size).latency for size in (1, 100, 150, 200, 300)]
     assert arrivals == [10, 10, 20, 30, 40]
     assert transfer_cost(line, 1000).occupancy == 100
-    assert transfer_cost(replace(line, units=2), 400).latency == 30
+
+
+def test_two_engines_share_a_transfer() -> None:
+    alone = parse(A2.text.replace("units = 2", "units = 1"), "m.toml")
+    one, two = (m.route("copy_in", "gm", "ub") for m in (alone, A2))
+    assert one is not None
+    assert two is not None
+    assert transfer_cost(two, 60000) == transfer_cost(one, 30000)
 
 
 def test_other_campaigns_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +174,7 @@ def test_unreadable_tables_and_missing_options(tmp_path: Path) -> None:
         ("add = [10, 2.056, 14, 3.176]", "adz = [10, 2, 3]", "E0609"),
         ('"add.f16"', '"add.f17"', "E0609"),
         ("units = 2", "units = 0", "E0606"),
+        ("bandwidth = 176.9", "bandwidth = 0", "E0606"),
         ("l2_hit = 1.0", "l2_hit = 1.5", "E0606"),
         ("l2_hit = 1.0", "l3_hit = 1.0", "E0609"),
         ("steps = [1, 2, 4, 8]", "steps = [0]", "E0605"),
