@@ -119,9 +119,20 @@ class _Operator:
         """Cycles that bring one image's operands to the cube: each once for every tile of the other's."""
         m0, n0, k0 = self.block
         rows, columns = ceil(self.rows / tile[0]), ceil(self.columns / tile[1])
-        a = self._move(_FEED_A, self.rows * self.depth * m0 * k0)
+        a = self._move(_FEED_A, self.rows * self.depth * m0 * k0) * self._window(tile[0] * m0)
         b = self._move(_FEED_B, self.columns * self.depth * n0 * k0)
         return a * columns, b * rows
+
+    def _window(self, rows: int) -> float:
+        """How many times longer a tile's rows take where the filter is a window: the machine's rate by its stride."""
+        from opc.program.cost import Window, slower
+
+        c = self.conv
+        route = self.machine.route(_FEED_A[0], *(self.machine.roles[r] for r in _FEED_A[1:]))
+        if c.size == 1 or route is None or route.gather is None:
+            return 1.0
+        window = Window(c.stride, min(c.out, rows), ceil(min(rows, self.m) / c.out))
+        return slower(window, route.gather, self.machine.role("operand_a").fractal)
 
     def _fractals(self, role: str) -> int:
         """Blocks that fit half of an operand memory."""

@@ -140,11 +140,11 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
         return Cost(busy, busy)
     size = float(_charged_bytes(shape, machine, route.burst))
     if shape.window is not None and route.gather is not None:
-        size *= _slower(shape.window, route.gather, machine.spaces[shape.destinations[0].space].fractal)
+        size *= slower(shape.window, route.gather, machine.spaces[shape.destinations[0].space].fractal)
     return transfer_cost(route, size)
 
 
-def _slower(window: Window, gather: Gather, fractal: tuple[int, int] | None) -> float:
+def slower(window: Window, gather: Gather, fractal: tuple[int, int] | None) -> float:
     """How many times longer it takes to fill an operand through the window than from a matrix."""
     height = fractal[0] if fractal else 1
     fractals = ceil(window.columns * window.rows / height)

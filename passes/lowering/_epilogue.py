@@ -54,10 +54,12 @@ class Epilogue:
         self._finish(ev, self.ops[0], value, bound)
         for op in self.ops[1:]:
             self.emit.line = op.line
-            result = ev.value(op.pieces[0].body)
+            body = op.pieces[0].body
             if op.monoid is not None and self.statistics is not None:
-                self.statistics.add(ev, op, result)
+                self.statistics.add(ev, op, ev.value(body))
                 continue
+            last = op.name in self.stored and not self._readers(op.name)
+            result = ev.stored(body, op.outputs[0].dtype) if last else ev.value(body)
             self._finish(ev, op, result, bound)
         self.emit.line = self.ops[0].line
 

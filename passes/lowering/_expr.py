@@ -62,6 +62,21 @@ class Evaluator:
             yield done[number[id(expr)]]
             uses[number[id(expr)]] -= 1
 
+    def stored(self, expr: Expr, dtype: DType) -> Value:
+        """The value of what is stored as ``dtype``: a bound that is exact there is applied after the rounding, which is
+        monotone, so that the vector unit works on the narrower type.
+        """
+        narrow = dtype.compute is not dtype and dtype in self.emit.machine.dtypes.get("vector", ())
+        if not (narrow and dtype.is_float and isinstance(expr, Call) and expr.fn in ("max", "min")):
+            return self.value(expr)
+        limits = [a for a in expr.args if isinstance(a, Const) and _exact(a.value, dtype)]
+        others = [a for a in expr.args if a not in limits]
+        if len(limits) != 1 or len(others) != 1:
+            return self.value(expr)
+        value = self.convert(self.stored(others[0], dtype), dtype)
+        dead = [value] if value.temporary else []
+        return self._new(f"vector.{expr.fn}", [value, Value(Imm(limits[0].value))], value.axes, dtype, dead)
+
     def _node(
         self, node: Expr, numbers: list[int], done: dict[int, Value], uses: Counter[int], whole: bool
     ) -> Value:
@@ -155,6 +170,11 @@ class Evaluator:
         out = self.buffer(axes, dtype, "in")
         self.emit.emit("copy_in.copy", self.frame.dims(axes), [self._at_dims(out, axes)], [source], fill=fill)
         return Value(self.at(out, axes), axes, dtype, True)
+
+
+def _exact(value: float | int, dtype: DType) -> bool:
+    """Whether rounding to the type leaves the value as it is."""
+    return float(dtype.numpy.type(value)) == float(value)
 
 
 def no_load(read: Read) -> Value:

@@ -12,11 +12,11 @@ from opc.tensor.ir import Dim, Read
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Tile
 from passes.lowering._expr import Evaluator, Value
+from passes.lowering._finish import finish
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces, result_room
 from passes.lowering._prologue import Prologue
-from passes.lowering._stage import staged_bytes
 from passes.lowering._statistics import Statistics
 
 # Rows of an accumulator tile that one epilogue block holds in vector registers.
@@ -35,7 +35,8 @@ class SpaceNest(ContractionNest):
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
-        return plan_spaces(shape, self.machine)
+        self.finish = finish(self.ops, self.tensors, self.stored, shape, self.machine)
+        return plan_spaces(shape, self.machine, self.finish)
 
     def _order(self) -> list[Dim]:
         s = self.shape
@@ -61,9 +62,7 @@ class SpaceNest(ContractionNest):
 
     def _operand_room(self) -> int:
         """Bytes next to the vector unit that results leave to what makes an operand; a little is for columns."""
-        s = self.shape
-        tile = prod(self.plan.outer[d.name] for d in (*s.m, *s.n)) * 4 * s.temporaries
-        free = self.machine.role("vector").capacity - min(tile, result_room(s, self.machine))
+        free = self.machine.role("vector").capacity - result_room(self.shape, self.machine)
         return free - free // 16
 
     def _outer(self, dims: list[Dim], tiles: Tiles, staged: Staged) -> None:
@@ -135,19 +134,12 @@ class SpaceNest(ContractionNest):
         frame = self._frame(tiles)
         if not staged.columns_done and not left & {d.name for d in (*s.batch, *s.n)}:
             values = self.epilogue.columns(self._tile_frame(tiles), {d.name for d in s.m})
-            staged = replace(
-                staged, weights=self._stage_whole(c.b, frame, s.n), values=values, columns_done=True
-            )
+            weights = self._stage(c.b, frame, s.n) if "columns" in self.plan.whole else None
+            staged = replace(staged, weights=weights, values=values, columns_done=True)
         if not staged.rows_done and not left & {d.name for d in (*s.batch, *s.m)}:
-            staged = replace(staged, rows=self._stage_whole(c.a, frame, self.channels), rows_done=True)
+            rows = self._stage(c.a, frame, self.channels) if "rows" in self.plan.whole else None
+            staged = replace(staged, rows=rows, rows_done=True)
         return staged
-
-    def _stage_whole(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access | None:
-        """All of K at once if that leaves room for the other operand and for double buffering."""
-        room = self.machine.role("stage").capacity // 4
-        if staged_bytes(read, self.tensors[read.tensor], frame) > room:
-            return None
-        return self._stage(read, frame, last)
 
     def _multiply(self, tiles: Tiles, inside: Tiles, chunk: Tiles, staged: Staged, acc: str) -> None:
         """Copy one chunk of both operands to the operand spaces and multiply."""
@@ -204,7 +196,7 @@ class SpaceNest(ContractionNest):
         """(a part of a tile's rows, its first row): what the vector unit's memory holds of the results at once."""
         s = self.shape
         columns = prod(tiles[d.name].size for d in s.n)
-        most = result_room(s, self.machine) // (columns * 4 * s.temporaries)
+        most = self.finish.rows(columns, result_room(s, self.machine))
         wide = [i for i, d in enumerate(s.m) if tiles[d.name].size > 1]
         if prod(tiles[d.name].size for d in s.m) <= most or not wide:
             yield tiles, Affine()

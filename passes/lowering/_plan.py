@@ -42,6 +42,7 @@ class Plan:
     the parallel dim one core walks tile by tile, so that what it staged serves them all (0: each tile is spread).
     ``shared``: rows are staged whole, in memory, before the loops and by all cores.
     ``inline``: columns that arrive at run time are packed group by group, where they are used.
+    ``whole``: operands ("rows", "columns") that a staging memory takes for a tile at once, not step by step of its sum.
     ``prefetch``: blocks of rows ask for columns ahead of use, or bring the next block of columns nearer.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     shared: bool = False
     prefetch: bool = False
     inline: bool = False
+    whole: frozenset[str] = frozenset({"rows", "columns"})
 
 
 def balanced(extent: int, limit: int) -> int:

@@ -1,4 +1,8 @@
-"""Plans for machines whose operands pass through a staging memory: tiles must fit every space on chip."""
+"""Plans for machines whose operands pass through a staging memory: tiles must fit every space on chip.
+
+A plan is priced pipe by pipe with the costs that the schedulers and the simulator use. The pipe with the most work
+decides; what the others do to a first and a last tile is added, because nothing overlaps it.
+"""
 
 from __future__ import annotations
 
@@ -8,43 +12,34 @@ from math import ceil, prod
 
 from opc.errors import MachineError, fail
 from opc.machine.model import Machine
+from opc.program.cost import Window, cube_cost, slower, transfer_cost
 from opc.tensor.ir import Dim
+from passes.lowering._finish import Finish
 from passes.lowering._plan import Plan, Shape, balanced, divisors, parallel_dim, slab_bytes
 
-# Half of every on-chip buffer is left to the second slot of double buffering.
-_SHARE = 2
+# Of every operand and accumulator memory a tile takes a part, and leaves as much to the next tile.
+_SLOTS = 2
+# Cycles that a tile costs the busiest pipe beyond its work: flags, and waiting for its neighbours.
+_HAND_OVER = 20
+_HANDS = 4  # flags between the pipes that a step passes
+_ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 448, 512, 1024)
+_COLUMNS = (1, 2, 4, 8, 16)
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    operand_a: int
-    operand_b: int
-    accumulator: int
-    vector: int
-    stage: int
-
-
-def plan_spaces(s: Shape, machine: Machine) -> Plan:
+def plan_spaces(s: Shape, machine: Machine, finish: Finish) -> Plan:
     """Plan for a machine with operand spaces; MachineError E0630 if nothing fits."""
-    limits = _Limits(
-        *(
-            machine.role(r).capacity // _SHARE
-            for r in ("operand_a", "operand_b", "accumulator", "vector", "stage")
-        )
-    )
-    limits = replace(limits, vector=result_room(s, machine))
     best: tuple[float, Plan] | None = None
+    pricer = _Pricer(s, machine, finish)
     for outer in _tilings(s):
-        chunk = _chunk(s, outer, limits, machine)
-        if chunk is None or not _fits(s, outer, limits, machine):
+        chunk = pricer.chunk(outer)
+        if chunk is None or not pricer.fits(outer):
             continue
         spread = Plan(parallel_dim(s, outer, machine.cores), outer, chunk)
         for band in _bands(s, spread, machine):
-            plan = replace(spread, band=band)
-            plan = replace(plan, rows_outer=_rows_outer(s, plan, machine))
-            cost = _cost(s, plan, machine)
-            if best is None or cost < best[0]:
-                best = (cost, plan)
+            for plan in pricer.staged(replace(spread, band=band)):
+                cost = pricer.cost(plan)
+                if best is None or cost < best[0]:
+                    best = (cost, plan)
     if best is None:
         raise fail(
             MachineError,
@@ -53,6 +48,11 @@ def plan_spaces(s: Shape, machine: Machine) -> Plan:
             help="give the machine a larger stage, operand, accumulator or vector space",
         )
     return best[1]
+
+
+def result_room(s: Shape, machine: Machine) -> int:
+    """Bytes next to the vector unit for what is drained at once, beside statistics or an operand that is made there."""
+    return machine.role("vector").capacity // (4 if s.made else 2 if s.reductions else 1)
 
 
 def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
@@ -68,23 +68,10 @@ def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
     return [plan.outer[plan.parallel] * n for n in dict.fromkeys((each, even))]
 
 
-def _walked(s: Shape, plan: Plan, machine: Machine) -> dict[str, int]:
-    """Tiles of every dim that the busiest core walks one after another."""
-    walked = {}
-    for d in (*s.batch, *s.m, *s.n):
-        tile = plan.outer[d.name]
-        step = (plan.band or tile) if d.name == plan.parallel else d.extent
-        full, tail = divmod(d.extent, step)
-        # A remainder is a phase of its own, which begins when every core is done with the others.
-        rounds = ceil(full / machine.cores) if d.name == plan.parallel else full
-        walked[d.name] = rounds * ceil(step / tile) + ceil(tail / tile)
-    return walked
-
-
 def _tilings(s: Shape) -> Iterator[dict[str, int]]:
     base = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
     n = s.n[-1] if s.n else None
-    ns = sorted({balanced(n.extent, 16 * b) for b in (1, 2, 4, 8, 16)}) if n else [1]
+    ns = sorted({balanced(n.extent, 16 * b) for b in _COLUMNS}) if n else [1]
     for tile in _m_tiles(s.m):
         for nt in ns:
             outer = {**base, **tile}
@@ -98,10 +85,10 @@ def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
         yield {}
         return
     inner = m[-1]
-    sizes = sorted({balanced(inner.extent, x) for x in (16, 32, 64, 128, 256, 512)})
+    sizes = sorted({balanced(inner.extent, x) for x in _ROWS})
     if len(m) == 1:
         # Nothing beside the rows to choose from: sizes without a remainder are worth a look as well.
-        sizes = sorted({*sizes, *(t for t in divisors(inner.extent) if 16 <= t <= 512)})
+        sizes = sorted({*sizes, *(t for t in divisors(inner.extent) if 16 <= t <= _ROWS[-1])})
     for t in sizes:
         if t < inner.extent or len(m) == 1:
             yield {inner.name: t}
@@ -112,7 +99,7 @@ def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
             if rows.extent <= 512
             else [balanced(rows.extent, x) for x in (1, 2, 4, 8, 16)]
         ):
-            if r * t > 1024:
+            if r * t > _ROWS[-1]:
                 break
             yield {inner.name: t, rows.name: r}
 
@@ -121,127 +108,233 @@ def _round(n: int, to: int) -> int:
     return ceil(n / to) * to
 
 
-def _mn(s: Shape, outer: dict[str, int], machine: Machine) -> tuple[int, int]:
-    m0, n0, _ = machine.cube_shape[s.operand]
-    m = prod(outer[d.name] for d in s.m)
-    n = prod(outer[d.name] for d in s.n)
-    return _round(m, m0), _round(n, n0)
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step."""
+
+    m: int
+    n: int
+    elements: int
+    deep: int
+    steps: int
 
 
-def _fits(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> bool:
-    m, n = _mn(s, outer, machine)
-    m0 = machine.cube_shape[s.operand][0]
-    least = min(outer[s.m[-1].name], m0) if s.m else 1
-    return (
-        m * n * s.accumulator.bytes <= limits.accumulator and least * n * 4 * s.temporaries <= limits.vector
-    )
+@dataclass(frozen=True)
+class _Pricer:
+    """Capacities and costs of plans of one contraction."""
 
+    s: Shape
+    machine: Machine
+    finish: Finish
 
-def result_room(s: Shape, machine: Machine) -> int:
-    """Bytes next to the vector unit for what is drained at once; an operand that is made there takes as much."""
-    return machine.role("vector").capacity // (2 * _SHARE if s.made else _SHARE)
+    def fits(self, outer: dict[str, int]) -> bool:
+        """Whether a tile fits the accumulator memory, and a few of its rows the vector unit's."""
+        m, n = self._mn(outer)
+        acc = m * n * self.s.accumulator.bytes * _SLOTS <= self._capacity("accumulator")
+        least = min(outer[self.s.m[-1].name], self._block[0]) if self.s.m else 1
+        return acc and self._rows_at_once(outer) >= least
 
+    def _rows_at_once(self, outer: dict[str, int]) -> int:
+        """Rows of a tile that the vector unit's memory holds."""
+        columns = prod(outer[d.name] for d in self.s.n)
+        return self.finish.rows(columns, result_room(self.s, self.machine))
 
-def _chunk(s: Shape, outer: dict[str, int], limits: _Limits, machine: Machine) -> dict[str, int] | None:
-    """Innermost K dims whole while they fit the operand spaces, the next one split."""
-    m, n = _mn(s, outer, machine)
-    k0 = machine.cube_shape[s.operand][2]
-    room = (
-        min(limits.operand_a // (m * s.operand.bytes), limits.operand_b // (n * s.operand.bytes)) // k0 * k0
-    )
-    if room < k0:
-        return None
-    chunk = {d.name: 1 for d in s.k}
-    size = 1
-    for d in reversed(s.k):
-        fit = [t for t in divisors(d.extent) if size * t <= room]
-        whole = fit[-1] == d.extent
-        # A ragged split beats a tiny divisor: peel the remainder instead.
-        take = (
-            fit[-1]
-            if whole or fit[-1] * 4 > room // size
-            else balanced(d.extent, room // size // k0 * k0 or 1)
+    def chunk(self, outer: dict[str, int]) -> dict[str, int] | None:
+        """Innermost K dims whole while they fit the operand spaces, the next one split; None if nothing fits."""
+        s = self.s
+        m, n = self._mn(outer)
+        k0 = self.machine.cube_shape[s.operand][2]
+        a, b = (self._capacity(r) // _SLOTS // s.operand.bytes for r in ("operand_a", "operand_b"))
+        room = min(a // m, b // n) // k0 * k0
+        if room < k0:
+            return None
+        chunk = {d.name: 1 for d in s.k}
+        size = 1
+        for d in reversed(s.k):
+            fit = [t for t in divisors(d.extent) if size * t <= room]
+            whole = fit[-1] == d.extent
+            # A ragged split beats a tiny divisor: peel the remainder instead.
+            ragged = balanced(d.extent, room // size // k0 * k0 or 1)
+            take = fit[-1] if whole or fit[-1] * 4 > room // size else ragged
+            chunk[d.name] = take
+            size *= take
+            if take < d.extent:
+                break
+        return chunk
+
+    def staged(self, plan: Plan) -> Iterator[Plan]:
+        """Ways to bring operands to the staging memory: which goes round outside, and which comes whole."""
+        found = False
+        for rows_outer in (False, True):
+            for whole in (("rows", "columns"), ("rows",), ("columns",), ()):
+                candidate = replace(plan, rows_outer=rows_outer, whole=frozenset(whole))
+                if self._staged_bytes(candidate) <= self._capacity("stage"):
+                    found = True
+                    yield candidate
+        if not found:
+            yield replace(plan, whole=frozenset())
+
+    def cost(self, plan: Plan) -> float:
+        """Cycles of the busiest core: of the pipe with the most work, and of the others at the first and last tile."""
+        tile = self._tile(plan)
+        walked = self._walked(plan)
+        tiles = prod(walked.values())
+        blocks = (tile.m // self._block[0]) * (tile.n // self._block[1]) * ceil(tile.deep / self._block[2])
+        deep = _round(tile.deep, self._block[2])
+        size = self.s.operand.bytes
+        feed = self._move("stage", "operand_a", tile.m * deep * size * self._window(plan))
+        feed += self._move("stage", "operand_b", tile.n * deep * size)
+        product = cube_cost(blocks, self.machine)
+        # Operands of a step come into the slots of the last step but one.
+        handed_on = feed + product.latency + 2 * _HANDS * self.machine.sync_cycles
+        cube = max(product.occupancy, handed_on / _SLOTS)
+        loads, rows, alone = self._loads(plan, walked, tile)
+        parts = ceil(prod(plan.outer[d.name] for d in self.s.m) / self._rows_at_once(plan.outer))
+        last = self.finish.cycles(ceil(tile.elements / parts))
+        out = {pipe: parts * cycles for pipe, cycles in last.items()}
+        made = self.s.made / size
+        if made and plan.rows_outer:
+            # The work on rows waits for nobody, but what follows it for the first product.
+            columns = prod(walked[d.name] for d in self.s.n)
+            alone += tiles / columns * (cube + tile.steps * feed) if columns > 1 else 0.0
+        pipes: dict[str, float] = {}
+        for pipe, cycles in (
+            (self._pipe("copy_in", "memory", "stage"), loads),
+            (self._pipe("copy_in", "stage", "operand_a"), feed * tile.steps * tiles),
+            (self.machine.cube_pipe, cube * tile.steps * tiles),
+            (self.machine.vector_pipe, made * rows),
+            *((pipe, cycles * tiles) for pipe, cycles in out.items()),
+        ):
+            pipes[pipe] = pipes.get(pipe, 0.0) + cycles
+        busiest = max(pipes, key=lambda p: pipes[p])
+        first = self._first(plan, tile)
+        edges = {self._pipe("copy_in", "memory", "stage"): first, self.machine.cube_pipe: cube}
+        edges[self._pipe("copy_in", "stage", "operand_a")] = feed
+        if busiest not in edges:
+            edges[self.machine.cube_pipe] = cube * tile.steps
+        exposed = sum(c for p, c in (*edges.items(), *last.items()) if p != busiest)
+        exposed += made * self._operands(plan)[0] if busiest != self.machine.vector_pipe else 0.0
+        return pipes[busiest] + _HAND_OVER * tiles + exposed + alone
+
+    def _window(self, plan: Plan) -> float:
+        """How many times longer rows take because they are picked by a sliding window."""
+        rows = [d for d in self.s.m if plan.outer[d.name] > 1]
+        route = self.machine.route("copy_in", self.machine.roles["stage"], self.machine.roles["operand_a"])
+        if not rows or route is None or route.gather is None or not any(e for _, e in self.s.reach.values()):
+            return 1.0  # what is staged is dense
+        stride, extra = self.s.reach[rows[-1].name]
+        window = Window(
+            stride if extra else 1,
+            plan.outer[rows[-1].name],
+            plan.outer[rows[-2].name] if len(rows) > 1 else 1,
         )
-        chunk[d.name] = take
-        size *= take
-        if take < d.extent:
-            break
-    return chunk
+        return slower(window, route.gather, self.machine.role("operand_a").fractal)
 
+    def _first(self, plan: Plan, tile: _Tile) -> float:
+        """What has to be loaded before the first product."""
+        rows, columns = self._operands(plan)
+        size = self.s.operand.bytes
+        whole = rows if "rows" in plan.whole else tile.m * tile.deep * size
+        whole += columns if "columns" in plan.whole else tile.n * tile.deep * size
+        return self._transfer("memory", "stage", whole)
 
-def _cost(s: Shape, plan: Plan, machine: Machine) -> float:
-    """Cycles of the busiest core, each pipe hiding behind the slowest, plus what start-up exposes."""
-    m, n = _mn(s, plan.outer, machine)
-    m0, n0, k0 = machine.cube_shape[s.operand]
-    kc = prod(plan.chunk.values())
-    chunks = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
-    size = s.operand.bytes
+    def _loads(self, plan: Plan, walked: dict[str, int], tile: _Tile) -> tuple[float, float, float]:
+        """Cycles of staging on one core, the bytes of rows among it, and cycles during which nothing else goes on: a
+        whole operand waits behind the steps of the other one, and these behind it.
+        """
+        s = self.s
+        batch, rows, columns = (prod(walked[d.name] for d in dims) for dims in (s.batch, s.m, s.n))
+        slab, weights = self._operands(plan)
+        # The parallel dim is outermost in any case: its blocks stage both operands anew.
+        around = 1 if plan.band else walked.get(plan.parallel, 1)
+        if plan.parallel in {d.name for d in s.m}:
+            rows //= around
+        elif plan.parallel in {d.name for d in s.n}:
+            columns //= around
+        else:
+            around = 1
+        each = rows * columns
+        often, again = (rows, each) if plan.rows_outer else (each, columns)
+        load_rows, load_columns = self._move("memory", "stage", slab), self._move("memory", "stage", weights)
+        if "rows" not in plan.whole:
+            slab, often = tile.m * tile.deep * tile.steps * s.operand.bytes, each
+            load_rows = tile.steps * self._stream(slab / tile.steps)
+        if "columns" not in plan.whole:
+            again, load_columns = each, tile.steps * self._stream(weights / tile.steps)
+        alone = 0.0
+        if len(plan.whole) == 1:
+            alone = often * load_rows if "rows" in plan.whole else again * load_columns
+        runs = around * batch
+        # The first load of all is counted as the fill.
+        alone = max(0.0, runs * alone - (load_rows if "rows" in plan.whole else load_columns))
+        return runs * (often * load_rows + again * load_columns), runs * often * slab, alone
 
-    def rate(opcode_class: str, source: str, target: str) -> float:
-        route = machine.route(opcode_class, machine.roles[source], machine.roles[target])
-        return route.bandwidth if route else float("inf")
+    def _stream(self, size: float) -> float:
+        """Cycles of one of many small loads: its slots are free again when its data came and went on."""
+        return max(self._move("memory", "stage", size), self._transfer("memory", "stage", size) / _SLOTS)
 
-    kr = _round(kc, k0)
-    cube = chunks * ((m // m0) * (n // n0) * (kr // k0) + machine.cube_issue)
-    to_a = m * kr * size / rate("copy_in", "stage", "operand_a")
-    to_b = n * kr * size / rate("copy_in", "stage", "operand_b")
-    drain = m * n * s.accumulator.bytes / rate("scale", "accumulator", "vector")
-    default = machine.vector_costs["default"]
-    vector = s.temporaries * (m * n * 4 / machine.vector_bytes * default.slope + default.head + default.tail)
-    reduce = machine.vector_costs.get("reduce", default)
-    vector += s.reductions * (m * n * 4 / machine.vector_bytes * reduce.slope + reduce.head + reduce.tail)
-    out = m * n * size / rate("copy_out", "vector", "memory")
-    load = rate("copy_in", "memory", "stage")
-    slab = slab_bytes(s, plan.outer) / load
-    k = prod(d.extent for d in s.k)
-    weights = n * k * size / load
-    per_core = _walked(s, plan, machine)
-    tiles = prod(per_core.values())
-    loads = _loads(s, plan, per_core, slab, weights)
-    made = _made(s, plan, machine) * _loads(s, plan, per_core, 1.0, 0.0)[plan.rows_outer]
-    busiest = max(
-        cube * tiles, chunks * (to_a + to_b) * tiles, (drain + vector) * tiles + made, out * tiles,
-        loads[plan.rows_outer],
-    )  # fmt: skip
-    columns = prod(per_core[d.name] for d in s.n)
-    if s.made and plan.rows_outer and columns > 1:
-        # The work on rows waits for nobody, but what follows it for the first product.
-        busiest += tiles / columns * (cube + chunks * max(to_a, to_b))
-    # Every tile pays for handing over between pipes, and the first and last overlap with nothing.
-    return busiest + 60 * tiles + slab + weights + out + drain + vector + _made(s, plan, machine)
+    def _staged_bytes(self, plan: Plan) -> int:
+        """Staging memory: what several tiles bring in turn has two slots."""
+        tile, walked, s = self._tile(plan), self._walked(plan), self.s
+        rows, columns = (prod(walked[d.name] for d in dims) for dims in (s.m, s.n))
+        batch = prod(walked[d.name] for d in s.batch)
+        slab, weights = self._operands(plan)
+        lives_rows = batch * rows * (1 if plan.rows_outer else columns)
+        lives_columns = batch * columns * (rows if plan.rows_outer else 1)
+        if "rows" not in plan.whole:
+            slab, lives_rows = tile.m * tile.deep * s.operand.bytes, _SLOTS
+        if "columns" not in plan.whole:
+            weights, lives_columns = tile.n * tile.deep * s.operand.bytes, _SLOTS
+        return slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
 
+    def _operands(self, plan: Plan) -> tuple[int, int]:
+        """Bytes of the rows and of the columns that one tile needs."""
+        s = self.s
+        depth = prod(d.extent for d in s.k)
+        columns = prod(plan.outer[d.name] for d in s.n) * depth * s.operand.bytes
+        return slab_bytes(s, plan.outer), columns
 
-def _made(s: Shape, plan: Plan, machine: Machine) -> float:
-    """Vector cycles of making one slab; again for every tile of columns if it cannot stay in the staging memory."""
-    slab = slab_bytes(s, plan.outer)
-    again = 1
-    if slab > machine.role("stage").capacity // 4:
-        again = prod(ceil(d.extent / plan.outer[d.name]) for d in s.n)
-    return s.made * slab / s.operand.bytes * again
+    def _walked(self, plan: Plan) -> dict[str, int]:
+        """Tiles of every dim that the busiest core walks one after another."""
+        walked = {}
+        for d in (*self.s.batch, *self.s.m, *self.s.n):
+            tile = plan.outer[d.name]
+            step = (plan.band or tile) if d.name == plan.parallel else d.extent
+            full, tail = divmod(d.extent, step)
+            # A remainder is a phase of its own, which begins when every core is done with the others.
+            rounds = ceil(full / self.machine.cores) if d.name == plan.parallel else full
+            walked[d.name] = rounds * ceil(step / tile) + ceil(tail / tile)
+        return walked
 
+    def _tile(self, plan: Plan) -> _Tile:
+        s = self.s
+        m, n = self._mn(plan.outer)
+        elements = prod(plan.outer[d.name] for d in (*s.m, *s.n))
+        steps = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
+        return _Tile(m, n, elements, prod(plan.chunk.values()), steps)
 
-def _rows_outer(s: Shape, plan: Plan, machine: Machine) -> bool:
-    """Whether keeping rows and passing all columns stages less than the other way round."""
-    per_core = _walked(s, plan, machine)
-    columns = prod(plan.outer[d.name] for d in s.n) * prod(d.extent for d in s.k) * s.operand.bytes
-    # Bytes that must be made cost as much as bytes that take as long to load.
-    load = machine.route("copy_in", machine.roles["memory"], machine.roles["stage"])
-    made = _made(s, plan, machine) * (load.bandwidth if load is not None else 0.0)
-    by_columns, by_rows = _loads(s, plan, per_core, slab_bytes(s, plan.outer) + made, columns)
-    return by_rows < by_columns
+    def _mn(self, outer: dict[str, int]) -> tuple[int, int]:
+        m = prod(outer[d.name] for d in self.s.m)
+        n = prod(outer[d.name] for d in self.s.n)
+        return _round(m, self._block[0]), _round(n, self._block[1])
 
+    @property
+    def _block(self) -> tuple[int, int, int]:
+        return self.machine.cube_shape[self.s.operand]
 
-def _loads(s: Shape, plan: Plan, blocks: dict[str, int], slab: float, weights: float) -> tuple[float, float]:
-    """Cycles of staging on one core: with column tiles outside, and with row tiles outside."""
-    batch, rows, columns = (prod(blocks[d.name] for d in dims) for dims in (s.batch, s.m, s.n))
-    # The parallel dim is outermost in any case: its blocks stage both operands anew.
-    around = 1 if plan.band else blocks.get(plan.parallel, 1)
-    if plan.parallel in {d.name for d in s.m}:
-        rows //= around
-    elif plan.parallel in {d.name for d in s.n}:
-        columns //= around
-    else:
-        around = 1
-    by_columns = columns * (weights + rows * slab)
-    by_rows = rows * (slab + columns * weights)
-    return around * batch * by_columns, around * batch * by_rows
+    def _capacity(self, role: str) -> int:
+        return self.machine.role(role).capacity
+
+    def _pipe(self, opcode_class: str, source: str, target: str) -> str:
+        route = self.machine.route(opcode_class, self.machine.roles[source], self.machine.roles[target])
+        return route.pipe if route else ""
+
+    def _transfer(self, source: str, target: str, size: float) -> float:
+        """Cycles until a copy of that many bytes is there."""
+        route = self.machine.route("copy_in", self.machine.roles[source], self.machine.roles[target])
+        return transfer_cost(route, size).latency if route else 0.0
+
+    def _move(self, source: str, target: str, size: float) -> float:
+        """Cycles that a copy of that many bytes holds its pipe."""
+        route = self.machine.route("copy_in", self.machine.roles[source], self.machine.roles[target])
+        return transfer_cost(route, size).occupancy if route else 0.0

@@ -135,7 +135,7 @@ class RowNest:
         scratch = self._scratch(op, tiles) if chunked and self._read_later(op) else None
         for inner in self._walk(extra, {}):
             here = {**tiles, **inner}
-            values = self._reduce(op, here) if op.monoid else [self._body(op, here, {})]
+            values = self._reduce(op, here) if op.monoid else [self._result(op, here)]
             self._finish(op, here, values, scratch)
 
     def _walk(self, dims: list[Dim], tiles: Tiles) -> Iterator[Tiles]:
@@ -216,6 +216,13 @@ class RowNest:
 
     def _body(self, op: Op, tiles: Tiles, staged: dict[Read, Access]) -> Value:
         return self._evaluator(op.pieces[0], tiles, staged).value(op.pieces[0].body)
+
+    def _result(self, op: Op, tiles: Tiles) -> Value:
+        """The value of an op that reduces nothing."""
+        out, piece = op.outputs[0], op.pieces[0]
+        if out.name not in self.stored or self._read_later(op):
+            return self._body(op, tiles, {})
+        return self._evaluator(piece, tiles, {}).stored(piece.body, out.dtype)
 
     def _reduce(self, op: Op, tiles: Tiles) -> list[Value]:
         """Accumulate the body over the reduced dims; one value per output."""
