@@ -18,15 +18,14 @@ from opc.dtypes import DType
 
 def test_the_bound_counts_each_pipe() -> None:
     machine = machines.load("ascend910")
-    found = bound(
-        PROBLEMS["c03"], machine, DType.F16
-    )  # 64x56x56->64 3x3/1: 3136 rows, K of 576, one image a core
-    assert found.pipes["M"] == 196 * 36 * 4 == found.cube
-    assert found.pipes["MTE2"] == pytest.approx((64 * 56 * 56 + 576 * 64) * 2 / 110)
+    # 256x56x56->64 1x1/1: 3136 rows, one image a core.
+    found = bound(PROBLEMS["c05"], machine, DType.F16)
+    assert found.pipes["M"] == 196 * 16 * 4 == found.cube
+    assert found.pipes["MTE2"] == pytest.approx((256 * 56 * 56 + 256 * 64) * 2 / 110)
     assert found.pipes["MTE3"] == 3136 * 64 * 2 / 64
     # All 4 blocks of columns fit beside 32 of rows: A goes to the cube once, B once for each of 7 tiles.
     assert found.tile == (32, 4)
-    assert found.pipes["MTE1"] == 196 * 36 * 1 + 7 * 4 * 36 * 2
+    assert found.pipes["MTE1"] == 196 * 16 * 1 + 7 * 4 * 16 * 2
     assert found.cycles == max(found.pipes.values())
     assert found.attainable > found.cycles
 
