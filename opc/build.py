@@ -51,6 +51,12 @@ class Build:
         programs = self.before("list-schedule").programs
         return [body for p in programs for body in reorder(p, self.machine).bodies]
 
+    def loops(self) -> list[Body]:
+        """The sequential loops that ``pipeline`` found."""
+        from opc.program.reorder import loops
+
+        return [loop for p in self.before("pipeline").programs for loop in loops(p, self.machine)]
+
     def oracle(self, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
         """What a call on ``arrays`` must give: values of the source, within the bound that its numerics state."""
         from opc.tensor.interpret import oracle, oracle_under

@@ -45,6 +45,7 @@ class Artefacts:
 
 def emit_npu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
     """Listing and trace; figures, and the report's text."""
+    from opc.report.schedule_text import shortages
     from opc.report.timeline_text import cycles_line, pipes_table
     from opc.report.trace import chrome_trace
 
@@ -60,6 +61,7 @@ def emit_npu(built: Build, artefacts: Artefacts) -> tuple[dict[str, Any], str]:
     }
     lines = [cycles_line(before.cycles, after.cycles), pipes_table(before.busy_share, after.busy_share)]
     lines += [f"  proved: {p}" for p in proofs]
+    lines += [f"  pressure: {line.strip()}" for line in shortages(driver.demand(built))]
     return figures, "\n".join(lines)
 
 

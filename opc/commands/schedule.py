@@ -11,8 +11,9 @@ from opc import driver
 from opc.commands.options import Job, Refusals, add_numerics, add_source, jobs, source
 from opc.errors import RuntimeCallError, fail
 from opc.program.reorder import Body
-from opc.report.schedule_text import Solved, demand_text, intervals_table, optima_table, orders_table
-from opc.schedule.modulo import recurrence_bound, resource_bound
+from opc.report.schedule_text import Paced, Solved, demand_text, intervals_table, optima_table, orders_table
+from opc.schedule.interval import shortest
+from opc.schedule.modulo import modulo_schedule, recurrence_bound, resource_bound
 from opc.schedule.optimal import GRID, on_grid, optimum, solver
 from opc.schedule.problem import bounds, duration, makespan
 
@@ -68,12 +69,13 @@ def _report(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     built = driver.build(job.function, job.machine, numerics=options.numerics)
     bodies = [b for b in built.bodies() if len(b.stmts) > 1]
     solved = [_solve(b, options.seconds) for b in bodies] if options.optimal else []
+    paced = [_pace(loop, options) for loop in built.loops()]
     demand = driver.demand(built)
     if not options.json:
         parts = (
             orders_table(bodies),
             optima_table(bodies, solved),
-            intervals_table(bodies),
+            intervals_table(paced),
             demand_text(demand),
         )
         text = "\n\n".join(p for p in parts if p)
@@ -82,7 +84,13 @@ def _report(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     rows = [_plain(b) for b in bodies]
     for row, s in zip(rows, solved, strict=False):
         row["optimal"] = {"makespan": s.best, "bound": s.bound, "closed": s.closed, "gap": s.gap}
-    return {"kernel": job.kernel, "machine": job.machine.name, "bodies": rows, "pressure": demand.plain()}
+    return {
+        "kernel": job.kernel,
+        "machine": job.machine.name,
+        "bodies": rows,
+        "loops": [_interval(p) for p in paced],
+        "pressure": demand.plain(),
+    }
 
 
 def _solve(body: Body, seconds: float) -> Solved:
@@ -90,6 +98,27 @@ def _solve(body: Body, seconds: float) -> Solved:
     listed = makespan(problem, body.order)
     found = optimum(problem, seconds, body.order)
     return Solved(listed / GRID, found.makespan / GRID, found.bound / GRID, found.closed)
+
+
+def _pace(loop: Body, options: argparse.Namespace) -> Paced:
+    """The interval of a loop, below what one iteration takes by itself."""
+    problem = on_grid(loop.problem)
+    found = modulo_schedule(problem, makespan(problem, loop.order))
+    if found is None or not options.optimal:
+        return Paced(loop, found.interval / GRID if found else None)
+    best = shortest(problem, found, options.seconds)
+    return Paced(loop, found.interval / GRID, best.best.interval / GRID, best.bound / GRID)
+
+
+def _interval(paced: Paced) -> dict[str, Any]:
+    return {
+        "loop": paced.loop.name,
+        "ResMII": resource_bound(paced.loop.problem)[0],
+        "RecMII": recurrence_bound(paced.loop.problem),
+        "modulo schedule": paced.interval,
+        "shortest": paced.shortest,
+        "none below": paced.bound,
+    }
 
 
 def _plain(body: Body) -> dict[str, Any]:
@@ -102,6 +131,4 @@ def _plain(body: Body) -> dict[str, Any]:
         "makespan": {name: makespan(body.problem, order) for name, order in both.items()},
         "iterations": body.iterations,
         "cycles": {name: duration(body.problem, order, body.iterations) for name, order in both.items()},
-        "ResMII": resource_bound(body.problem)[0],
-        "RecMII": recurrence_bound(body.problem),
     }

@@ -100,8 +100,12 @@ def instr_touches(instr: Instr, inside: Extents, only: Collection[str] | None = 
 
 
 def _touch(access: Access, ranges: Ranges, reads: bool, writes: bool) -> Touch:
-    axes = tuple([_span(form, ranges) for form in access.index])
-    return Touch(access.buffer, reads, writes, _span(access.slot, ranges), axes)
+    return Touch(access.buffer, reads, writes, _span(access.slot, ranges), _spans(access.index, ranges))
+
+
+@lru_cache(maxsize=4096)  # unrolled code repeats itself
+def _spans(forms: tuple[Affine, ...], ranges: Ranges) -> tuple[Span, ...]:
+    return tuple([_span(form, ranges) for form in forms])
 
 
 def _span(form: Affine, ranges: Ranges) -> Span:

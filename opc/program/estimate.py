@@ -93,8 +93,14 @@ class Estimator:
     def problem(self, units: Sequence[Unit], deps: Sequence[Dep]) -> Problem:
         """The statements of a body as a scheduling problem."""
         tasks = {id(u): Task(u.pipes, u.latency, u.dispatch, u.is_loop) for u in units}
-        edges = tuple([Edge(d.source, d.target, self.wait(units, d), d.distance) for d in deps])
-        return Problem(tuple([tasks[id(u)] for u in units]), edges)
+        waits: dict[tuple[int, int, bool], float] = {}  # equal instructions share their unit
+        edges = []
+        for d in deps:
+            key = (id(units[d.source]), id(units[d.target]), d.source == d.target)
+            if (wait := waits.get(key)) is None:
+                wait = waits[key] = self.wait(units, d)
+            edges.append(Edge(d.source, d.target, wait, d.distance))
+        return Problem(tuple([tasks[id(u)] for u in units]), tuple(edges))
 
     def _instr(self, instr: Instr) -> Unit:
         cost = cycles(instr, self.table, self.machine)
@@ -115,10 +121,6 @@ class Estimator:
         pipes hand over as they do within it.
         """
         source, target = units[d.source], units[d.target]
-        if source is not target and len(source.pipes) == len(target.pipes) == 1:
-            pipe = source.pipes[0][0]
-            if pipe != target.pipes[0][0]:
-                return source.latency + 2 * self.sync
         if d.source == d.target and source.is_loop:
             return 0.0
         if source.names != target.names or len(source.names) > 1:

@@ -19,21 +19,22 @@ CELLS = 64  # a region that lies in more cells is compared with everything
 
 
 def nearest(known: Dependences, nodes: Sequence[tuple[Touch, ...]], loops: Sequence[Loop]) -> list[Dep]:
-    """Dependences of distance 0 whose closure is that of all; ``loops`` surround the body."""
+    """Dependences of distance 0 whose closure is that of all; ``loops`` surround the body. By target."""
     sweep = _Sweep(known, loops, nodes)
-    found: dict[tuple[int, int], Dep] = {}
-    for n, touches in enumerate(nodes):
-        regions = [r for t in touches if (r := sweep.number(t)) >= 0]
+    touches = sweep.touches
+    found: list[Dep] = []
+    for n, regions in enumerate(sweep.nodes):
+        sources: dict[int, Dep] = {}
         for region in regions:
-            for other, sources in sweep.before(region):
-                buffer = sweep.touches[region].buffer
-                kinds = kinds_of(sweep.touches[other], sweep.touches[region])
-                for source in sources:
-                    if (source, n) not in found:
-                        found[source, n] = Dep(source, n, kinds[0], 0, buffer)
+            for other, earlier in sweep.before(region):
+                kind = kinds_of(touches[other], touches[region])[0]
+                for source in earlier:
+                    if source not in sources:
+                        sources[source] = Dep(source, n, kind, 0, touches[region].buffer)
+        found += sources.values()
         for region in regions:
             sweep.add(n, region)
-    return sorted(found.values())
+    return found
 
 
 class _Grid:
@@ -96,26 +97,32 @@ class _Sweep:
         self.known = known
         self.extents = {loop.var: loop.extent for loop in loops}
         self.same = dict.fromkeys(self.extents, 0)
-        written = {t.buffer for node in nodes for t in node if t.writes}
+        distinct: dict[Touch, int] = {}
+        raw = [[distinct.setdefault(t, len(distinct)) for t in node] for node in nodes]
+        written = {t.buffer for t in distinct if t.writes}
         written |= {name for buffer in written for name in known.aliases(buffer)}
-        boxes: dict[str, dict[Touch, None]] = {name: {} for name in written}
-        for touch in (t for node in nodes for t in node if t.buffer in written):
-            boxes[touch.buffer][touch] = None
-        slots = {name: known.buffers[name].slots for name in written}
-        self.grids = {name: _Grid(found, slots[name]) for name, found in boxes.items() if found}
+        boxes: dict[str, list[Touch]] = {}
+        for touch in distinct:
+            boxes.setdefault(touch.buffer, []).append(touch)
+        self.grids = {
+            name: _Grid(found, known.buffers[name].slots) for name, found in boxes.items() if name in written
+        }
         self.live = {name: (_Live(), _Live()) for name in self.grids}
         self.touches: list[Touch] = []  # of each region
         self.cells: list[list[Cell] | None] = []
         self._numbers: dict[Touch, int] = {}
         self._meets: dict[tuple[int, int], bool] = {}
         self._covers: dict[tuple[int, int, bool], bool] = {}
+        regions = [self._number(touch) for touch in distinct]
+        # The regions that each node touches; of buffers that nobody writes, none.
+        self.nodes = [[regions[t] for t in node if regions[t] >= 0] for node in raw]
 
-    def number(self, touch: Touch) -> int:
+    def _number(self, touch: Touch) -> int:
         """The region of an access; -1 if nobody writes the buffer."""
         grid = self.grids.get(touch.buffer)
         if grid is None:
             return -1
-        if grid.slots > 1 and touch.slot.base.const >= grid.slots:
+        if grid.slots > 1 and not 0 <= touch.slot.base.const < grid.slots:
             slot = touch.slot.base.const % grid.slots
             touch = touch._replace(slot=Span(touch.slot.base - touch.slot.base.const + slot, 0, 0, 0))
         number = self._numbers.setdefault(touch, len(self.touches))

@@ -53,6 +53,25 @@ def reorder(program: Program, machine: Machine, gain: float = GAIN) -> Reordered
     return found
 
 
+def loops(program: Program, machine: Machine) -> list[Body]:
+    """The sequential loops of a program, as problems in the given order."""
+    estimator = Estimator(program, machine)
+    found: list[Body] = []
+
+    def walk(body: tuple[Stmt, ...], around: tuple[Loop, ...]) -> None:
+        for s in body:
+            if isinstance(s, Instr):
+                continue
+            inside = (*around, s)
+            walk(s.body, inside)
+            if not s.parallel and len(s.body) > 1:
+                problem = estimator.body(s.body, inside)
+                found.append(Body(inside, s.body, problem, s.extent, range(len(s.body))))
+
+    walk(program.body, ())
+    return found
+
+
 def _inside(
     stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: float, bodies: list[Body]
 ) -> Stmt:

@@ -65,19 +65,32 @@ def optima_table(bodies: Sequence[Body], solved: Sequence[Solved]) -> str:
     return f"{title}{table(header, rows)}\n{last}"
 
 
-def intervals_table(bodies: Sequence[Body]) -> str:
-    """Loops: cycles from one iteration to the next."""
+@dataclass(frozen=True)
+class Paced:
+    """A loop before it is pipelined: the interval of its modulo schedule (None: no overlap pays), and what the
+    solver says of it if it was asked: the shortest known, and what none is shorter than.
+    """
+
+    loop: Body
+    interval: float | None
+    shortest: float | None = None
+    bound: float | None = None
+
+
+def intervals_table(loops: Sequence[Paced]) -> str:
+    """Cycles from one iteration to the next: what is needed, what the modulo schedule and source order reach."""
     rows = []
-    for b in bodies:
-        if b.iterations < 2:
-            continue
-        busiest, pipe = resource_bound(b.problem)
-        least = (f"{busiest:,.0f} {pipe}", f"{recurrence_bound(b.problem):,.0f}")
-        reached = [f"{rate(b.problem, order):,.1f}" for order in (range(len(b.stmts)), b.order)]
-        rows.append((b.name, *least, *reached))
-    header = ("loop", "ResMII", "RecMII", "source order", "this order")
-    title = "  cycles from one iteration to the next: what pipes and recurrences need, what is reached\n"
-    return title + table(header, rows) if rows else ""
+    for p in loops:
+        problem = p.loop.problem
+        busiest, pipe = resource_bound(problem)
+        least = (f"{busiest:,.1f} {pipe}", f"{recurrence_bound(problem):,.1f}")
+        source = f"{rate(problem, range(len(problem))):,.1f}"
+        figures = ["-" if x is None else f"{x:,.1f}" for x in (p.interval, p.shortest, p.bound)]
+        asked = any(q.shortest is not None for q in loops)
+        rows.append((p.loop.name, *least, source, *figures[: 3 if asked else 1]))
+    header = ("loop", "ResMII", "RecMII", "source order", "modulo schedule", "shortest known", "none below")
+    title = "  cycles from one iteration to the next, before pipelining\n"
+    return title + table(header[: len(rows[0])], rows) if rows else ""
 
 
 def demand_text(demand: Demand) -> str:
@@ -86,22 +99,33 @@ def demand_text(demand: Demand) -> str:
     if demand.spaces:
         rows = [(s.name, s.used, s.capacity, f"{s.used / s.capacity:.0%}") for s in demand.spaces]
         lines.append(table(("space", "bytes used", "capacity", "share"), rows))
-    for s in demand.slots:
-        if s.given < s.wanted:
-            missing = next(p.missing for p in demand.spaces if p.name == s.space)
-            lines.append(
-                f"  '{s.buffer}' has {s.given} of {s.wanted} slots of {s.size} bytes; with all that is wanted "
-                f"'{s.space}' would be {missing} bytes too small: smaller tiles would let pipes overlap"
-            )
     if demand.ids:
         ids = [
             (f"{i.source} -> {i.target}", "-" if i.wanted is None else i.wanted, i.there, i.used)
             for i in demand.ids
         ]
         lines.append(table(("event ids", "wanted", "there", "used"), ids))
+    return "\n".join([*lines, *shortages(demand)])
+
+
+def shortages(demand: Demand) -> list[str]:
+    """A line for each thing that did not fit, and what would have to shrink."""
+    lines = []
+    missing = {s.name: s.missing for s in demand.spaces}
+    for s in demand.slots:
+        if s.given < s.wanted:
+            lines.append(
+                f"  '{s.buffer}' has {s.given} of {s.wanted} slots of {s.size} bytes: with all that are wanted "
+                f"'{s.space}' would be {missing[s.space]} bytes too small, so its tiles would have to shrink"
+            )
     for i in demand.ids:
         if i.short:
-            lines.append(f"  {i.source} -> {i.target} lacks ids: flags were joined or do not run ahead")
+            lines.append(
+                f"  {i.source} -> {i.target} has {i.there} of {i.wanted} event ids: "
+                "flags were joined or do not run ahead"
+            )
     if demand.barriers:
-        lines.append(f"  {demand.barriers} barriers across all pipes")
-    return "\n".join(lines)
+        lines.append(
+            f"  {demand.barriers} barriers across all pipes, where ids ran out or iterations of a core meet"
+        )
+    return lines

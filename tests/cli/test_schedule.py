@@ -29,6 +29,9 @@ def test_the_same_in_json(capsys: pytest.CaptureFixture[str]) -> None:
         least = max(body["bounds"]["longest path"], *body["bounds"]["pipes"].values())
         assert least <= body["makespan"]["this order"] + 1e-6
         assert body["cycles"]["this order"] <= body["cycles"]["source order"] + 1e-6
+    assert report["loops"]
+    for loop in report["loops"]:
+        assert (loop["modulo schedule"] or 1e9) >= max(loop["ResMII"], loop["RecMII"]) * 0.99
     assert {s["name"] for s in report["pressure"]["spaces"]} >= {"l1", "ub"}
 
 
@@ -38,6 +41,12 @@ def test_the_optimum(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "CP-SAT" in shown
     assert "closed 1 of 1" in shown
+
+
+def test_the_shortest_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ortools")
+    assert cli.run(["schedule", CONV, "--optimal", "--seconds", "5", "--layout", "nhwc"]) == 0
+    assert "none below" in capsys.readouterr().out
 
 
 def test_the_solver_may_be_missing(
