@@ -114,7 +114,8 @@ def random_gaps(options: argparse.Namespace) -> list[Gap]:
         for line in options.output.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             if entry.pop("seconds") == options.seconds:
-                known[entry.pop("seed")] = Gap(**entry)
+                seed = entry.pop("seed")
+                known[seed] = Gap(**entry)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + (options.stop_after or float("inf"))
     with Progress(options.graphs) as progress, options.output.open("a", encoding="utf-8") as out:

@@ -26,8 +26,7 @@ def nearest(known: Dependences, nodes: Sequence[tuple[Touch, ...]], loops: Seque
     for n, regions in enumerate(sweep.nodes):
         sources: dict[int, Dep] = {}
         for region in regions:
-            for other, earlier in sweep.before(region):
-                kind = kinds_of(touches[other], touches[region])[0]
+            for kind, earlier in sweep.before(region):
                 for source in earlier:
                     if source not in sources:
                         sources[source] = Dep(source, n, kind, 0, touches[region].buffer)
@@ -111,7 +110,7 @@ class _Sweep:
         self.touches: list[Touch] = []  # of each region
         self.cells: list[list[Cell] | None] = []
         self._numbers: dict[Touch, int] = {}
-        self._meets: dict[tuple[int, int], bool] = {}
+        self._kinds: dict[tuple[int, int], str] = {}
         self._covers: dict[tuple[int, int, bool], bool] = {}
         regions = [self._number(touch) for touch in distinct]
         # The regions that each node touches; of buffers that nobody writes, none.
@@ -131,16 +130,16 @@ class _Sweep:
             self.cells.append(grid.cells(touch))
         return number
 
-    def before(self, region: int) -> Iterator[tuple[int, list[int]]]:
-        """Live regions that ``region`` conflicts with, and the nodes that touched them."""
+    def before(self, region: int) -> Iterator[tuple[str, list[int]]]:
+        """How ``region`` conflicts with live ones, and the nodes that touched them."""
         touch = self.touches[region]
         for name in self.known.aliases(touch.buffer):
             cells = self.cells[region] if name == touch.buffer else None
             for there in self.live[name][: 2 if touch.writes else 1] if name in self.live else ():
                 for group in there.near(cells):
                     for other, nodes in group.items():
-                        if self._meet(other, region):
-                            yield other, nodes
+                        if kind := self._kind(other, region):
+                            yield kind, nodes
 
     def add(self, node: int, region: int) -> None:
         """Keep an access, and drop those that it covers."""
@@ -154,11 +153,13 @@ class _Sweep:
                     del group[other]
         (writes if touch.writes else reads).add(node, region, cells)
 
-    def _meet(self, first: int, second: int) -> bool:
-        found = self._meets.get((first, second))
+    def _kind(self, first: int, second: int) -> str:
+        """How the second region depends on the first; "" if they do not conflict."""
+        found = self._kinds.get((first, second))
         if found is None:
-            found = self.known.meet(self.touches[first], self.touches[second], self.same, self.extents)
-            self._meets[first, second] = found
+            a, b = self.touches[first], self.touches[second]
+            found = kinds_of(a, b)[0] if self.known.meet(a, b, self.same, self.extents) else ""
+            self._kinds[first, second] = found
         return found
 
     def _cover(self, whole: int, part: int, everywhere: bool) -> bool:
