@@ -224,8 +224,8 @@ def _curve(r: _Reader, table: Any, where: str) -> tuple[tuple[float, float], ...
     points = r.get(table, "curve", list, where, [])
     pairs = [p for p in points if isinstance(p, list) and len(p) == 2 and all(_is_figure(n) for n in p)]
     rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(pairs))
-    if len(pairs) != len(points) or not rising:
-        r.problem("E0606", f"'{where}curve' must be rising points [bytes, cycles], none negative")
+    if len(pairs) != len(points) or len(points) == 1 or not rising:
+        r.problem("E0606", f"'{where}curve' must be two or more rising points [bytes, cycles], none negative")
         return ()
     return tuple((float(x), float(y)) for x, y in pairs)
 

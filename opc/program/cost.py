@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, gcd
 
 from opc.dtypes import DType
@@ -172,15 +173,12 @@ def transfer_cost(route: Route, size: float) -> Cost:
 
 
 def _arrival(route: Route, size: float) -> float:
-    """When the data of a transfer is there, by the curve: flat before it, at the route's rate behind it."""
-    (x0, y0), last = route.curve[0], route.curve[-1]
+    """When the data of a transfer is there, by the curve: its first line goes on before it, the rate behind."""
+    last = route.curve[-1]
     if size >= last[0]:
         return last[1] + (size - last[0]) / route.bandwidth
-    for x1, y1 in route.curve:
-        if size < x1:
-            return y0 + (y1 - y0) * (size - x0) / (x1 - x0) if size > x0 else y0
-        x0, y0 = x1, y1
-    return y0
+    (x0, y0), (x1, y1) = next(pair for pair in pairwise(route.curve) if size < pair[1][0])
+    return max(0.0, y0 + (y1 - y0) * (size - x0) / (x1 - x0))
 
 
 def vector_cost(model: VectorCost, repeats: float, units: int = 1) -> Cost:

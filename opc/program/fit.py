@@ -54,20 +54,24 @@ def _vector(rows: Sequence[Row], machine: Machine) -> dict[str, VectorCost]:
         if row.instruction in OPERATIONS:
             types = tables.setdefault(OPERATIONS[row.instruction], {})
             types.setdefault(row.types, []).append((row.amount / machine.vector_bytes, row.cycles))
+    starts = [points for types in tables.values() for points in types.values()]
+    least = min((min(p)[1] for p in starts if min(p)[0] == 1), default=1.0)
     found = {"default": machine.vector_costs["default"]}
     found |= {k: v for k, v in machine.vector_costs.items() if k.split(".")[0] not in tables}
     for operation, types in tables.items():
-        found |= _operation(operation, types, machine)
+        found |= _operation(operation, types, machine, _digits(least))
     return found
 
 
 def _operation(
-    operation: str, types: dict[tuple[str, str], list[Point]], machine: Machine
+    operation: str, types: dict[tuple[str, str], list[Point]], machine: Machine, least: float
 ) -> dict[str, VectorCost]:
-    """The figures of the type that suit all types best, and those of each type that they are far off for."""
+    """The figures of the type that suit all types best, and those of each type that they are far off for.
+    ``least``: the floor where a table has no row short enough to show one.
+    """
     everything = [p for points in types.values() for p in points]
     own = {
-        t: _repeats(points, vector_model(machine, operation, *t))
+        t: _repeats(points, vector_model(machine, operation, *t), least)
         for t, points in types.items()
         if len(points) >= _POINTS
     }
@@ -82,12 +86,14 @@ def _operation(
     return found
 
 
-def _repeats(points: Sequence[Point], old: VectorCost) -> VectorCost:
+def _repeats(points: Sequence[Point], old: VectorCost, least: float) -> VectorCost:
     """Slope, fixed part and floor, by medians: a few wild points change nothing."""
     slope, fixed = _line(points)
-    line = replace(old, slope=_digits(slope), fixed=_digits(fixed) if fixed > slope / 4 else 0.0, floor=0.0)
+    line = replace(old, slope=_digits(slope), fixed=_digits(fixed) if fixed > slope / 4 else 0.0, floor=least)
     floors = [replace(line, floor=_digits(c)) for _, c in sorted(points)[: max(4, len(points) // 2)]]
-    return min((line, *floors), key=lambda c: _error(c, points))
+    best = min(floors, key=lambda c: _error(c, points))
+    # A floor as high as the shortest row there is explains that row, and says nothing of shorter ones.
+    return best if _error(best, points) < _error(line, points) - _NOISE else line
 
 
 def _error(cost: VectorCost, points: Sequence[Point]) -> float:

@@ -92,12 +92,12 @@ def test_a_single_cube_instruction_takes_its_latency() -> None:
     assert predict(replace(row, size="all"), A2) == predict(row, A2)  # from the number of products
 
 
-def test_a_curve_is_flat_straight_and_then_at_the_rate() -> None:
+def test_a_curve_is_straight_and_then_at_the_rate() -> None:
     route = A2.route("copy_in", "gm", "l1")
     assert route is not None
     line = replace(route, curve=((100, 10), (200, 30)), bandwidth=10.0)
-    arrivals = [transfer_cost(line, size).latency for size in (1, 100, 150, 200, 300)]
-    assert arrivals == [10, 10, 20, 30, 40]
+    arrivals = [transfer_cost(line, size).latency for size in (10, 60, 100, 150, 200, 300)]
+    assert arrivals == [1, 6, 10, 20, 30, 40]  # the first never before the bytes have passed
     assert transfer_cost(line, 1000).occupancy == 100
 
 
@@ -170,8 +170,9 @@ def test_unreadable_tables_and_missing_options(tmp_path: Path) -> None:
     [
         ("curve = [[1024,", "curve = [[-1024,", "E0606"),
         ("curve = [[1024,", "curve = [[999999,", "E0606"),
-        ("add = [10, 2.056, 14, 3.176]", "add = [10, 2]", "E0606"),
-        ("add = [10, 2.056, 14, 3.176]", "adz = [10, 2, 3]", "E0609"),
+        ("curve = [[512, 5.034], [49152, 384.9]]", "curve = [[512, 5.034]]", "E0606"),
+        ("add = [10, 2.056, 14, 3.063]", "add = [10, 2]", "E0606"),
+        ("add = [10, 2.056, 14, 3.063]", "adz = [10, 2, 3]", "E0609"),
         ('"add.f16"', '"add.f17"', "E0609"),
         ("units = 2", "units = 0", "E0606"),
         ("bandwidth = 176.9", "bandwidth = 0", "E0606"),
