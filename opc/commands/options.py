@@ -111,6 +111,15 @@ def machines(options: argparse.Namespace) -> list[Machine]:
     return [machine]
 
 
+def npu_of(options: argparse.Namespace) -> Machine:
+    """The machine to simulate. Raises RuntimeCallError E0933 for one that has no simulator."""
+    machine = driver.target_machine("npu", options.machine)
+    if machine.kind == "npu":
+        return machine
+    message = f"machine '{machine.name}' is of kind {machine.kind}: nothing simulates it"
+    raise fail(RuntimeCallError, "E0933", message, help=f"give --machine an NPU, such as {driver.NPU}")
+
+
 def source(options: argparse.Namespace) -> File:
     """The input, parsed. Raises LanguageError with every error found."""
     from opc.lang import check
