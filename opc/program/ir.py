@@ -107,7 +107,10 @@ class Instr:
     @property
     def sources(self) -> tuple[Access, ...]:
         """Source operands that are accesses."""
-        return tuple([s for s in self.src if isinstance(s, Access)])
+        for operand in self.src:
+            if isinstance(operand, Imm):
+                return tuple([s for s in self.src if isinstance(s, Access)])
+        return self.src  # type: ignore[return-value]  # there is no other kind of operand
 
     @property
     def extents(self) -> dict[str, int]:

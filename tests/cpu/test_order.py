@@ -11,6 +11,7 @@ from opc import driver
 from opc.cpu import aot
 from opc.cpu.kernel import lower
 from opc.machine import load
+from tests.cpu import tile_model
 
 VECTOR = re.compile(r"\tv\w+\t")
 SIZES = {
@@ -107,3 +108,9 @@ def test_tile_stores_stand_among_the_next_products() -> None:
     runs = store_runs(assembly(SIZES["1x1"], reordered=True))
     assert runs.count(1) >= 8  # both tiles of the loop's body
     assert len([n for n in runs if n > 1]) <= 2  # before the loop and after it
+
+
+def test_the_model_sees_what_the_order_gains() -> None:
+    gain, alone = tile_model.order(tile_model.LAYERS[13], 1)
+    assert gain > 1.1
+    assert alone < 0.1

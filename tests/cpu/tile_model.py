@@ -1,8 +1,10 @@
 """Predicts AMX kernels on a host without AMX: ``python -m tests.cpu.tile_model [batch] [layer ...]``.
 
 Every ResNet-50 convolution is compiled for machine ``amx``, its real machine code is run with trapped tile
-instructions, and the trace goes through a model of the caches. The numbers are a lower bound on time: staging
-copies and the epilogue are not in the trace.
+instructions, and the trace goes through a model of the caches. These numbers are a lower bound on time: staging
+copies and the epilogue are not in the trace. What the order of instructions gains is modelled on program IR, for
+one core (``opc/program/window.py``); beside it stands the share of sums that have no other work among their
+products.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import ctypes
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,10 @@ from rich.table import Table
 
 import opc
 from kernels_dsl import source
-from opc import machine
+from opc import driver, machine
+from opc.program.ir import Instr, Program, Stmt
+from opc.program.pipes import pipe_of
+from opc.program.window import core_cycles
 from tests.cpu import tile_trap
 
 # c, h, k, window, stride, padding: the 23 distinct convolutions of ResNet-50 v1.5 in the order of the network.
@@ -38,6 +45,7 @@ LAYERS = (
 RATES = (16.0, 0.5, 22 / 16, 64 / 7.5)
 CLOCK_GHZ = 3.6
 _LIMIT = 1 << 22
+_STEPS = 60_000  # instructions that are looked at for sums that stand alone
 
 
 class _Record(ctypes.Structure):
@@ -87,11 +95,11 @@ def runnable_machine(folder: Path) -> Path:
 
 def measure(layer: tuple[int, ...], batch: int, folder: Path, patch: pytest.MonkeyPatch) -> Result:
     """The model's result of one layer, conv + batch norm + ReLU in bf16, channels last, caches warm."""
-    c, h, k, window, stride, pad = layer
+    k = layer[2]
     with tile_trap.trapping(folder, patch) as trapped:
         kernel = opc.compile(
             source("conv_bn_relu"), layout="nhwc", dtype="bf16", threads=1, machine=runnable_machine(folder),
-            N=batch, C=c, H=h, W=h, K=k, R=window, S=window, stride=stride, pad=pad,
+            **sizes(layer, batch),
         )  # fmt: skip
         ones = np.ones(k, np.float32)
         bound = kernel.bind(
@@ -114,23 +122,80 @@ def measure(layer: tuple[int, ...], batch: int, folder: Path, patch: pytest.Monk
     return result
 
 
+def sizes(layer: tuple[int, ...], batch: int) -> dict[str, int]:
+    """The sizes of the convolution kernel for a layer."""
+    c, h, k, window, stride, pad = layer
+    return {
+        "N": batch,
+        "C": c,
+        "H": h,
+        "W": h,
+        "K": k,
+        "R": window,
+        "S": window,
+        "stride": stride,
+        "pad": pad,
+    }
+
+
+def order(layer: tuple[int, ...], batch: int) -> tuple[float, float]:
+    """(time in source order over time as scheduled, share of the sums that stand alone)."""
+    amx = machine.load("amx")
+    function = driver.specialise(
+        source("conv_bn_relu"), "conv_bn_relu.k", amx, sizes=sizes(layer, batch), dtype="bf16", layout="nhwc"
+    )
+    built = driver.build(function, amx)
+    plain, own = driver.in_source_order(built).module.run, built.module.run
+    return core_cycles(plain, amx) / core_cycles(own, amx), alone(own, amx)
+
+
+def alone(program: Program, amx: machine.Machine) -> float:
+    """The share of sums with nothing but products from the first to the last; one accumulator stands for its block."""
+    table = program.table()
+    first = ""
+    sums: list[str] = []
+    for i in islice(_executed(program.body), _STEPS):
+        pipe = pipe_of(i, table, amx)
+        if i.opcode == "vector.copy" and pipe == amx.cube_pipe:
+            first = first or i.dst[0].buffer
+            sums += [""] if i.dst[0].buffer == first else []
+        elif sums and pipe in (amx.cube_pipe, amx.vector_pipe):
+            sums[-1] += "p" if pipe == amx.cube_pipe else "v"
+    found = ["v" in s.strip("v") for s in sums if "p" in s]
+    return found.count(False) / max(1, len(found))
+
+
+def _executed(body: tuple[Stmt, ...]) -> Iterator[Instr]:
+    """Instructions in the order of execution; of a parallel loop the first iteration."""
+    for stmt in body:
+        if isinstance(stmt, Instr):
+            yield stmt
+        else:
+            for _ in range(1 if stmt.parallel else stmt.extent):
+                yield from _executed(stmt.body)
+
+
 def main(batch: int, chosen: list[int]) -> None:
     """Print the table of the chosen layers (numbered from 1; all if none is named)."""
-    table = Table("layer", "TFLOP/s", "share of peak", "loads/product", "from L1", "L2", "L3 (MiB)")
-    shares = []
+    table = Table("layer", "TFLOP/s", "of peak", "loads/product", "L1", "L2", "L3 (MiB)", "order", "alone")
+    shares, gains = [], []
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         for number in chosen or range(1, len(LAYERS) + 1):
             c, h, k, window, stride, pad = layer = LAYERS[number - 1]
+            gain, lone = order(layer, batch)
             r = measure(layer, batch, Path(folder), patch)
             pixels = batch * ((h + 2 * pad - window) // stride + 1) ** 2
             flops = 2.0 * pixels * c * k * window * window
             shares.append(flops / 1024 / r.cycles)
+            gains.append(gain)
             mib = [f"{lines * 64 / 2**20:.2f}" for lines in (r.l1, r.l2, r.l3)]
             rate, loads = flops / r.cycles * CLOCK_GHZ / 1e3, r.loads / r.products
             name = f"c{number:02d} {c}x{h}->{k} {window}x{window}/{stride}"
-            table.add_row(name, f"{rate:.2f}", f"{shares[-1]:.2f}", f"{loads:.2f}", *mib)
-    Console(width=110).print(table)
-    Console().print(f"geometric mean of the share of peak: {np.exp(np.mean(np.log(shares))):.3f}")
+            model = [f"{gain:.3f}", f"{lone:.0%}"]
+            table.add_row(name, f"{rate:.2f}", f"{shares[-1]:.2f}", f"{loads:.2f}", *mib, *model)
+    Console(width=120).print(table)
+    for what, values in (("share of peak", shares), ("gain of the order", gains)):
+        print(f"geometric mean of the {what}: {np.exp(np.mean(np.log(values))):.3f}")
 
 
 if __name__ == "__main__":
