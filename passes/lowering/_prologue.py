@@ -110,14 +110,25 @@ class Prologue:
         line = self.emit.line
         self.pool = {}
         edge = next((c for c in kept if c.low + c.high and c.box.count > c.low + c.high), None)
-        for part in _segments(edge) if edge is not None else ():
-            self._parts(
-                name, [part if c is edge else c for c in cells], [part if c is edge else c for c in kept], {}
-            )
         if edge is None:
-            self._parts(name, cells, kept, {})
+            self._parts(name, cells, kept, {}, self.room)
+        else:
+            segments = list(_segments(edge))
+            room = self._shared_room(kept, edge, segments)
+            for part in segments:
+                every, some = ([part if c is edge else c for c in found] for found in (cells, kept))
+                self._parts(name, every, some, {}, room)
         self.emit.line = line
         return Access(name, tuple(c.box.local for c in kept))
+
+    def _shared_room(self, kept: list[Cell], edge: Cell, segments: list[Cell]) -> int:
+        """Bytes for a part, if parts of the ends, unless they are as large as others, have buffers of their own."""
+        each = self._bytes([1 if c is edge else c.box.count for c in kept])
+        ends = max(c.box.count for c in segments[1:])
+        if _part(segments[0].box.count, self.room // each) == ends:
+            return self.room
+        # They are needed once a tile, and so in one slot.
+        return self.room - min(ends * each // _SLOTS, self.room // 2)
 
     def _cell(self, b: Box) -> Cell:
         """What is made of a box: only what lies inside, where that is the same for all tiles."""
@@ -136,26 +147,21 @@ class Prologue:
         over = sum(last + b.step * i >= extent for i in range(b.count))
         return Cell(b, dim, under, over)
 
-    def _parts(self, name: str, cells: list[Cell], kept: list[Cell], part: dict[str, Tile]) -> None:
-        """Walk the box, slowest axis first, in parts that fit the vector unit's memory."""
+    def _parts(
+        self, name: str, cells: list[Cell], kept: list[Cell], part: dict[str, Tile], room: int
+    ) -> None:
+        """Walk the box, slowest axis first, in parts of at most ``room`` bytes."""
         sizes = {c.dim: part[c.dim].size if c.dim in part else c.box.count for c in kept}
         left = next((c for c in kept if c.dim not in part), None)
-        if left is None or self._bytes(list(sizes.values())) <= self.room:
+        if left is None or self._bytes(list(sizes.values())) <= room:
             with self.emit.sharing(self.pool):
                 self._make(name, cells, kept, part)
             return
-        each = self._bytes(list({**sizes, left.dim: 1}.values()))
-        for tile in self._steps(left, max(1, self.room // each)):
-            self._parts(name, cells, kept, {**part, left.dim: tile})
-
-    def _steps(self, c: Cell, most: int) -> Iterator[Tile]:
-        """Parts of one size if that is not much smaller than what fits, else of two."""
-        count = c.box.count
-        even = max(t for t in range(1, min(most, count) + 1) if count % t == 0)
-        if 2 * even <= min(most, count):
-            yield from self.emit.even_tiles(c.dim, count, min(most, count))
-        else:
-            yield from self.emit.tiles(c.dim, count, even)
+        each, count = self._bytes(list({**sizes, left.dim: 1}.values())), left.box.count
+        size = _part(count, room // each)
+        tiles = self.emit.even_tiles if count % size else self.emit.tiles
+        for tile in tiles(left.dim, count, size):
+            self._parts(name, cells, kept, {**part, left.dim: tile}, room)
 
     def _bytes(self, sizes: list[int]) -> int:
         """Bytes of a part: what comes in and goes out in slots, and what is computed between."""
@@ -187,13 +193,15 @@ class Prologue:
         assert isinstance(value.operand, Access)
         for c in cells:
             self._clear(c, tiles[c.dim], value.operand, frame)
+        source = by_dims(value.operand, frame.axes)
         index = tuple(tiles[c.dim].local(c.dim) * c.pitch + c.start for c in kept)
-        self.emit.emit(
-            "copy_out.copy",
-            frame.dims(frame.axes),
-            [Access(name, index)],
-            [by_dims(value.operand, frame.axes)],
-        )
+        far = next((c for c in kept if c.pitch > 1), None)
+        for at in range(far.box.count) if far is not None else (None,):
+            # Ends far apart are handed over one by one: a copy that leaves holes would not count as writing anything.
+            one: dict[str, Affine | int] = {far.dim: at} if far is not None and at is not None else {}
+            places, inside = (tuple(f.substitute(one) for f in forms) for forms in (index, source.index))
+            dims = [d for d in frame.dims(frame.axes) if d[0] not in one]
+            self.emit.emit("copy_out.copy", dims, [Access(name, places)], [Access(source.buffer, inside)])
 
     def _local(self, piece: Piece, blocks: dict[str, Block]) -> Piece:
         """The piece on a block, reading what is known already."""
@@ -248,6 +256,13 @@ class Prologue:
             box = [(a.name, behind - first if a.name == c.dim else a.size) for a in frame.axes]
             fill = Imm(literal(self.read.fill or 0, self.tensor.dtype))
             self.emit.emit("vector.select", box, [target], [holds, target, fill])
+
+
+def _part(count: int, most: int) -> int:
+    """Size of parts: without a remainder if that is not much smaller than what fits."""
+    most = max(1, min(most, count))
+    even = max(t for t in range(1, most + 1) if count % t == 0)
+    return even if 2 * even > most else most
 
 
 def _segments(c: Cell) -> Iterator[Cell]:
