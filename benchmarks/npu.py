@@ -1,9 +1,10 @@
 """Simulated cycles of ResNet-50's convolutions on the NPU, against the least that operator and machine allow.
 
-    python benchmarks/npu.py --quick     layers c01 c03 c05 c14 c17 c18 c22 on ascend910, about a minute
+    python benchmarks/npu.py --quick     layers c01 c03 c03t c05 c11t c14 c17 c18 c22 on ascend910, about a minute
     python benchmarks/npu.py             all 23 layers
 
-Every layer is convolution, batch norm and ReLU in f16, channels last, 32 images over 32 cores, data in L2. The modes
+Every layer is convolution, batch norm and ReLU in f16, channels last, 32 images over 32 cores, data in L2; with a t
+it is the kernel with two roles on one pipe: normalisation and ReLU of the input, convolution, moments. The modes
 differ in passes and their options only; every listing is proved before it is timed. docs/benchmarks.md says more.
 """
 
@@ -29,7 +30,7 @@ from opc.machine.model import Machine
 
 BARRED = "ascend910"  # the machine whose figures decide the bars; others are shown
 WITHOUT_BARS = ("ascend910b",)
-QUICK = ("c01", "c03", "c05", "c14", "c17", "c18", "c22")
+QUICK = ("c01", "c03", "c03t", "c05", "c11t", "c14", "c17", "c18", "c22")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,8 +2,9 @@
 
 Per pipe, for one core's share of the images: cube blocks; the input with its halo once and the weights once from
 memory; fractals of both operands once per use by the largest output tile that fits half of the accumulator memory;
-the accumulators over the drain path; the repeats that the epilogue needs; the result once to memory. Latencies and
-the heads and tails of instructions count as nothing. The pipe with the most work is the bound.
+the accumulators over the drain path; the repeats that the epilogue needs, and what normalises the input once for each
+of its elements; the result once to memory. Latencies and the heads and tails of instructions count as nothing. The
+pipe with the most work is the bound.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _CUBE = ("cube", "operand_a", "accumulator")
 _DRAIN = ("scale", "accumulator", "vector")
 _VECTOR = ("vector", "vector", "vector")
 _STORE = ("copy_out", "vector", "memory")
+_HAND = ("copy_out", "vector", "stage")  # of an input that is worked on, on the pipe of stores
 _WAY = (_LOAD, _FEED_A, _FEED_B, _CUBE, _DRAIN, _VECTOR, _STORE)
 Steps = dict[tuple[str, str, str], float]
 
@@ -85,6 +87,8 @@ class _Operator:
         image = {_FEED_A: to_a, _FEED_B: to_b, _CUBE: cube, **self._finish(self.m * self.n)}
         whole = {step: self.images * cycles for step, cycles in image.items()}
         whole[_LOAD] = self._move(_LOAD, self.images * self._input() + self.k * self.n)
+        for step, cycles in self._begin(self.images * self._input()).items():
+            whole[step] += cycles
         pipes: dict[str, float] = {}
         for step in _WAY:
             pipes[self._pipe(step)] = pipes.get(self._pipe(step), 0.0) + whole[step]
@@ -157,6 +161,14 @@ class _Operator:
             _VECTOR: vector,
             _STORE: self._move(_STORE, elements),
         }
+
+    def _begin(self, elements: int) -> Steps:
+        """What is done to the input: through the vector unit, and out of its memory."""
+        vector = sum(
+            self._cycles("vector", fn, ("vector",) * (1 + sources), kind, elements)
+            for fn, sources, kind in self.problem.prologue(self.wide, self.dtype)
+        )
+        return {_VECTOR: vector, _STORE: self._move(_HAND, elements) if vector else 0.0}
 
     def _move(self, step: tuple[str, str, str], elements: int, dtype: DType | None = None) -> float:
         return self._cycles(step[0], "copy", (step[2], step[1]), dtype or self.dtype, elements)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import kernels_dsl
 from benchmarks.problems.resnet50 import RESNET50, Conv
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ kernel conv_bn_relu_operators(x: T[N, C, H, W], param w: T[K, C, R, S],
 
 @dataclass(frozen=True)
 class NpuProblem:
-    """A kernel on one convolution of ResNet-50. ``roles``: how many kinds of work its vector pipe has."""
+    """A kernel on one convolution of ResNet-50. ``roles``: how many kinds of work its vector pipe has; with two it also
+    normalises the input, and sums up the result instead of normalising it.
+    """
 
     name: str
     source: str
@@ -44,14 +47,36 @@ class NpuProblem:
         image = {"N": self.batch, "C": c.channels, "H": c.image, "W": c.image}
         return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
 
+    def prologue(self, wide: DType, narrow: DType) -> Iterator[tuple[str, int, DType]]:
+        """What the vector unit does to an element of the input: function, tensor operands, widest type."""
+        if self.roles > 1:
+            yield "copy", 1, wide
+            yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
+            yield "copy", 1, wide
+            yield "max", 1, narrow
+
     def epilogue(self, wide: DType, narrow: DType) -> Iterator[tuple[str, int, DType]]:
-        """What the vector unit does to an accumulator: function, tensor operands, widest type.
+        """What it does to an accumulator.
 
         What depends on parameters alone is computed beforehand. Rounding is monotone, so that ReLU may follow it.
         """
+        if self.roles > 1:
+            yield "reduce_moments", 1, wide
+            yield "copy", 1, wide
+            return
         yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
         yield "copy", 1, wide
         yield "max", 1, narrow
 
 
-PROBLEMS = {name: NpuProblem(name, _CONV_BN_RELU, conv) for name, conv in RESNET50.items()}
+_ROLES = kernels_dsl.source("bn_relu_conv_stats")
+
+# The first layer's input is an image, which nothing normalises.
+PROBLEMS = {
+    **{name: NpuProblem(name, _CONV_BN_RELU, conv) for name, conv in RESNET50.items()},
+    **{
+        f"{name}t": NpuProblem(f"{name}t", _ROLES, conv, roles=2)
+        for name, conv in RESNET50.items()
+        if name != "c01"
+    },
+}

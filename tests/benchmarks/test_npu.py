@@ -30,6 +30,15 @@ def test_the_bound_counts_each_pipe() -> None:
     assert found.attainable > found.cycles
 
 
+def test_the_bound_counts_work_on_the_input_once() -> None:
+    machine = machines.load("ascend910")
+    plain, double = (bound(PROBLEMS[name], machine, DType.F16).pipes for name in ("c03", "c03t"))
+    assert plain["M"] == double["M"]
+    # Sub, mul and add take two cycles per 64 elements, both conversions one, ReLU at most one; and moments seven.
+    assert double["V"] >= 64 * 56 * 56 / 64 * (3 * 2 + 2) + 64 * 56 * 56 / 64 * 7
+    assert double["MTE3"] > plain["MTE3"]
+
+
 def test_every_mode_is_a_choice_of_passes() -> None:
     fused = {name: {p.name: p for p in MODES[name].passes("tensor")}["fuse"] for name in MODES}
     assert [name for name, p in fused.items() if not vars_of(p)["enabled"]] == ["a", "a2"]
