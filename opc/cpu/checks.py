@@ -29,6 +29,7 @@ class Gather:
     dst: View
     src: View
     checks: tuple[Check, ...]
+    loops: dict[str, int]  # extents of the loops around
 
 
 def checks_of(instr: Instr, source: Access, buffer: Buffer, loops: dict[str, int]) -> tuple[Check, ...]:
@@ -53,12 +54,12 @@ def holds(f: Function, c: Check) -> str:
     value = f.index(c.form)
     if isinstance(value, int):
         return "true" if 0 <= value < c.size else "false"
-    return f.op(f"icmp ult i64 {value}, {c.size}")
+    return f.hoisted(f"icmp ult i64 {value}, {c.size}", value)
 
 
 def all_of(f: Function, conditions: Sequence[str]) -> str:
     """All conditions at once."""
     total = conditions[0]
     for c in conditions[1:]:
-        total = f.op(f"and i1 {total}, {c}")
+        total = f.hoisted(f"and i1 {total}, {c}", total, c)
     return total

@@ -221,6 +221,12 @@ class Function:
             )
         return pointer
 
+    def hoisted(self, text: str, *values: str) -> str:
+        """The pure operation ``text`` over ``values``, which are arguments or were placed themselves, as far out as
+        they allow.
+        """
+        return self._place(("hoisted", text), max(self._depth.get(v, 0) for v in values), text)
+
     def alignment(self, form: Affine, most: int) -> int:
         """The largest power of two up to ``most`` that divides every value of the form."""
         terms, const = self._resolve(form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
@@ -10,6 +11,8 @@ from opc.cpu import access, checks, nest, strided, values
 from opc.cpu.elementwise import UNROLL_LIMIT
 from opc.cpu.function import Function
 from opc.cpu.values import Vec
+
+FILLS = 4096  # bytes of fill values, at most, that are kept to make a choice outside a loop
 
 
 def emit(f: Function, g: checks.Gather, dims: list[nest.Dim]) -> None:
@@ -23,29 +26,32 @@ def emit(f: Function, g: checks.Gather, dims: list[nest.Dim]) -> None:
     width = max(g.dst.dtype.compute.bytes, g.src.dtype.compute.bytes)
     lanes = min(f.module.vector_bytes // width, 1 << (inner.extent - 1).bit_length())
 
+    raw = g.src.dtype is g.dst.dtype  # bits, moved as they are
+
     def row(live: int) -> None:
-        access.store(f, g.dst, inner.name, _loaded(f, g, inner.name, lanes, live), live)
+        access.store(f, g.dst, inner.name, _loaded(f, g, inner.name, lanes, live, raw), live, raw=raw)
 
     unroll = -(-inner.extent // lanes) * prod(d.extent for d in outer) <= UNROLL_LIMIT
     nest.walk(f, outer, lambda: nest.chunks(f, inner, lanes, row, unroll), unroll)
 
 
-def _loaded(f: Function, g: checks.Gather, dim: str, lanes: int, live: int) -> Vec:
-    """One vector, by the cheapest way that its checks leave."""
+def _loaded(f: Function, g: checks.Gather, dim: str, lanes: int, live: int, raw: bool) -> Vec:
+    """One vector, by the cheapest way that its checks leave, in the compute type or (``raw``) as stored."""
     ranges = [(c, _lanes_known(f, c, dim, live)) for c in g.checks]
     left = tuple(c for c, known in ranges if known != range(live))
     if not left:
-        return access.load(f, g.src, dim, lanes, live)
+        return access.load(f, g.src, dim, lanes, live, raw=raw)
     g = replace(g, checks=left)
     varying = [c for c in left if c.form.coefficient(dim)]
     known = [r for c, r in ranges if c in varying]
     if 0 < g.src.stride(dim) <= strided.MOST and lanes > 1 and all(r is not None for r in known):
         low = max((r.start for r in known if r is not None), default=0)
         high = min((r.stop for r in known if r is not None), default=live)
-        return _part(f, g, dim, lanes, range(low, high))
+        return _part(f, g, dim, lanes, range(low, high), raw)
     if g.src.stride(dim) == 1 and lanes > 1 and g.src.dtype.bytes >= 4:
-        return _masked(f, g, dim, lanes, live)
-    return _by_lanes(f, g, dim, lanes, live)
+        return _masked(f, g, dim, lanes, live)  # words are stored as they are computed with
+    value = _by_lanes(f, g, dim, lanes, live)
+    return values.narrow(f, g.src.dtype, value) if raw else value
 
 
 def _lanes_known(f: Function, c: checks.Check, dim: str, live: int) -> range | None:
@@ -58,11 +64,11 @@ def _lanes_known(f: Function, c: checks.Check, dim: str, live: int) -> range | N
     return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 
-def _part(f: Function, g: checks.Gather, dim: str, lanes: int, inside: range) -> Vec:
+def _part(f: Function, g: checks.Gather, dim: str, lanes: int, inside: range, raw: bool) -> Vec:
     """Lanes ``inside`` pass the checks that vary; the others pass or fail for all lanes."""
-    fill = checks.fill_of(f, g, lanes)
+    fill = values.narrow(f, g.src.dtype, checks.fill_of(f, g, lanes))
     if not inside:
-        return fill
+        return fill if raw else values.widen(f, g.src.dtype, fill)
     fixed = tuple(c for c in g.checks if not c.form.coefficient(dim))
     if fixed:
         base = _inside_or_fill(f, replace(g, checks=fixed), dim)
@@ -75,20 +81,34 @@ def _part(f: Function, g: checks.Gather, dim: str, lanes: int, inside: range) ->
         def at(k: int) -> str:
             return f.pointer(g.src.base, g.src.form + k * g.src.dtype.bytes)
 
-    raw = strided.load(
-        f, g.src.dtype, at, g.src.stride(dim), lanes, inside, values.narrow(f, g.src.dtype, fill)
-    )
-    return values.widen(f, g.src.dtype, raw)
+    bits = strided.load(f, g.src.dtype, at, g.src.stride(dim), lanes, inside, fill)
+    return bits if raw else values.widen(f, g.src.dtype, bits)
 
 
 def _inside_or_fill(f: Function, g: checks.Gather, dim: str) -> str:
-    """The address of the element, or of fill values that reach as far along ``dim``."""
+    """The address of the element, or of fill values that reach as far along ``dim`` and the loops that no check
+    reads: outside those, the choice is made once.
+    """
     inside = checks.all_of(f, [checks.holds(f, c) for c in g.checks])
-    along = g.src.form.coefficient(dim)
-    start = f.pointer(g.src.base, g.src.form.substitute({dim: 0}))
-    fills = _fill_row(f, g, (g.instr.extents.get(dim, 1) - 1) * g.src.stride(dim) + 1)
-    at = f.op(f"select i1 {inside}, ptr {start}, ptr {fills}")
-    return f.op(f"getelementptr i8, ptr {at}, i64 {f.index(Affine.var(dim, along))}")
+    free = {dim, *_unchecked(g, dim)}
+    steps = Affine(tuple(t for t in g.src.form.terms if t[0] in free))
+    start = f.pointer(g.src.base, g.src.form - steps)
+    reach = steps.interval({"one.": 1, **g.loops, **g.instr.extents})[1] // g.src.dtype.bytes
+    choice = f"select i1 {inside}, ptr {start}, ptr {_fill_row(f, g, reach + 1)}"
+    return f.pointer(f.hoisted(choice, inside, start), steps)
+
+
+def _unchecked(g: checks.Gather, dim: str) -> Iterator[str]:
+    """The innermost loops that no check reads, if they walk forwards and over not too many fill values."""
+    checked = {n for c in g.checks for n in c.form.names}
+    reach = 0
+    for name, extent in reversed(g.loops.items()):
+        step = g.src.form.coefficient(name)
+        reach += step * (extent - 1)
+        if name in checked or step < 0 or reach > FILLS:
+            return
+        if step and name != dim:
+            yield name
 
 
 def _fill_row(f: Function, g: checks.Gather, count: int) -> str:

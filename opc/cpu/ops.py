@@ -105,6 +105,22 @@ def extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
     return select(f, compare(f, "fcmp uno", x, x), x, larger)
 
 
+def extreme_of(f: Function, op: str, terms: Sequence[Vec]) -> Vec:
+    """The max or min of several vectors of floats. One comparison finds a NaN in either of two, so that most terms
+    cost one and a half instructions instead of three.
+    """
+    test = "ogt" if op == "max" else "olt"
+    found, rest = terms[0], terms[1:]
+    if len(rest) == 1:
+        return extreme(f, test, rest[0], found)
+    for x in rest:
+        found = _vector_extreme(f, test, x, found)  # keeps a NaN that is there already
+    unordered = compare(f, "fcmp uno", rest[0], rest[1])
+    for x, y in zip(rest[2::2], [*rest[3::2], rest[-1]], strict=False):
+        unordered = binary(f, "or", unordered, compare(f, "fcmp uno", x, y))
+    return select(f, unordered, splat(found.kind, found.lanes, math.nan), found)
+
+
 def _vector_extreme(f: Function, test: str, x: Vec, y: Vec) -> Vec:
     """``x`` where the test holds, else ``y``: one instruction, which LLVM does not find for vectors once it
     has merged this comparison with the next.

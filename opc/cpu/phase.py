@@ -145,7 +145,7 @@ class Phase:
         assert isinstance(src, View)
         found = checks.checks_of(i, source, self.buffers[source.buffer], self.extents)
         if found:
-            gather.emit(self.f, checks.Gather(i, dst, src, found))
+            gather.emit(self.f, checks.Gather(i, dst, src, found, self.extents))
         else:
             elementwise.emit(self.f, elementwise.Element(replace(i, fill=None), dst, (src,)))
 

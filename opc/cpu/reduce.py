@@ -7,8 +7,10 @@ the shape alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import product
 from math import inf, prod
 
 from opc.affine import Affine
@@ -110,6 +112,8 @@ def _along(f: Function, r: Reduction, plan: _Plan, unroll: bool) -> None:
         def total(change: Change) -> State:
             if not plan.reduced:
                 return change(_loaded(f, r, name, lanes, live))
+            if unroll and not r.op.startswith("arg"):
+                return _folded(f, r, [change(s) for s in _terms(f, r, plan, live)])
 
             def inner(states: list[State]) -> list[State]:
                 return [_merge(f, r, states[0], change(_loaded(f, r, name, lanes, live)))]
@@ -119,6 +123,20 @@ def _along(f: Function, r: Reduction, plan: _Plan, unroll: bool) -> None:
         _result(f, r, name, lanes, live, total, plan.steps)
 
     nest.chunks(f, plan.vector, lanes, chunk, unroll)
+
+
+def _terms(f: Function, r: Reduction, plan: _Plan, live: int) -> Iterator[State]:
+    """The operands at every point of the reduced dimensions."""
+    for point in product(*(range(d.extent) for d in plan.reduced)):
+        f.bind({d.name: at for d, at in zip(plan.reduced, point, strict=True)})
+        yield _loaded(f, r, plan.vector.name, plan.lanes, live)
+
+
+def _folded(f: Function, r: Reduction, terms: list[State]) -> State:
+    """All terms merged, one after the other."""
+    if r.op in ("max", "min") and r.kind != "i32" and len(terms) > 1:
+        return [ops.extreme_of(f, r.op, [t[0] for t in terms])]
+    return reduce(lambda a, b: _merge(f, r, a, b), terms)
 
 
 def _across(f: Function, r: Reduction, plan: _Plan, unroll: bool) -> None:

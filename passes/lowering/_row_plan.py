@@ -162,6 +162,8 @@ def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str 
 _NEAR = 4  # elements: neighbours at most that far apart are loaded as vectors and shuffled
 _WRITTEN_OUT = 16  # operations of windows that are written out rather than looped over
 
+_TERM_VECTORS = 8  # of the register file, that the terms of a window may take at once
+
 # Elements per chunk in vectors: enough for latency, few enough for the register file.
 _CHUNK_VECTORS = 4
 
@@ -186,7 +188,12 @@ def _plan_lanes(
     # Terms that are written out hide latency by themselves.
     vectors = _CHUNK_VECTORS // 2 if unrolled else _CHUNK_VECTORS
     chunk = vectors * machine.vector_bytes // 4
-    sizes = {n: (min(d.extent, chunk) if n in lanes else 1) for n, d in every.items()}
+    # Few terms are one instruction: together they cost less than one after the other.
+    terms = prod(every[w].extent for w in unrolled)
+    whole = unrolled if terms * vectors <= _TERM_VECTORS else frozenset()
+    sizes = {
+        n: min(d.extent, chunk) if n in lanes else d.extent if n in whole else 1 for n, d in every.items()
+    }
     parallel = next((d.name for d in shared if d.extent > 1 and d.name not in lanes), "")
     spread = [d for d in shared if d.extent // sizes[d.name] > 1]
     if spread:
