@@ -87,7 +87,8 @@ class Phase:
             prefetch.emit(self.f, i, self._view(i.sources[0]), self.machine.line_bytes)
             return
         if self._stays(i):
-            same = (i.opcode, i.dims, i.dst, i.src, i.form, self.f.pinned)
+            # Of this phase: every version of one has registers of its own.
+            same = (self, i.opcode, i.dims, i.dst, i.src, i.form, self.f.pinned)
             self.f.repeat(same, lambda: self._anew(i))
         else:
             self._anew(i)

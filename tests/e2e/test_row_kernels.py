@@ -141,6 +141,22 @@ def test_streams_of_any_alignment_on_several_threads(dtype: str, threads: int) -
         assert not room[shift + a.size :].any()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_results_off_a_line_are_the_same(dtype: str) -> None:
+    target = streaming(HOST)
+    kernel = driver.callable_kernel(
+        driver.build(specialise("layer_norm", target, {"M": 3, "N": 200}, dtype), target), 1
+    )
+    arrays = {n: kernel.empty(n) for n in ("x", "gamma", "beta")}
+    for n, array in enumerate(arrays.values()):
+        array[...] = np.random.default_rng(n).standard_normal(array.shape)
+    on, room = kernel.empty("y"), np.zeros(700, arrays["x"].dtype)
+    off = room[1:601].reshape(3, 200)
+    for out in (on, off):
+        kernel(*arrays.values(), out=out)
+    assert on.tobytes() == off.tobytes()
+
+
 @pytest.mark.parametrize("name", ["avx2", "portable"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_nan_wins_in_windows_wherever_it_stands(name: str, layout: str) -> None:
