@@ -87,6 +87,7 @@ ENGINES = {
         Entry("openvino", "benchmarks.peers.open_vino:OpenVino", ("openvino",)),
         Entry("torch", "benchmarks.peers.pytorch:Matmul", ("torch",), jemalloc=True, families=("matmul",)),
         Entry("triad", "benchmarks.peers.triad:Triad", families=("elementwise",), computes=False),
+        Entry("rows", "benchmarks.peers.triad:Rows", families=("elementwise",), computes=False),
         Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),
         Entry("torch-compile", "benchmarks.peers.pytorch:Compiled", ("torch",), jemalloc=True),
     )
