@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-Extents = tuple[tuple[str, int, int], ...]  # a dim, its extent, bytes between neighbours in memory
-Box = tuple[tuple[int, int], ...]  # extent and bytes between neighbours, dim by dim
+# A dim, its extent, bytes between neighbours in memory, the positions they are apart and further ones that
+# the sum touches.
+Extents = tuple[tuple[str, int, int, int, int], ...]
+Box = tuple[tuple[int, int, int, int], ...]  # the same, dim by dim
 Run = tuple[int, int]  # size of a block, and how many follow each other
 
 # What a block costs beside its multiply-adds, in cycles: a start, and the epilogue of each vector.
 _START = 20.0
 _FINISH = 6.0
 # Rows next to each other in memory fetch a little worse than rows far apart, and variants cost code.
-_NEAR = 0.02
+_NEAR = 0.06
 # Units that are busy at the same time get into each other's way the more the fuller they are.
 _SHARPNESS = 12
 _LINE = 64
@@ -31,7 +33,7 @@ _VARIANT = 0.002
 class Unit:
     """One core's multipliers: multiply-adds and vector loads per cycle, the latency of an addition, bytes per
     cycle of weights from where they stay, and the block: rows at most, vectors of columns, bytes of a vector.
-    The nearest cache: its sets and ways, and bytes per cycle from the next.
+    The nearest cache: its sets and ways, and bytes per cycle from the next. ``depth``: bytes of rows at a position.
     """
 
     fma: int
@@ -44,6 +46,7 @@ class Unit:
     sets: int
     ways: int
     refill: int
+    depth: int = 0
 
     def step(self, rows: int, refilled: int = 0) -> float:
         """Cycles of one term of the sum in every accumulator of a block, for which so many lines come again."""
@@ -108,26 +111,33 @@ def splits(extent: int, most: int) -> tuple[tuple[Run, ...], ...]:
 def crowded(box: Box, sets: int, ways: int) -> int:
     """Lines, one for each row of a box, that push each other out of the nearest cache before they are used up."""
     offsets = [0]
-    for extent, apart in box:
+    for extent, apart, *_ in box:
         offsets = [o + i * apart for o in offsets for i in range(extent)]
     used = Counter(line % sets for line in {o // _LINE for o in offsets})
     return sum(n for n in used.values() if n > ways - _SPARE)
 
 
+def _beside(box: Box, depth: int) -> int:
+    """Bytes of rows that a block touches beside a position for each row: square boxes share most of them."""
+    touched = prod((n - 1) * step + 1 + extra if extra else n for n, _, step, extra in box)
+    return depth * (touched - prod(n for n, *_ in box))
+
+
 @lru_cache(maxsize=4096)
 def cut(extents: Extents, unit: Unit, terms: int, box: Box = ()) -> tuple[float, Cut | None]:
     """Cycles of a slab, and how to cut it, slowest dim first. ``box``: of a block along the dims outside."""
-    rows = prod(n for n, _ in box)
+    rows = prod(n for n, *_ in box)
     if not extents:
         step = unit.step(rows, crowded(box, unit.sets, unit.ways))
-        return terms * step + _START + _FINISH * rows * unit.vectors, None
-    (name, extent, apart), rest = extents[0], extents[1:]
+        cycles = terms * step + _START + _FINISH * rows * unit.vectors
+        return cycles + _beside(box, unit.depth) / unit.refill, None
+    (name, extent, *about), rest = extents[0], extents[1:]
     best: tuple[float, Cut | None] = (float("inf"), None)
     for runs in splits(extent, max(1, unit.rows // rows)):
         cycles, start, parts = 0.0, 0, []
         for size, count in runs:
-            inner, inside = cut(rest, unit, terms, (*box, (size, apart)))
-            cycles += count * inner * (1 if rest else 1 + _NEAR / rows)
+            inner, inside = cut(rest, unit, terms, (*box, (size, *about)))
+            cycles += count * inner * (1 + _NEAR / rows if box and not rest else 1)
             parts.append(Part(start, size, count, inside))
             start += size * count
         cycles *= 1 + _VARIANT * len(parts)

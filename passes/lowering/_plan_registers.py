@@ -203,6 +203,7 @@ def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
         near if 2 * panel <= limits["l1_bytes"] else limits["l2_bytes_per_cycle"],
         min(rows, knobs.rows or rows), ceil(width / lanes), machine.vector_bytes,
         limits["l1_bytes"] // (limits["l1_ways"] * _LINE), limits["l1_ways"], limits["l2_bytes_per_cycle"],
+        s.operand.bytes * s.slab_channel,
     )  # fmt: skip
 
 
@@ -214,11 +215,11 @@ def cut_of(s: Shape, machine: Machine, ready: bool, knobs: Knobs, tile: dict[str
 def _rows(s: Shape, tile: dict[str, int], ready: bool) -> Extents:
     """The row dims of a slab, with how far apart rows lie: in memory, or in a padded copy with channels inside."""
     if ready:
-        return tuple((d.name, tile[d.name], s.apart[d.name]) for d in s.m)
+        return tuple((d.name, tile[d.name], s.apart[d.name], *s.reach[d.name]) for d in s.m)
     found, size = [], s.operand.bytes * s.slab_channel
     for d in reversed(s.m):
         stride, extra = s.reach[d.name]
-        found.append((d.name, tile[d.name], size * (stride if extra else 1)))
+        found.append((d.name, tile[d.name], size * (stride if extra else 1), stride, extra))
         size *= (d.extent - 1) * stride + 1 + extra if extra else d.extent
     return tuple(reversed(found))
 

@@ -139,7 +139,8 @@ def test_rows_of_several_images_fill_a_register_block() -> None:
 @pytest.mark.parametrize("most", [6, 14])
 def test_blocks_cover_a_slab_and_few_are_thin(extents: tuple[int, ...], most: int) -> None:
     apart = [99999, 9999, 999][-len(extents) :]
-    cycles, found = cut(tuple(zip("npq"[-len(extents) :], extents, apart, strict=True)), unit(most), 4608)
+    dims = tuple((n, e, a, 1, 0) for n, e, a in zip("npq"[-len(extents) :], extents, apart, strict=True))
+    cycles, found = cut(dims, unit(most), 4608)
     covered = [point for block in boxes(found, ()) for point in block]
     assert len(covered) == len(set(covered)) == prod(extents)
     if prod(extents) >= 49:  # nearly what blocks of the best height would reach
@@ -151,8 +152,8 @@ def unit(most: int) -> Unit:
 
 
 def test_rows_that_would_push_each_other_out_of_the_cache_are_not_in_one_block() -> None:
-    _, near = cut((("q", 196, 64 * 63),), unit(14), 1024)
-    _, same = cut((("q", 196, 4096),), unit(14), 1024)
+    _, near = cut((("q", 196, 64 * 63, 1, 0),), unit(14), 1024)
+    _, same = cut((("q", 196, 4096, 1, 0),), unit(14), 1024)
     assert near is not None
     assert same is not None
     assert near.parts[0].size > 6 >= same.parts[0].size
