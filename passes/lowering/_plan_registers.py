@@ -23,7 +23,7 @@ _PER_TASK = 200.0
 # page looked up and a line fetched, with nothing to foresee either.
 _FAR_WRITE = 40.0
 _LINE = 64
-_ASK = 0.3  # cycles that asking for a line takes beside multiply-adds
+_ASK = 0.6  # cycles that asking for a line takes beside multiply-adds
 _MOST_TASKS = 64
 
 # Where a machine file says nothing.
