@@ -64,9 +64,11 @@ class Evaluator:
 
     def stored(self, expr: Expr, dtype: DType) -> Value:
         """The value of what is stored as ``dtype``: a bound that is exact there is applied after the rounding, which is
-        monotone, so that the vector unit works on the narrower type.
+        monotone, so that the vector unit works on the narrower type. CPUs would widen it again.
         """
-        narrow = dtype.compute is not dtype and dtype in self.emit.machine.dtypes.get("vector", ())
+        machine = self.emit.machine
+        native = machine.kind == "npu" and dtype in machine.dtypes.get("vector", ())
+        narrow = dtype.compute is not dtype and native
         if not (narrow and dtype.is_float and isinstance(expr, Call) and expr.fn in ("max", "min")):
             return self.value(expr)
         limits = [a for a in expr.args if isinstance(a, Const) and _exact(a.value, dtype)]
