@@ -192,17 +192,19 @@ class _Pricer:
         parts = ceil(prod(plan.outer[d.name] for d in self.s.m) / self._rows_at_once(plan.outer))
         last = self.finish.cycles(ceil(tile.elements / parts))
         out = {pipe: parts * cycles for pipe, cycles in last.items()}
-        made = self.s.made / size
-        if made and plan.rows_outer:
-            # The work on rows waits for nobody, but what follows it for the first product.
-            columns = prod(walked[d.name] for d in self.s.n)
-            alone += tiles / columns * (cube + tile.steps * feed) if columns > 1 else 0.0
+        made = self.s.made / size * rows
+        columns = prod(walked[d.name] for d in self.s.n) if plan.rows_outer else 1
+        if made and (columns > 1 or len(plan.whole) < 2):
+            # Rows are made outside the loop that overlaps its tiles, or between loads that steps wait for.
+            vector = out.get(self.machine.vector_pipe, 0.0)
+            alone += made + tiles / columns * min(cube * tile.steps, vector)
+            made = 0.0
         pipes: dict[str, float] = {}
         for pipe, cycles in (
             (self._pipe("copy_in", "memory", "stage"), loads),
             (self._pipe("copy_in", "stage", "operand_a"), feed * tile.steps * tiles),
             (self.machine.cube_pipe, cube * tile.steps * tiles),
-            (self.machine.vector_pipe, made * rows),
+            (self.machine.vector_pipe, made),
             *((pipe, cycles * tiles) for pipe, cycles in out.items()),
         ):
             pipes[pipe] = pipes.get(pipe, 0.0) + cycles
@@ -213,7 +215,8 @@ class _Pricer:
         if busiest not in edges:
             edges[self.machine.cube_pipe] = cube * tile.steps
         exposed = sum(c for p, c in (*edges.items(), *last.items()) if p != busiest)
-        exposed += made * self._operands(plan)[0] if busiest != self.machine.vector_pipe else 0.0
+        if made and busiest != self.machine.vector_pipe:
+            exposed += self.s.made / size * self._operands(plan)[0]
         return pipes[busiest] + _HAND_OVER * tiles + exposed + alone
 
     def _window(self, plan: Plan) -> float:
