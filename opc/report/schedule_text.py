@@ -35,7 +35,7 @@ def orders_table(bodies: Sequence[Body]) -> str:
         source, listed = makespan(b.problem, range(len(b.stmts))), makespan(b.problem, b.order)
         busiest = f"{limits.pipes[limits.busiest]:,.0f} {limits.busiest}"
         figures = (f"{limits.critical:,.0f}", f"{source:,.0f}", f"{listed:,.0f}")
-        rows.append((b.name, len(b.stmts), busiest, *figures, f"{listed / limits.least - 1:.1%}"))
+        rows.append((b.name, len(b.stmts), busiest, *figures, f"{max(0.0, listed / limits.least - 1):.1%}"))
     header = (
         "body",
         "statements",
