@@ -96,7 +96,8 @@ def _evaluate(fn: str, args: list[Fraction]) -> Fraction | None:
     }
     if fn == "div" and args[1]:
         return args[0] / args[1]
-    if fn not in table or (fn == "neg" and not args[0]):
+    # A literal 0 may become 0.0, whose sign the fraction does not have.
+    if fn not in table or (fn == "neg" and not args[0]) or (fn == "mul" and not all(args) and min(args) < 0):
         return None
     return table[fn](*args)
 
