@@ -38,7 +38,7 @@ def machine_problems(program: Program, machine: Machine, level: str, memo: Memo)
     found = [Diagnostic("E0560", m) for b in program.buffers for m in _placement(b, machine)]
     if found:
         return found
-    found += [Diagnostic("E0561", m) for m in _offsets(program, machine)]
+    found += [Diagnostic("E0561", m) for m in offset_problems(program, machine)]
     known: dict[object, list[tuple[str, str]]] = {}
     for instr, loops in instructions(program.body):
         if memo.legal(instr, level):
@@ -76,7 +76,8 @@ def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
         yield f"buffer '{b.name}': {machine.name} has no {b.dtype} in memory"
 
 
-def _offsets(program: Program, machine: Machine) -> Iterator[str]:
+def offset_problems(program: Program, machine: Machine) -> Iterator[str]:
+    """What breaks E0561, in words."""
     planned = [b for b in program.buffers if b.offsets]
     spans: list[_Span] = []
     for b in planned:

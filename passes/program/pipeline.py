@@ -11,6 +11,7 @@ from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.estimate import Estimator
 from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map_programs
+from opc.program.legality import offset_problems
 from opc.schedule.modulo import modulo_schedule
 from opc.schedule.problem import Problem, duration, makespan
 from passes.program._stages import peel
@@ -99,8 +100,16 @@ class _Rewriter:
     def program(self) -> Program:
         if any(i.opcode_class == "sync" for i, _ in instructions(self.source.body)):
             return self.source  # flags belong to their places
-        body = tuple(t for s in self.source.body for t in self.statement(s, ()))
-        return self.source if body == self.source.body else self.source.with_body(body)
+        done = self.source
+        for s in self.source.body:
+            new = self.statement(s, ())
+            if new == (s,):
+                continue
+            at = next(n for n, t in enumerate(done.body) if t is s)
+            changed = done.with_body((*done.body[:at], *new, *done.body[at + 1 :]))
+            # Peeled iterations may seem to live longer than the memory plan knew.
+            done = done if any(offset_problems(changed, self.machine)) else changed
+        return done
 
     def statement(self, stmt: Stmt, loops: tuple[Loop, ...]) -> tuple[Stmt, ...]:
         if isinstance(stmt, Instr):
