@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick setup-bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick bench-simulator mutants timings schedules setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,18 @@ test: ## the tests, on $(JOBS) processes
 
 test-long: setup-dev ## random shapes of the shipped kernels, EXAMPLES new ones for each kernel and machine
 	OPC_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_random_shapes.py
+
+mutants: setup-dev ## every flag of every shipped NPU kernel deleted, moved and renumbered, against 200 random timings
+	$(BIN)/python benchmarks/sync/mutants.py --list build/mutants.txt
+
+timings: setup-dev ## every shipped NPU kernel under 200 random timings
+	$(BIN)/python benchmarks/sync/timings.py
+
+schedules: setup-dev ## the static checker against every interleaving, on COUNT random schedules
+	$(BIN)/python benchmarks/sync/schedules.py --count $(or $(COUNT),100000)
+
+bench-simulator: setup-dev ## speed of the simulator, of sync insertion and of the static proof
+	$(BIN)/python benchmarks/sync/simulator.py
 
 bless: ## rewrite the golden files whose meaning did not change
 	$(BIN)/python -m pytest tests --bless

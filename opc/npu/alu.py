@@ -15,6 +15,9 @@ else:
     Array = Any
 
 
+_NEAR = 1 << 16  # elements of the terms added at once
+
+
 def matmul(a: Array, b: Array, into: Array) -> None:
     """``into[B,M,N] += a[B,M,K] · b[B,K,N]``, one k after the other, in the accumulator's type.
 
@@ -29,7 +32,11 @@ def matmul(a: Array, b: Array, into: Array) -> None:
         return
     columns = np.ascontiguousarray(np.moveaxis(a, 2, 0).astype(into.dtype))[..., None]
     rows = np.ascontiguousarray(np.moveaxis(b, 1, 0).astype(into.dtype))[:, :, None, :]
-    product = np.empty_like(into)
-    for column, row in zip(columns, rows, strict=True):
-        np.multiply(column, row, out=product)
-        np.add(into, product, out=into)
+    # A sum over the outermost axis adds slice after slice; over the only axis numpy would pair terms.
+    chunk = max(1, _NEAR // into.size) if into.size > 1 else 1
+    terms = np.empty((chunk + 1, *into.shape), into.dtype)
+    for k in range(0, len(columns), chunk):
+        n = min(chunk, len(columns) - k)
+        terms[0] = into
+        np.multiply(columns[k : k + n], rows[k : k + n], out=terms[1 : n + 1])
+        np.add.reduce(terms[: n + 1], axis=0, out=into)

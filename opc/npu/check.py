@@ -67,6 +67,11 @@ def prove(listing: Listing, machine: Machine | None = None) -> Proof:
     return Proof(programs, count, flags, pairs)
 
 
+def verdict_of(listing: Listing, phase: Phase, core: int, machine: Machine) -> Verdict:
+    """What happens-before says about one core's program: races, flags and deadlock alone."""
+    return _Core(listing, phase, core, machine).verdict
+
+
 def _representatives(listing: Listing, phase: Phase, machine: Machine) -> range:
     """Cores whose programs differ in more than global addresses, and there by more than one step.
 
@@ -118,7 +123,7 @@ class _Core:
 
     def problems(self) -> list[Diagnostic]:
         """Every problem of this core's program."""
-        found = explain.verdict(self.verdict, self.plan, self.listing, self.core)
+        found = explain.verdict(self.verdict, self.plan, self.listing, self.core, self.machine.event_ids)
         return self.found + found + self._uninitialised()
 
     def _memory(self, region: Region) -> Memory | None:

@@ -50,9 +50,9 @@ def _execution(plan: Plan, position: int) -> tuple[Static, int]:
     return plan.trace.statics[j], plan.trace.order[:position].count(j)
 
 
-def verdict(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diagnostic]:
-    """The diagnostics of one core's happens-before pass."""
-    found = [_race(r, plan, listing, core) for r in v.races]
+def verdict(v: Verdict, plan: Plan, listing: Listing, core: int, ids: int) -> list[Diagnostic]:
+    """The diagnostics of one core's happens-before pass; ``ids`` are the event ids of a pair of pipes."""
+    found = [_race(r, plan, listing, core, ids) for r in v.races]
     for first, second in v.doubled:
         s, k = _execution(plan, second)
         earlier, at = _execution(plan, first)
@@ -64,7 +64,7 @@ def verdict(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diagnos
     return found
 
 
-def _race(r: Race, plan: Plan, listing: Listing, core: int) -> Diagnostic:
+def _race(r: Race, plan: Plan, listing: Listing, core: int, ids: int) -> Diagnostic:
     first, k = _execution(plan, r.first)
     second, n = _execution(plan, r.second)
     one, two = first.instruction, second.instruction
@@ -79,13 +79,29 @@ def _race(r: Race, plan: Plan, listing: Listing, core: int) -> Diagnostic:
             f"{short(two)} on core {core} {verbs[0]} {_bytes(r.memory.name, *r.shared, listing)}; "
             f"it {state} {short(one)}, which comes first in the listing, {verbs[1]}s them"
         )
-    help = (
-        f"put pipe_barrier {one.pipe} between them"
-        if one.pipe == two.pipe
-        else f"set_flag {one.pipe}, {two.pipe}, … after the first and wait for it before the second"
+    kind = f"{'write' if r.second_writes else 'read'} after {'write' if r.first_writes else 'read'}"
+    pipes = f"within {one.pipe}" if one.pipe == two.pipe else f"between {one.pipe} and {two.pipe}"
+    notes = (
+        f"{kind} {pipes}",
+        f"first {_place(listing, one)}{_at(first, k)}",
+        f"second {_place(listing, two)}{_at(second, n)}",
     )
-    notes = (f"first {_at(first, k)}", f"second {_at(second, n)}")
+    help = _mend(plan, one, two, ids)
     return Diagnostic("E0811", message, span(listing, two), notes=notes, help=help)
+
+
+def _place(listing: Listing, i: Instruction) -> str:
+    where = span(listing, i)
+    return f"(line {where.line} of the listing) " if where is not None else ""
+
+
+def _mend(plan: Plan, one: Instruction, two: Instruction, ids: int) -> str:
+    """What would order the two."""
+    if one.pipe == two.pipe:
+        return f"put pipe_barrier {one.pipe} between them"
+    used = {event for source, target, event in plan.names if (source, target) == (one.pipe, two.pipe)}
+    free = next((str(n) for n in range(ids) if n not in used), "an id that is not set there")
+    return f"put set_flag {one.pipe}, {two.pipe}, {free} after the first and wait_flag before the second"
 
 
 def _unmatched(v: Verdict, plan: Plan, listing: Listing, core: int) -> list[Diagnostic]:

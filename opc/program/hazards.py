@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from opc.affine import Affine
 from opc.machine.model import Machine
@@ -66,6 +67,7 @@ def alike(loop: Loop, program: Program) -> bool:
     return all(len(found) < 2 for name, found in steps.items() if name in written)
 
 
+@lru_cache(maxsize=65536)
 def linear(access: Access, buffer: Buffer) -> Affine:
     """Bytes from the start of a slot to the element."""
     found, pitch = Affine(), buffer.dtype.bytes

@@ -10,6 +10,7 @@ import pytest
 
 from opc import npu
 from opc.errors import ListingError
+from opc.npu.alu import matmul
 from tests.npu.samples import barriers, machine, place, sample
 
 TYPES = {"f16": np.float16, "f32": np.float32, "i8": np.int8, "i32": np.int32}
@@ -275,3 +276,19 @@ core c < 28 {
     wide = x.astype(np.float64)
     exact = sum(wide[r : r + 56, s : s + 56] @ w[r, s].astype(np.float64) for r in range(3) for s in range(3))
     assert np.array_equal(y, np.maximum(exact, 0).astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 40), (1, 1, 2, 40), (3, 1, 1, 30), (2, 5, 7, 33), (1, 16, 16, 300)]
+)
+def test_products_are_added_one_after_the_other(shape: tuple[int, int, int, int]) -> None:
+    batch, rows, columns, inner = shape
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal((batch, rows, inner)).astype(np.float16)
+    b = rng.standard_normal((batch, inner, columns)).astype(np.float16)
+    found = rng.standard_normal((batch, rows, columns)).astype(np.float32)
+    expected = found.copy()
+    for k in range(inner):
+        expected += a[:, :, k, None].astype(np.float32) * b[:, k, None, :].astype(np.float32)
+    matmul(a, b, found)
+    assert found.tobytes() == expected.tobytes()

@@ -17,7 +17,7 @@ from opc.program.ir import Program
 from tests.npu.test_random import MACHINE, listing_of
 from tests.strategies.program import programs
 
-NPUS = ("ascend910",)
+NPUS = ("ascend910", "ascend910b")
 # Longer than the examples in the kernels' sources: loops that repeat, several images for a core.
 LARGER = {
     "conv_bn_relu": {"N": 2, "C": 64, "H": 28, "W": 28, "K": 64},

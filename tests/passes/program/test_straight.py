@@ -7,43 +7,18 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.sync.lines import line, row
 from opc import npu
-from opc.affine import Affine
 from opc.dtypes import DType
 from opc.machine import Machine, load
 from opc.npu.listing import instructions
 from opc.pipeline import Context
-from opc.program.ir import Access, Buffer, Instr, Loop, Program
+from opc.program.ir import Buffer, Instr, Loop, Program
 from passes.program.insert_sync import InsertSync
 from passes.program.plan_memory import PlanMemory
 from tests.npu.test_minimal import needless
 
 ASCEND = load("ascend910")
-J = Affine.var("j")
-
-
-def row(name: str, n: int | None = None) -> Access:
-    return Access(name, (J,) if n is None else (Affine((), n), J))
-
-
-def straight_line(length: int, seed: int, buffers: int = 6) -> Program:
-    """Random loads, vector work and stores on a few rows."""
-    draw = random.Random(seed)
-    names = [f"t{n}" for n in range(buffers)]
-    table = [Buffer(name, DType.F16, (64,), "ub") for name in names]
-    table += [Buffer(name, DType.F16, (8, 64), "gm", "inout") for name in "xy"]
-    # Everything is written first: reading what nothing wrote would be a report of its own.
-    body = [Instr("copy_in.copy", (("j", 64),), (row(name),), (row("x", 0),)) for name in names]
-    while len(body) < length:
-        kind = draw.randrange(3)
-        one, two, three = (draw.choice(names) for _ in range(3))
-        memory = row(draw.choice("xy"), draw.randrange(8))
-        moved = ((row(one),), (memory,)) if kind == 0 else ((memory,), (row(one),))
-        if kind < 2:
-            body.append(Instr(("copy_in.copy", "copy_out.copy")[kind], (("j", 64),), *moved))
-        else:
-            body.append(Instr("vector.add", (("j", 64),), (row(one),), (row(two), row(three))))
-    return Program("line", "ascend910", tuple(table), (Loop("core", 1, tuple(body), True),))
 
 
 def listing_of(program: Program, machine: Machine) -> npu.Listing:
@@ -60,7 +35,7 @@ def test_random_lines_are_proved_and_minimal(ids: int, seed: int) -> None:
         event_ids=ids,
         unordered_pipes=frozenset(random.Random(seed).sample(ASCEND.pipes, seed % 5)),
     )
-    listing = listing_of(straight_line(36, seed, 3 + seed), machine)
+    listing = listing_of(line(machine, 36, seed, 3 + seed), machine)
     npu.prove(listing, machine)
     assert needless(listing, machine) == []
 

@@ -1,0 +1,1 @@
+"""Campaigns on synchronisation and the simulator."""
