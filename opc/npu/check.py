@@ -139,6 +139,8 @@ class _Core:
 
     def _accesses(self, s: Static) -> list[Access]:
         i = s.instruction
+        if i.flag is not None:
+            return []
         found: dict[int, Access] = {}
         merges = reads_destination(s) if i.dst else []
         taken: list[Taken] = []

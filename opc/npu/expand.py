@@ -74,10 +74,14 @@ def expand(phase: Phase, iterations: range) -> Trace:
 def statics(phase: Phase, iterations: range) -> tuple[Static, ...]:
     """The static instructions of a phase as they run in ``iterations``."""
     outer = (phase.var, iterations)
-    return tuple(
-        Static(n, i, (outer, *((loop.var, range(loop.extent)) for loop in loops)))
-        for n, (i, loops) in enumerate(instructions(phase.body))
-    )
+    known: dict[int, Ranges] = {}  # instructions of one body share their loops
+    found = []
+    for n, (i, loops) in enumerate(instructions(phase.body)):
+        ranges = known.get(id(loops))
+        if ranges is None:
+            ranges = known[id(loops)] = (outer, *((loop.var, range(loop.extent)) for loop in loops))
+        found.append(Static(n, i, ranges))
+    return tuple(found)
 
 
 def _length(body: tuple[Statement, ...]) -> int:

@@ -167,4 +167,5 @@ def instructions(body: tuple[Statement, ...]) -> Iterator[tuple[Instruction, tup
         if isinstance(statement, Instruction):
             yield statement, loops
         else:
-            stack.extend((s, (*loops, statement)) for s in reversed(statement.body))
+            inside = (*loops, statement)
+            stack.extend((s, inside) for s in reversed(statement.body))

@@ -42,6 +42,10 @@ def costs_of(statics: Iterable[Static], machine: Machine) -> tuple[list[float], 
     known: dict[Shape, Cost] = {}
     occupancy, latency = [], []
     for s in statics:
+        if s.instruction.flag is not None:
+            occupancy.append(machine.sync_cycles)
+            latency.append(machine.sync_cycles)
+            continue
         shape = shape_of(s.instruction, machine)
         cost = known.get(shape)
         if cost is None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.program.footprints import Memory
-from opc.program.intervals import Footprint, box_runs
+from opc.program.intervals import Footprint, Runs, box_runs
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
 from opc.program.pipes import pipe_of
 from opc.program.unroll import Ranges, text_order, values
@@ -39,9 +39,14 @@ def trace(loop: Loop, program: Program, machine: Machine, core: int = 0) -> Trac
     iterations = range(core, loop.extent, machine.cores)
     found = list(instructions(loop.body))
     texts = tuple(i for i, _ in found)
-    ranges = tuple(
-        ((loop.var, iterations), *((inner.var, range(inner.extent)) for inner in loops)) for _, loops in found
-    )
+    known: dict[int, Ranges] = {}  # instructions of one body share their loops
+    for _, loops in found:
+        if id(loops) not in known:
+            known[id(loops)] = (
+                (loop.var, iterations),
+                *((inner.var, range(inner.extent)) for inner in loops),
+            )
+    ranges = tuple(known[id(loops)] for _, loops in found)
     order = text_order(loop.body)[0] * len(iterations)
     table = program.table()
     pipes = tuple(pipe_of(i, table, machine) for i in texts)
@@ -74,6 +79,15 @@ def linear(access: Access, buffer: Buffer) -> Affine:
     for form, extent in zip(reversed(access.index), reversed(buffer.shape), strict=True):
         found, pitch = found + form * pitch, pitch * extent
     return found
+
+
+@lru_cache(maxsize=65536)
+def _placed(access: Access, dims: tuple[tuple[str, int], ...], buffer: Buffer) -> tuple[Runs, Affine]:
+    """Bytes of an operand whose first element is at 0, and where in a slot that element is."""
+    address = linear(access, buffer)
+    strides = tuple(address.coefficient(name) for name, _ in dims)
+    runs = box_runs(tuple(e for _, e in dims), strides, buffer.dtype.bytes)
+    return runs, address.split(name for name, _ in dims)[1]
 
 
 def _needs(
@@ -136,10 +150,7 @@ class _Touched:
 
     def _regions(self, access: Access, i: Instr, ranges: Ranges) -> tuple[Memory, list[int]]:
         buffer = self.table[access.buffer]
-        address = linear(access, buffer)
-        strides = tuple(address.coefficient(name) for name, _ in i.dims)
-        _, base = address.split(name for name, _ in i.dims)
-        runs = box_runs(tuple(e for _, e in i.dims), strides, buffer.dtype.bytes)
+        runs, base = _placed(access, i.dims, buffer)
         offsets = buffer.offsets or tuple(n * buffer.slot_bytes for n in range(buffer.slots))
         slots = values(access.slot, ranges) if len(offsets) > 1 else [0] * len(values(Affine(), ranges))
         memory = self._of(buffer)

@@ -164,7 +164,8 @@ def instructions(body: tuple[Stmt, ...]) -> Iterator[tuple[Instr, tuple[Loop, ..
         if isinstance(stmt, Instr):
             yield stmt, loops
         else:
-            stack.extend((s, (*loops, stmt)) for s in reversed(stmt.body))
+            inside = (*loops, stmt)
+            stack.extend((s, inside) for s in reversed(stmt.body))
 
 
 def hull(access: Access, extents: dict[str, int]) -> tuple[tuple[Affine, int], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from opc.affine import Affine
 from opc.program.ir import Instr, Stmt
@@ -12,6 +13,8 @@ Ranges = Sequence[tuple[str, range]]  # loop variables and their values, outermo
 
 def values(form: Affine, ranges: Ranges) -> list[int]:
     """The form's value at each execution, in order."""
+    if form.is_const:
+        return [form.const] * prod(map(len, dict(ranges).values()))
     found = [form.const]
     repeat = 1
     # Outermost first: every known value is followed by its inner iterations.

@@ -51,7 +51,7 @@ def test_race_between_pipes() -> None:
     assert "E0811" in text
     assert "'V vmuls' (line 4) on core 0 reads ub bytes 0..127; nothing orders it after the write by" in text
     assert "'MTE2 copy_gm_to_ub' (line 3)" in text
-    assert "set_flag MTE2, V, … after the first" in text
+    assert "set_flag MTE2, V, 0 after the first" in text
 
 
 def test_race_names_the_buffer() -> None:
