@@ -166,7 +166,9 @@ class Order:
             edges += [(end, other) for other in self._ends(seen, names)]
         for p, js in work.items():
             if js:
-                common = [set(self._ends(self.reach(("work", p, j)), names)) for j in js]
+                # What the last instruction precedes, earlier ones of its pipe do too; loops speak for themselves.
+                telling = [j for j in js if j == js[-1] or self.parts[j].summary is not None]
+                common = [set(self._ends(self.reach(("work", p, j)), names)) for j in telling]
                 edges += [(("work", p), e) for e in sorted(set.intersection(*common), key=repr)]
         kept = [(a, b) for a, b in edges if not (a[0] == b[0] and a[1] == b[1])]
         return Summary(tuple(kept), tuple(names))

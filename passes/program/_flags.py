@@ -325,21 +325,24 @@ def _bound(
         most = (1 if f.pair in single else limit) - f.room
         return replace(f, distance=min(f.distance, most))
 
+    def ahead(f: Flag) -> int | None:
+        """How many iterations the set of a flag runs ahead of its wait."""
+        most = 1 if f.pair in single else limit
+        found = order.distance(f.wait_point, f.set_point, most - f.distance)
+        if found is None and f.distance + iterations <= most:
+            return iterations  # every set, the primed ones too, has an id of its own
+        return found
+
     flags = list(dict.fromkeys(map(capped, flags)))
-    while True:
-        _place(order, flags)
-        counted, back = [], None
-        for f in flags:
+    _place(order, flags)
+    for f in flags:  # grows as it goes
+        if ahead(f) is None:
             most = 1 if f.pair in single else limit
-            ahead = order.distance(f.wait_point, f.set_point, most - f.distance)
-            if ahead is None and f.distance + iterations <= most:
-                ahead = iterations  # every set, the primed ones too, has an id of its own
-            if ahead is None:
-                run = f.room if f.pair in single or f.distance else min(2, most)
-                back = Flag(f.target, f.then, f.source, f.first, run)
-                break
-            counted.append(replace(f, ids=f.distance + ahead))
-        if back is None:
-            return counted
-        assert capped(back) not in flags, "a flag back bounds the one it answers"
-        flags.append(capped(back))
+            run = f.room if f.pair in single or f.distance else min(2, most)
+            back = capped(Flag(f.target, f.then, f.source, f.first, run))
+            assert back not in flags, "a flag back bounds the one it answers"
+            flags.append(back)
+            order.add(back.set_point, back.wait_point, back.distance, "flag")
+    # Every flag back may have brought others nearer.
+    counted = [(f, ahead(f)) for f in flags]
+    return [replace(f, ids=f.distance + n) for f, n in counted if n is not None]

@@ -69,14 +69,14 @@ def _with(clock: Clock, at: int, value: int) -> Clock:
 
 def straight(source: Trace, machine: Machine) -> Straight:
     """Flags with ids and barriers for a trace that runs every statement once."""
-    flags, barriers = _orders(source, machine)
+    flags, barriers = orders(source, machine)
     deal = _Deal(source, machine, flags, barriers)
     for j in range(len(source.order)):
         deal.statement(j)
     return deal.found
 
 
-def _orders(source: Trace, machine: Machine) -> tuple[list[Flag], list[Flag]]:
+def orders(source: Trace, machine: Machine) -> tuple[list[Flag], list[Flag]]:
     """The flags and barriers that the needs ask for, each of which is needed."""
     clocks = _Clocks(source, machine)
     index = {p: n for n, p in enumerate(clocks.names)}

@@ -95,17 +95,20 @@ def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
     """A parallel loop; a sequential one becomes the only iteration of a parallel one."""
     if not loop.parallel:
         loop = Loop("core", 1, (loop,), True)
-    body = _straight(loop, program, machine) or _looped(loop, program, machine)
+    straight_on = runs_straight(loop, program)
+    body = _straight(loop, program, machine) if straight_on else _emit(*solved(loop, program, machine))
     if loop.extent > machine.cores:
         # The same core goes on with another iteration, which knows nothing of this one.
         body = (*body, _barrier(ALL))
     return prune(Loop(loop.var, loop.extent, body, True), program, machine)
 
 
-def _straight(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...] | None:
-    """The body with sync instructions if it has no loops and runs alike every time."""
-    if any(isinstance(s, Loop) for s in loop.body) or not alike(loop, program):
-        return None
+def runs_straight(loop: Loop, program: Program) -> bool:
+    """Whether the body has no loops and runs alike every time."""
+    return not any(isinstance(s, Loop) for s in loop.body) and alike(loop, program)
+
+
+def _straight(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...]:
     found = straight(trace(replace(loop, extent=1), program, machine), machine)
     body = Body((), loop.body, (), Order((), (), (), False), {}, frozenset(found.full))
     body.flags, body.barriers = list(found.ids), found.barriers
@@ -113,7 +116,8 @@ def _straight(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...
     return _emit(body, Events(machine.event_ids, ids), False)
 
 
-def _looped(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...]:
+def solved(loop: Loop, program: Program, machine: Machine) -> tuple[Body, Events, bool]:
+    """The body with flags that have ids, and whether primed flags are drained right after their loop."""
     tweaks: dict[Path, Tweak] = {}
     early = False
     solver = Solver(program, machine)
@@ -121,7 +125,7 @@ def _looped(loop: Loop, program: Program, machine: Machine) -> tuple[Stmt, ...]:
         root = solver.solve(loop.body, (loop,), tweaks)
         events = allocate(root, machine.event_ids, early)
         if events.failed is None:
-            return _emit(root, events, early)
+            return root, events, early
         tweaks = relax(root, events.failed, tweaks) if early else tweaks
         early = True
 
