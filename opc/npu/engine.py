@@ -109,24 +109,28 @@ class Engine:
     def run(self) -> Run:
         """Play the whole trace. Raises ListingError E0814 on deadlock."""
         p = self.plan
-        kinds, pipes, flags = p.kinds, p.pipe, p.flags
+        kinds, pipes, flags, random = p.kinds, p.pipe, p.flags, self.random
+        issued, queued, started_of, depth = self.issued, self.queued, self.started, self.depth
         count = [0] * len(kinds)
         now = 0.0
         for position, j in enumerate(p.trace.order):
-            now += self.dispatch_cycles if self.random is None else self._stall()
+            now += self.dispatch_cycles if random is None else self._stall()
             kind = kinds[j]
             if kind == BARRIER_ALL:
                 now = self._barrier_all(position, now)
                 continue
             pipe = pipes[j]
-            n = self.issued[pipe]
-            self.issued[pipe] = n + 1
-            if n >= self.depth:
-                started = self.started[pipe]
-                if n - self.depth >= len(started):
+            n = issued[pipe]
+            issued[pipe] = n + 1
+            if n >= depth:
+                started = started_of[pipe]
+                if n - depth >= len(started):
                     raise self._deadlock(position)
-                if started[n - self.depth] > now:
-                    now = started[n - self.depth]
+                if started[n - depth] > now:
+                    now = started[n - depth]
+            if kind == WORK and random is None and not queued[pipe]:
+                self._work(position, j, pipe, now)
+                continue
             flag = -1
             if kind in (SET, WAIT):
                 events = flags[j]
@@ -135,13 +139,25 @@ class Engine:
                 else:
                     flag = events[count[j]]
                     count[j] += 1
-            if self.queued[pipe] or not self._execute(position, j, flag, now):
-                self.queued[pipe].append((position, j, flag, now))
+            if queued[pipe] or not self._execute(position, j, flag, now):
+                queued[pipe].append((position, j, flag, now))
             elif kind == SET and self.waiting:
-                resume(flag, self.queued, self.waiting, kinds, self._execute)
-        if any(self.queued):
+                resume(flag, queued, self.waiting, kinds, self._execute)
+        if any(queued):
             raise self._deadlock(len(p.trace.order))
         return self._result()
+
+    def _work(self, position: int, j: int, pipe: int, now: float) -> None:
+        """Start an instruction that computes or moves, in the machine's own time."""
+        begin = self.free[pipe]
+        if now > begin:
+            begin = now
+        end = begin + self.plan.latency[j]
+        self.free[pipe] = begin + self.plan.occupancy[j]
+        if end > self.done[pipe]:
+            self.done[pipe] = end
+        self.start[position], self.complete[position] = begin, end
+        self.started[pipe].append(begin)
 
     def _execute(self, position: int, j: int, flag: int, now: float) -> bool:
         """Start an instruction at the head of its pipe; False if it waits for a flag not yet set."""
