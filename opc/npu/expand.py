@@ -76,7 +76,8 @@ def statics(phase: Phase, iterations: range) -> tuple[Static, ...]:
     outer = (phase.var, iterations)
     known: dict[int, Ranges] = {}  # instructions of one body share their loops
     found = []
-    for n, (i, loops) in enumerate(instructions(phase.body)):
+    texts = list(instructions(phase.body))  # keeps the loops, whose identity stands for them
+    for n, (i, loops) in enumerate(texts):
         ranges = known.get(id(loops))
         if ranges is None:
             ranges = known[id(loops)] = (outer, *((loop.var, range(loop.extent)) for loop in loops))

@@ -160,3 +160,14 @@ def test_chrome_trace() -> None:
     for s in sorted(slices + stalls, key=lambda s: s["ts"]):
         assert s["ts"] >= by_row.get(s["tid"], 0) - 2e-6
         by_row[s["tid"]] = s["ts"] + s["dur"]
+
+
+def test_every_instruction_runs_in_its_own_loops() -> None:
+    inner = "".join(
+        f"  loop i < {n} {{\n    loop j < {n + 1} {{\n      V vdup f16@ub[i*128 + j*32 | x:2] = 1.0 for x<16\n    }}\n  }}\n"
+        for n in range(2, 30)
+    )
+    listing = npu.parse_listing(f"listing v1 t machine ascend910\ncore c < 1 {{\n{inner}}}\n")
+    trace = expand(listing.phases[0], range(1))
+    assert [s.count for s in trace.statics] == [n * (n + 1) for n in range(2, 30)]
+    assert all(trace.order.count(s.number) == s.count for s in trace.statics)
