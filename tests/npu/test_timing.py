@@ -163,11 +163,12 @@ def test_chrome_trace() -> None:
 
 
 def test_every_instruction_runs_in_its_own_loops() -> None:
-    inner = "".join(
-        f"  loop i < {n} {{\n    loop j < {n + 1} {{\n      V vdup f16@ub[i*128 + j*32 | x:2] = 1.0 for x<16\n    }}\n  }}\n"
-        for n in range(2, 30)
-    )
-    listing = npu.parse_listing(f"listing v1 t machine ascend910\ncore c < 1 {{\n{inner}}}\n")
+    work = "V vdup f16@ub[i*128 | x:2] = 1.0 for x<16\n"
+    body, counts = "", []
+    for n in range(2, 30):
+        body += f"loop k < {n} {{\n {work}loop i < {n + 1} {{\n {work} }}\n }}\nloop i < {n} {{\n {work} }}\n"
+        counts += [n, n * (n + 1), n]
+    listing = npu.parse_listing(f"listing v1 t machine ascend910\ncore i < 1 {{\n{body}}}\n")
     trace = expand(listing.phases[0], range(1))
-    assert [s.count for s in trace.statics] == [n * (n + 1) for n in range(2, 30)]
+    assert [s.count for s in trace.statics] == counts
     assert all(trace.order.count(s.number) == s.count for s in trace.statics)
