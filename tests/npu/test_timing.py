@@ -163,12 +163,12 @@ def test_chrome_trace() -> None:
 
 
 def test_every_instruction_runs_in_its_own_loops() -> None:
-    work = "V vdup f16@ub[i*128 | x:2] = 1.0 for x<16\n"
+    work, fill = (f"V vdup f16@ub[{v}*128 | x:2] = 1.0 for x<16\n" for v in "ik")
     body, counts = "", []
     for n in range(2, 30):
-        body += f"loop k < {n} {{\n {work}loop i < {n + 1} {{\n {work} }}\n }}\nloop i < {n} {{\n {work} }}\n"
+        body += f"loop k < {n} {{\n {fill}loop i < {n + 1} {{\n {work} }}\n }}\nloop i < {n} {{\n {work} }}\n"
         counts += [n, n * (n + 1), n]
-    listing = npu.parse_listing(f"listing v1 t machine ascend910\ncore i < 1 {{\n{body}}}\n")
+    listing = npu.parse_listing(f"listing v1 t machine ascend910\ncore c < 1 {{\n{body}}}\n")
     trace = expand(listing.phases[0], range(1))
     assert [s.count for s in trace.statics] == counts
     assert all(trace.order.count(s.number) == s.count for s in trace.statics)
