@@ -19,6 +19,7 @@ from opc.program.ir import Instr
 
 BLOCK = 32  # accumulators carried at once; more are done block after block
 STEPS = 32  # multiply-adds in an unrolled loop body
+_Loaded = dict[tuple[str, Affine, int, int], Vec]  # by base, address, stride and lanes that hold elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class _Block:
 
     def _steps(self, m: Mma, dim: str, count: int, accumulators: list[str]) -> list[str]:
         """Unrolled steps along ``dim``; neighbouring bf16 broadcasts share one load."""
-        loaded: dict[tuple[str, Affine], Vec] = {}
+        loaded: _Loaded = {}
         self._fetch(m, dim, count)
         for u in range(count):
             pair = dim if u + 1 < count else ""
@@ -200,9 +201,7 @@ class _Block:
         for n in touched:
             prefetch.touch(self.f, m.b, distance + n * m.line, "l1")
 
-    def _step(
-        self, m: Mma, accumulators: list[str], loaded: dict[tuple[str, Affine], Vec], pair: str
-    ) -> list[str]:
+    def _step(self, m: Mma, accumulators: list[str], loaded: _Loaded, pair: str) -> list[str]:
         """One multiply-add into every accumulator."""
         result = []
         for cell, accumulator in zip(self.cells, accumulators, strict=True):
@@ -211,18 +210,18 @@ class _Block:
             result.append(_multiply_add(self.f, a, b, sum_).ref)
         return result
 
-    def _operand(
-        self, v: View, cell: dict[str, int], loaded: dict[tuple[str, Affine], Vec], pair: str
-    ) -> Vec:
-        key = (v.base, v.form.substitute(cell))
+    def _operand(self, v: View, cell: dict[str, int], loaded: _Loaded, pair: str) -> Vec:
+        # An address alone does not tell vectors apart: a broadcast, a row and the last part of a row may share it.
+        at, stride = v.form.substitute(cell), v.stride(self.column)
+        width = self.live[cell[self.column]] if stride else self.plan.lanes
+        key = (v.base, at, stride, width)
         if key not in loaded:
             self.f.bind(cell)
-            single = v.stride(self.column) == 0 and self.plan.lanes > 1 and not v.register
+            single = stride == 0 and self.plan.lanes > 1 and not v.register
             if pair and single and v.dtype is DType.BF16 and v.stride(pair) == 1:
-                following = key[1] + v.dtype.bytes
-                loaded[key], loaded[v.base, following] = self._pair(v)
+                following = (v.base, at + v.dtype.bytes, stride, width)
+                loaded[key], loaded[following] = self._pair(v)
             else:
-                width = self.live[cell[self.column]]
                 value = access.load(self.f, v, self.column, self.plan.lanes, width)
                 loaded[key] = values.to_kind(self.f, value, self.m.kind)
         return loaded[key]

@@ -18,8 +18,12 @@ def contraction(r: random.Random) -> str:
     """cube.mma with batch, shifted and strided rows, transposed operands and results."""
     dtype = r.choice(["f32", "f32", *DTYPES])
     acc = ACCUMULATOR[dtype]
-    m, n, k = r.choice([1, 2, 3, 5]), r.choice([1, 3, 4, 8, 13, 16, 20, 300]), r.choice([1, 2, 3, 7, 16])
-    taps, batch = r.choice([1, 1, 2, 3]), r.choice([1, 1, 2])
+    m, n, k = (
+        r.choice([1, 2, 3, 5, 9, 19]),
+        r.choice([1, 3, 4, 8, 13, 16, 20, 300]),
+        r.choice([1, 2, 3, 7, 16]),
+    )
+    taps, batch = r.choice([1, 1, 2, 3, 9]), r.choice([1, 1, 2])
     a_index, a_shape = r.choice(
         [
             ("z, m + r, k", [batch, m + taps - 1, k]),
@@ -51,6 +55,25 @@ def contraction(r: random.Random) -> str:
         f"cube.mma c[{c_index}] = a[{a_index}], b[{b_index}] for {dims} {{init={init}, chain=9999}}",
         *(["}"] if loop else []),
         f"copy_out.copy y[{c_index}] = c[{c_index}] for z<{batch}, m<{m}, n<{n}",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def square(r: random.Random) -> str:
+    """cube.mma of a buffer with itself: products of its rows, of its columns, or of both."""
+    dtype = r.choice(["f32", *DTYPES])
+    acc, space = ACCUMULATOR[dtype], r.choice(["reg", "l2"])
+    m, batch = r.choice([1, 2, 3, 5, 8, 13]), r.choice([1, 2])
+    left, right = r.choice([("m, k", "n, k"), ("k, m", "k, n"), ("m, k", "k, n"), ("k, m", "n, k")])
+    dims, c_index = f"z<{batch}, m<{m}, n<{m}", r.choice(["z, m, n", "z, n, m"])
+    lines = [
+        "program v1 square machine avx2 {",
+        f"buffer a: {dtype}[{batch},{m},{m}]@gm input",
+        f"buffer y: {acc}[{batch},{m},{m}]@gm output",
+        f"buffer c: {acc}[{batch},{m},{m}]@{space} local",
+        f"cube.mma c[{c_index}] = a[z, {left}], a[z, {right}] for {dims}, k<{m} {{init=0, chain=9999}}",
+        f"copy_out.copy y[{c_index}] = c[{c_index}] for {dims}",
         "}",
     ]
     return "\n".join(lines) + "\n"
@@ -183,4 +206,10 @@ def reduction(r: random.Random) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-FAMILIES = {"contraction": contraction, "gather": gather, "elementwise": elementwise, "reduction": reduction}
+FAMILIES = {
+    "contraction": contraction,
+    "square": square,
+    "gather": gather,
+    "elementwise": elementwise,
+    "reduction": reduction,
+}
