@@ -126,7 +126,9 @@ def report(
     print(table(("kernel", *kinds), rows))
     print(*(f"missed: {line}" for line in missed), sep="\n")
     if options.list:
-        Path(options.list).write_text("\n".join(unbroken), encoding="utf-8")
+        path = Path(options.list)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(unbroken), encoding="utf-8")
     print(f"bar mutants_missed {total['missed']} 0 {'short' if total['missed'] else 'ok'}")
 
 
