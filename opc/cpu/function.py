@@ -17,6 +17,7 @@ from opc.affine import Affine
 Index = int | str  # a constant, or the name of an i64 value
 _NAME = re.compile(r"%v(\d+)\b")
 _DEFINED = re.compile(r"^  %v(\d+) = ", re.MULTILINE)
+_JUMP = re.compile(r"^  (?:br|switch) ", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -129,13 +130,16 @@ class Function:
     def repeat(self, key: object, emit: Callable[[], None]) -> None:
         """Emit, the next time with this key as a copy of the same text with new names.
 
-        For straight code whose addresses do not depend on where it stands.
+        For code whose addresses do not depend on where it stands. Code that is not straight is emitted anew:
+        its labels and counters have no second name.
         """
         body = self._scopes[-1].body
         if key not in self._texts:
             start = len(body)
             emit()
-            self._texts[key] = _template("\n".join(body[start:]))
+            made = "\n".join(body[start:])
+            if not _JUMP.search(made):
+                self._texts[key] = _template(made)
             return
         parts, places = self._texts[key]
         names: dict[int, str] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 from opc.affine import Affine
 from opc.cpu import checks, elementwise, gather, layout, mma, prefetch, reduce, tile_registers, tiles
@@ -14,7 +13,6 @@ from opc.machine.model import Machine
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, Stmt
 
 ARGUMENTS = ("input", "param", "inout", "output")
-REPEATED = 1 << 10  # elements; larger instructions may be loops
 
 
 def arguments(program: Program) -> tuple[Buffer, ...]:
@@ -100,10 +98,10 @@ class Phase:
             self._plain(i, None, {})
 
     def _stays(self, i: Instr) -> bool:
-        """Whether an instruction is the same text wherever it stands: all on registers, without loops."""
+        """Whether an instruction is the same text wherever it stands: all on registers."""
         if i.opcode_class == "cube":
             return i.init is None and all(a.buffer in self.tiles.tiles for a in (*i.dst, *i.sources))
-        if i.opcode_class != "vector" or i.op.startswith("reduce_") or prod(e for _, e in i.dims) > REPEATED:
+        if i.opcode_class != "vector" or i.op.startswith("reduce_"):
             return False
         forms = [form for a in (*i.dst, *i.sources) for form in (*a.index, a.slot)]
         known = i.extents.keys()
