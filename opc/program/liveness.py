@@ -21,10 +21,12 @@ from opc.program.regions import (
     Region,
     add_region,
     covers,
+    first_reads,
     has_no_holes,
     remaining,
     swept_read,
-    swept_write,
+    swept_writes,
+    written_before,
 )
 from opc.program.rewrite import map_accesses, map_instrs
 
@@ -193,19 +195,21 @@ class _Summaries:
         return total
 
     def loop(self, loop: Loop, extents: Extents, path: Path) -> _Summary:
-        body = self.sequence(loop.body, {**extents, loop.var: loop.extent}, path)
+        inner = {**extents, loop.var: loop.extent}
+        body = self.sequence(loop.body, inner, path)
         self.found[(*path, -1)] = body
         for name in body.touched.keys() - body.exposed.keys():
             self.homes[name] = (loop, *self.homes.get(name, ()))
         result = _Summary(touched=body.touched)
         for name, regions in body.exposed.items():
-            swept = (swept_read(x, loop) for x in regions)
-            before = [r for x in swept if x is not None and (r := self.inside(name, x)) is not None]
+            swept = [r for x in regions for r in _from_before(x, body.written.get(name, []), loop, inner)]
+            before = [r for x in swept if (r := self.inside(name, x)) is not None]
             if before:
                 result.exposed[name] = before
         for name, regions in body.written.items():
             for region in regions:
-                add_region(result.written.setdefault(name, []), swept_write(region, loop))
+                for swept_region in swept_writes(region, loop):
+                    add_region(result.written.setdefault(name, []), swept_region)
         return result
 
     def inside(self, name: str, region: Region) -> Region | None:
@@ -264,16 +268,43 @@ class _Backward:
     def around(self, loop: Loop, extents: Extents, path: Path, needed: Regions) -> Regions:
         """What is needed after one iteration: what the loop's successors need, and the next iterations."""
         body = self.summaries.found[(*path, -1)]
-        result = {name: list(regions) for name, regions in needed.items()}
-        for name, regions in body.exposed.items():
-            following = [r.shifted(loop.var) for r in regions]
+        result: Regions = {}
+        for name, regions in needed.items():
             written = body.written.get(name, [])
-            if not all(any(covers(w, r, extents) for w in written) for r in following):
-                # This iteration leaves some of it to still older writes: any iteration may need any of it.
-                swept = (swept_read(Region(r.slot, r.box), loop) for r in regions)
-                following += [r for r in swept if r is not None]
+            result[name] = [_by_last(r, written, loop, extents) for r in regions]
+        for name, regions in body.exposed.items():
+            written = body.written.get(name, [])
+            following = (r for x in regions for r in _in_next(x, written, loop, extents))
             result.setdefault(name, []).extend(following)
         return result
+
+
+def _from_before(read: Region, written: list[Region], loop: Loop, extents: Extents) -> list[Region]:
+    """What a loop may read from before it, given a read in its body and all that the body writes."""
+    distance = written_before(read, written, loop, extents)
+    if distance:
+        return first_reads(read, loop, distance)  # the others read what earlier iterations wrote
+    swept = swept_read(read, loop)
+    return [] if swept is None else [swept]
+
+
+def _in_next(read: Region, written: list[Region], loop: Loop, extents: Extents) -> list[Region]:
+    """What the next iterations may read of what is there after one iteration."""
+    distance = written_before(read, written, loop, extents)
+    following = [read.shifted(loop.var, n) for n in range(1, max(distance, 1) + 1)]
+    if distance:
+        return following
+    # This iteration leaves some of it to still older writes: any iteration may need any of it.
+    swept = swept_read(replace(read, unless=None), loop)
+    return [*following, *([] if swept is None else [swept])]
+
+
+def _by_last(needed: Region, written: list[Region], loop: Loop, extents: Extents) -> Region:
+    """What is needed after the loop, seen from an iteration: where the last one writes it, no other does it for
+    good, and what each one writes is more than is needed.
+    """
+    last = {loop.var: loop.extent - 1}
+    return next((w for w in written if covers(w.at(last), needed, extents)), needed)
 
 
 def _before(summary: _Summary, needed: Regions, extents: Extents) -> Regions:

@@ -13,18 +13,19 @@ Span = tuple[Affine, int]  # first index, number of indices
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A box of one buffer; ``slot`` None is "some slot". ``unless`` is the init form of an accumulation:
-    the region is not read where it is 0.
+    """A box of one buffer of ``slots`` slots; ``slot`` None is "some slot", any other form is reduced modulo
+    ``slots``. ``unless`` is the init form of an accumulation: the region is not read where it is 0.
     """
 
     slot: Affine | None
     box: tuple[Span, ...]
     unless: Affine | None = None
+    slots: int = 1
 
     @staticmethod
     def of(access: Access, dims: dict[str, int], slots: int, unless: Affine | None = None) -> Region:
         """What an access touches; buffers of one slot ignore theirs."""
-        return Region(access.slot if slots > 1 else Affine(), hull(access, dims), unless)
+        return Region(_reduced(access.slot, slots), hull(access, dims), unless, slots)
 
     def inside(self, shape: tuple[int, ...]) -> Region | None:
         """The part within a buffer of that shape, where that is certain; None if nothing is."""
@@ -40,12 +41,21 @@ class Region:
         slot = self.slot is not None and name in self.slot.names
         return slot or any(name in base.names for base, _ in self.box)
 
-    def shifted(self, name: str) -> Region:
-        """The same region one iteration later."""
-        later: dict[str, Affine | int] = {name: Affine.var(name) + 1}
-        slot = None if self.slot is None else self.slot.substitute(later)
-        unless = None if self.unless is None else self.unless.substitute(later)
-        return Region(slot, tuple((base.substitute(later), count) for base, count in self.box), unless)
+    def shifted(self, name: str, by: int = 1) -> Region:
+        """The same region some iterations later."""
+        return self.at({name: Affine.var(name) + by})
+
+    def at(self, values: Mapping[str, Affine | int]) -> Region:
+        """The region with loop variables replaced."""
+        slot = None if self.slot is None else _reduced(self.slot.substitute(values), self.slots)
+        unless = None if self.unless is None else self.unless.substitute(values)
+        box = tuple((base.substitute(values), count) for base, count in self.box)
+        return Region(slot, box, unless, self.slots)
+
+
+def _reduced(slot: Affine, slots: int) -> Affine:
+    """A form equal to ``slot`` modulo ``slots``; equal numbers of slots then look equal."""
+    return Affine(tuple((n, c % slots) for n, c in slot.terms if c % slots), slot.const % slots)
 
 
 def has_no_holes(access: Access, dims: Mapping[str, int]) -> bool:
@@ -142,7 +152,26 @@ def swept_read(region: Region, loop: Loop) -> Region | None:
         # A region that moves with the loop reads elements its first iteration did not start.
         unless = None if unless == Affine() else unless
     slot = None if region.slot is not None and loop.var in region.slot.names else region.slot
-    return Region(slot, tuple(_sweep(span, loop) for span in region.box), unless)
+    return Region(slot, tuple(_sweep(span, loop) for span in region.box), unless, region.slots)
+
+
+def written_before(read: Region, written: Sequence[Region], loop: Loop, extents: Mapping[str, int]) -> int:
+    """How many iterations before a read in ``loop`` one surely writes it; 0 if none is found.
+
+    None is sought beyond the number of slots: a slot then holds another value.
+    """
+    later = read
+    for distance in range(1, min(read.slots, loop.extent - 1) + 1):
+        later = later.shifted(loop.var)
+        if any(covers(w, later, extents) for w in written):
+            return distance
+    return 0
+
+
+def first_reads(read: Region, loop: Loop, count: int) -> list[Region]:
+    """What the first ``count`` iterations read."""
+    found = (read.at({loop.var: n}) for n in range(count))
+    return [r for r in found if r.unless != Affine()]
 
 
 def _sweep(span: Span, loop: Loop) -> Span:
@@ -151,14 +180,18 @@ def _sweep(span: Span, loop: Loop) -> Span:
     return base.substitute({loop.var: 0}) + min(reach, 0), count + abs(reach)
 
 
-def swept_write(region: Region, loop: Loop) -> Region:
-    """What the loop surely writes: the union over iterations if that is a box, else the first one's."""
+def swept_writes(region: Region, loop: Loop) -> list[Region]:
+    """What the loop surely writes: the union over iterations if that is a box, else what as many iterations as
+    there are slots write at its beginning and at its end.
+    """
     moving = [axis for axis, (base, _) in enumerate(region.box) if loop.var in base.names]
-    slot = None if region.slot is None else region.slot.substitute({loop.var: 0})
-    box = [(base.substitute({loop.var: 0}), count) for base, count in region.box]
     steady = region.slot is None or loop.var not in region.slot.names
     if len(moving) == 1 and steady:
         base, count = region.box[moving[0]]
         if abs(base.coefficient(loop.var)) <= count:
+            box = list(region.at({loop.var: 0}).box)
             box[moving[0]] = _sweep((base, count), loop)
-    return Region(slot, tuple(box))
+            return [replace(region, box=tuple(box))]
+    count = min(region.slots, loop.extent)
+    numbers = {*range(count), *range(loop.extent - count, loop.extent)}
+    return list(dict.fromkeys(region.at({loop.var: n}) for n in sorted(numbers)))

@@ -107,7 +107,7 @@ class _Rewriter:
                 continue
             at = next(n for n, t in enumerate(done.body) if t is s)
             changed = done.with_body((*done.body[:at], *new, *done.body[at + 1 :]))
-            # Peeled iterations may seem to live longer than the memory plan knew.
+            # Live ranges err towards longer, and memory is not planned again: what cannot be proved stays a loop.
             done = done if any(offset_problems(changed, self.machine)) else changed
         return done
 

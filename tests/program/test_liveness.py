@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from opc.program.interpret import trace
-from opc.program.ir import Access, Instr, Program, Stmt
+from opc.program.ir import Access, Instr, Loop, Program, Stmt
 from opc.program.liveness import live_together, liveness, slot_name, split_slots
 from opc.program.text import parse_program
+from passes.program._stages import peel
 from tests.strategies.program import programs
 
 HEADER = """program v1 lives machine ascend910 {
@@ -71,6 +75,27 @@ def test_a_rotated_loop_frees_the_buffer_between_read_and_next_write() -> None:
     assert ranges(body) == {"a": [(0, 1), (4, 5)], "b": [(2, 3)]}
 
 
+def test_stages_live_from_the_prologue_to_the_epilogue() -> None:
+    """What comes before the first and after the last stage may have their bytes, and so may what is between."""
+    body = """  copy_in.copy b[j] = x[7, j] for j<64
+  copy_out.copy y[7, j] = b[j] for j<64
+  copy_in.copy a[j] = x[0, j] for j<64
+  loop i < 5 {
+    copy_out.copy y[i, j] = a{i}[j] for j<64
+    copy_in.copy b[j] = x[i + 1, j] for j<64
+    copy_out.copy y[6, j] = b[j] for j<64
+    copy_in.copy a{i + 1}[j] = x[i + 1, j] for j<64
+  }
+  copy_out.copy y[5, j] = a{5}[j] for j<64
+  copy_in.copy b[j] = x[6, j] for j<64
+  copy_out.copy y[6, j] = b[j] for j<64
+"""
+    text = HEADER.replace("a: f16[64]@ub local", "a: f16[64]@ub local slots 2") + body + "}\n"
+    found = liveness(parse_program(text)).ranges
+    assert [(r.first, r.last) for r in found["a"]] == [(2, 3), (6, 7)]
+    assert [(r.first, r.last) for r in found["b"]] == [(0, 1), (4, 5), (8, 9)]
+
+
 def test_homes_exclude_the_loops_an_accumulator_sums_over() -> None:
     body = """  loop i < 4 {
     loop k < 2 {
@@ -113,6 +138,50 @@ def elements(
 @settings(max_examples=40, deadline=None)
 @given(programs())
 def test_every_value_is_inside_the_lives(program: Program) -> None:
+    assert_lives_hold(program)
+
+
+@st.composite
+def staged(draw: st.DrawFn) -> Program:
+    """A loop whose iterations overlap by stages, its values handed on through buffers of several slots."""
+    slots, late = draw(st.integers(2, 4)), draw(st.integers(0, 2))
+    depth = draw(st.integers(1, slots - 1))
+    extent, times = draw(st.integers(depth + 1, 6)), draw(st.integers(1, 3))
+    slot = draw(st.sampled_from(["i", f"i + {extent}*o", f"{slots + 1}*i + o"]))
+    half = draw(st.sampled_from([64, 32]))
+    text = (
+        HEADER.replace("@ub local", f"@ub local slots {slots}")
+        + f"""  loop o < {times} {{
+    loop i < {extent} {{
+      copy_in.copy a{{{slot}}}[j] = x[i, j] for j<{half}
+      copy_in.copy a{{{slot}}}[j + {half}] = x[i, j] for j<{64 - half or 1}
+      vector.exp b{{{slot}}}[j] = a{{{slot}}}[j] for j<{half}
+      copy_out.copy y[i, j] = b{{{slot}}}[j] for j<{half}
+    }}
+  }}
+}}
+"""
+    )
+    if half == 64:
+        text = "".join(line for line in text.splitlines(True) if "j + 64" not in line)
+    program = parse_program(text)
+    (outer,) = program.body
+    assert isinstance(outer, Loop)
+    (loop,) = outer.body
+    assert isinstance(loop, Loop)
+    last = len(loop.body) - 1
+    stages = [0] * last + [depth] if late else [0] * (last - 1) + [depth, depth]
+    order = draw(st.sampled_from([[*range(last + 1)], sorted(range(last + 1), key=lambda n: -stages[n])]))
+    return program.with_body((replace(outer, body=peel(loop, stages, order)),))
+
+
+@settings(max_examples=40, deadline=None)
+@given(staged())
+def test_stages_of_a_loop_are_inside_the_lives(program: Program) -> None:
+    assert_lives_hold(program)
+
+
+def assert_lives_hold(program: Program) -> None:
     """From the write of an element to its read, every executed instruction lies in a life."""
     lives = liveness(program).ranges
     order = positions(program.body)
