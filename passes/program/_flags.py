@@ -19,6 +19,7 @@ from opc.program.pipes import pipe_of
 
 Path = tuple[int, ...]  # statement numbers from the outermost body inwards
 Pair = tuple[str, str]
+Ends = tuple[int, str, int, str]  # source statement and its pipe, target statement and its pipe
 Work = tuple[int, str, tuple[Touch, ...]]  # what a statement does on one pipe
 
 
@@ -106,6 +107,7 @@ class Solver:
         self.table = program.table()
         self.known = Dependences(program, machine)
         self._needs: dict[Path, list[Flag]] = {}
+        self._left: dict[Path, list[Ends]] = {}  # what bodies inside leave to this one
 
     def solve(
         self, stmts: tuple[Stmt, ...], around: tuple[Loop, ...], tweaks: dict[Path, Tweak], path: Path = ()
@@ -125,7 +127,7 @@ class Solver:
                     order.add(("earlier", p, 2 * j), ("later", q, 2 * j))
         body = Body(path, stmts, around[1:], order, children, tweak.full)
         if path not in self._needs:
-            self._needs[path] = self._dependent(stmts, nodes, around)
+            self._needs[path] = self._dependent(stmts, nodes, around, path)
         needs = self._needs[path]
         chosen = _reduce(order, [replace(f, rest=False) for f in needs] if tweak.plain else needs)
         body.barriers = [f for f in chosen if f.is_barrier]
@@ -171,17 +173,13 @@ class Solver:
                         order.add(("earlier", f.first, 2 * j - 1), ("enter", (inner.path, f), 0))
         return order
 
-    def _dependent(self, stmts: tuple[Stmt, ...], nodes: list[Work], around: tuple[Loop, ...]) -> list[Flag]:
+    def _dependent(
+        self, stmts: tuple[Stmt, ...], nodes: list[Work], around: tuple[Loop, ...], path: Path
+    ) -> list[Flag]:
         """The closest dependence of every two nodes that pipes do not order by themselves."""
-        least: dict[tuple[int, str, int, str], int] = {}
-        # Inside an inner loop its own flags keep the order, across its executions too.
-        groups = [j if isinstance(stmts[j], Loop) else None for j, _, _ in nodes]
-        for d in self.known.between([t for _, _, t in nodes], around, len(around) - 1, groups):
-            a, first, _ = nodes[d.source]
-            b, then, _ = nodes[d.target]
-            if first != then or first in self.machine.unordered_pipes:
-                key = (a, first, b, then)
-                least[key] = min(d.distance, least.get(key, d.distance))
+        least = self._least(stmts, nodes, around, len(around) - 1)
+        self._leave(stmts, nodes, around, path, least)
+        least |= dict.fromkeys(self._left.get(path, ()), 1)
         touched = {(j, pipe): found for j, pipe, found in nodes}
         needs = []
         for (a, first, b, then), distance in least.items():
@@ -191,6 +189,50 @@ class Solver:
         return sorted(
             _closest(needs, stmts), key=lambda f: (f.distance, f.target, -f.source, f.first, f.then)
         )
+
+    def _least(
+        self, stmts: tuple[Stmt, ...], nodes: list[Work], around: tuple[Loop, ...], carried: int
+    ) -> dict[Ends, int]:
+        """The least distance over iterations of the ``carried`` innermost loops."""
+        least: dict[Ends, int] = {}
+        # Inside an inner loop its own flags keep the order, across its executions too.
+        groups = [j if isinstance(stmts[j], Loop) else None for j, _, _ in nodes]
+        for d in self.known.between([t for _, _, t in nodes], around, carried, groups):
+            a, first, _ = nodes[d.source]
+            b, then, _ = nodes[d.target]
+            if first != then or first in self.machine.unordered_pipes:
+                key = (a, first, b, then)
+                least[key] = min(d.distance, least.get(key, d.distance))
+        return least
+
+    def _leave(
+        self,
+        stmts: tuple[Stmt, ...],
+        nodes: list[Work],
+        around: tuple[Loop, ...],
+        path: Path,
+        least: dict[Ends, int],
+    ) -> None:
+        """Leave the nearest dependences to a body outside if only one execution of a loop there, after
+        another, has them so near.
+
+        After peeling, an execution does not start with the slot that comes after the last one's. Flags of
+        that one distance would give up running ahead everywhere; a flag around the loop costs it once.
+        """
+        if self.machine.event_ids < 2:
+            return
+        outer: dict[Ends, Path] = {}
+        for carried in range(len(around) - 2, 0, -1):
+            near = {e for e, distance in least.items() if distance and e[1] != e[3]}
+            ends = {(e[n], e[n + 1]) for e in near for n in (0, 2)}
+            some = [node for node in nodes if node[:2] in ends]
+            for e, distance in self._least(stmts, some, around, carried).items():
+                if e in near and distance > least[e]:
+                    least[e] = distance
+                    outer[e] = path[: len(around) - 1 - carried]
+        for (_, first, _, then), place in outer.items():
+            j = path[len(place)]
+            self._left.setdefault(place, []).append((j, first, j, then))
 
     def _meets_first(
         self, source: tuple[Touch, ...], stmt: Stmt, pipe: str, around: tuple[Loop, ...]
@@ -321,13 +363,16 @@ def _bound(
     lets it run at most two iterations ahead.
     """
 
+    def most_ids(f: Flag) -> int:
+        # Around one statement a flag and the one back each take a step: never with a single id.
+        return limit if f.pair not in single else 2 if f.source == f.target else 1
+
     def capped(f: Flag) -> Flag:
-        most = (1 if f.pair in single else limit) - f.room
-        return replace(f, distance=min(f.distance, most))
+        return replace(f, distance=min(f.distance, most_ids(f) - f.room))
 
     def ahead(f: Flag) -> int | None:
         """How many iterations the set of a flag runs ahead of its wait."""
-        most = 1 if f.pair in single else limit
+        most = most_ids(f)
         found = order.distance(f.wait_point, f.set_point, most - f.distance)
         if found is None and f.distance + iterations <= most:
             return iterations  # every set, the primed ones too, has an id of its own
@@ -337,7 +382,7 @@ def _bound(
     _place(order, flags)
     for f in flags:  # grows as it goes
         if ahead(f) is None:
-            most = 1 if f.pair in single else limit
+            most = most_ids(f)
             run = f.room if f.pair in single or f.distance else min(2, most)
             back = capped(Flag(f.target, f.then, f.source, f.first, run))
             assert back not in flags, "a flag back bounds the one it answers"
