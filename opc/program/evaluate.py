@@ -6,8 +6,9 @@ Elementwise functions are evaluated in the compute type of their operands and ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import reduce
-from math import prod
+from math import copysign, inf, isfinite, prod
 from typing import Any
 
 from opc.dtypes import DType, promote
@@ -54,13 +55,44 @@ def elementwise(op: str, operands: Sequence[Array], kind: DType) -> Array:
     if op == "select":
         return np.where(operands[0] != 0, operands[1].astype(kind.numpy), operands[2].astype(kind.numpy))
     if op == "fma":
-        # One rounding: a product of two f32 is exact in f64.
-        wide = np.float64 if kind is DType.F32 else kind.numpy
-        a, b, c = (x.astype(wide) for x in operands)
-        return (a * b + c).astype(kind.numpy)
+        return multiply_add(*(x.astype(kind.numpy) for x in operands))
     if FUNCTIONS[op].kind == "float" and not kind.is_float:
         kind = DType.F32
     return numpy_function(op)(*(x.astype(kind.numpy) for x in operands))
+
+
+def multiply_add(a: Array, b: Array, c: Array) -> Array:
+    """``a * b + c`` with one rounding; integers wrap."""
+    import numpy as np
+
+    if a.dtype.kind != "f":
+        return a * b + c
+    if a.dtype == np.float64:
+        return np.frompyfunc(_fused, 3, 1)(a, b, c).astype(np.float64)
+    # A product of two f32 is exact in f64. Their sum is not: rounded to odd, it rounds to f32 as the exact one does.
+    product, wide = a.astype(np.float64) * b, c.astype(np.float64)
+    total = np.asarray(product + wide)
+    moved = total - product
+    error = (product - (total - moved)) + (wide - moved)
+    even = (total.view(np.int64) & 1) == 0
+    inexact = np.isfinite(total) & (error != 0)
+    total = np.where(inexact & even, np.nextafter(total, np.copysign(np.inf, error)), total)
+    return total.astype(a.dtype)
+
+
+def _fused(a: float, b: float, c: float) -> float:
+    """``a * b + c`` of f64 with one rounding."""
+    if not (isfinite(a) and isfinite(b)):
+        return a * b + c
+    if not isfinite(c):
+        return c
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact == 0:
+        return a * b + c  # with the sign that a zero has
+    try:
+        return float(exact)
+    except OverflowError:
+        return copysign(inf, exact)
 
 
 def drain(values: Array, forms: Sequence[str], extra: Sequence[Array]) -> Array:

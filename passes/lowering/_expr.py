@@ -48,17 +48,22 @@ class Evaluator:
         """One value after the other, emitted when it is asked for; what expressions share is computed once."""
         number, nodes = _numbered(exprs)
         uses = Counter(number[id(e)] for e in exprs)
-        counted: set[int] = set()
-        for node in (n for own in nodes for n in own):
-            if isinstance(node, Call) and number[id(node)] not in counted:
-                counted.add(number[id(node)])
-                uses.update([number[id(a)] for a in node.args])
+        calls = {number[id(n)]: n for own in nodes for n in own if isinstance(n, Call)}
+        args = {at: [number[id(a)] for a in n.args] for at, n in calls.items()}
+        for found in args.values():
+            uses.update(found)
+        products = self._products(calls, args, uses)
+        entering = set(products.values())
         done: dict[int, Value] = {}
         for expr, own in zip(exprs, nodes, strict=True):
             for node in own:
-                if number[id(node)] not in done:
-                    args = [number[id(a)] for a in node.args] if isinstance(node, Call) else []
-                    done[number[id(node)]] = self._node(node, args, done, uses, node is expr)
+                at = number[id(node)]
+                if at in done or at in entering:
+                    continue
+                if at in products:
+                    done[at] = self._multiply_add(args[products[at]], args[at], products[at], done, uses)
+                else:
+                    done[at] = self._node(node, args.get(at, []), done, uses, node is expr)
             yield done[number[id(expr)]]
             uses[number[id(expr)]] -= 1
 
@@ -89,11 +94,50 @@ class Evaluator:
         if isinstance(node, Read):
             # A move keeps its type: nothing is computed.
             return self.load(node) if whole else self.widen(self.load(node))
+        args, dead = self._used(numbers, done, uses)
+        return self._call(node.fn, args, dead)
+
+    @staticmethod
+    def _used(
+        numbers: list[int], done: dict[int, Value], uses: Counter[int]
+    ) -> tuple[list[Value], list[Value]]:
+        """The operands of one instruction, and the temporaries among them that nothing needs afterwards."""
         args = [done[a] for a in numbers]
         for a in numbers:
             uses[a] -= 1
-        dead = [v for a, v in zip(numbers, args, strict=True) if uses[a] == 0 and v.temporary]
-        return self._call(node.fn, args, dead)
+        return args, [v for a, v in zip(numbers, args, strict=True) if uses[a] == 0 and v.temporary]
+
+    def _products(
+        self, calls: dict[int, Call], args: dict[int, list[int]], uses: Counter[int]
+    ) -> dict[int, int]:
+        """By sum the product that enters it and nothing else, where a processor does both at once."""
+        if "fma" not in self.emit.machine.features:
+            return {}
+        found: dict[int, int] = {}
+        for at, call in calls.items():
+            factors = [a for a in args[at] if a in calls and calls[a].fn == "mul" and uses[a] == 1]
+            if call.fn == "add" and factors:
+                found[at] = factors[0]
+        return found
+
+    def _multiply_add(
+        self, factors: list[int], terms: list[int], product: int, done: dict[int, Value], uses: Counter[int]
+    ) -> Value:
+        """One instruction for a product and its sum; two for integers, where one has a type of its own, or where the
+        product varies over fewer axes: it is then cheap, and one operand of the sum instead of two.
+        """
+        other = terms[0] if terms[1] == product else terms[1]
+        values, dead = self._used([*factors, other], done, uses)
+        dtype, axes = self.result_type(values[:2], ""), self._spanned(values)
+        typed = dtype.is_float and all(v.dtype in (dtype, None) for v in values)
+        if typed and axes == self._spanned(values[:2]):
+            return self._new("vector.fma", values, axes, dtype, dead)
+        summand = values[2]
+        both = self._call("mul", values[:2], [v for v in dead if v is not summand])
+        return self._call("add", [both, summand], [both, *(v for v in dead if v is summand)])
+
+    def _spanned(self, args: list[Value]) -> tuple[Axis, ...]:
+        return tuple(a for a in self.frame.axes if any(a in v.axes for v in args))
 
     def widen(self, value: Value) -> Value:
         """The value in its compute type: narrow types are converted when they enter arithmetic."""
@@ -124,7 +168,7 @@ class Evaluator:
             if kind == "select"
             else [self._as(v, dtype) for v in operands]
         )
-        axes = tuple(a for a in self.frame.axes if any(a in v.axes for v in args))
+        axes = self._spanned(args)
         result = DType.I32 if kind == "compare" else dtype
         return self._new(f"vector.{fn}", args, axes, result, dead)
 
