@@ -68,7 +68,7 @@ def multiply_add(a: Array, b: Array, c: Array) -> Array:
     if a.dtype.kind != "f":
         return a * b + c
     if a.dtype == np.float64:
-        return np.frompyfunc(_fused, 3, 1)(a, b, c).astype(np.float64)
+        return np.asarray(np.frompyfunc(_fused, 3, 1)(a, b, c), np.float64)
     # A product of two f32 is exact in f64. Their sum is not: rounded to odd, it rounds to f32 as the exact one does.
     product, wide = a.astype(np.float64) * b, c.astype(np.float64)
     total = np.asarray(product + wide)
