@@ -34,7 +34,7 @@ def plot(points: Mapping[str, Sequence[PointLike]], names: Sequence[str], machin
     except ImportError:
         message = "drawing needs matplotlib, which is not installed"
         raise fail(
-            RuntimeCallError, "E0934", message, help="pip install matplotlib, or leave out --plot"
+            RuntimeCallError, "E0934", message, help="pip install 'opc-compiler[plot]', or leave out --plot"
         ) from None
     figure = Figure(figsize=(7.5, 1.2 + 3.6 * len(points)), layout="constrained")
     panels = figure.subplots(len(points), squeeze=False)[:, 0]
