@@ -87,7 +87,7 @@ class ContractionNest:
     @property
     def packs(self) -> bool:
         """Whether the nest does the work of ``packing`` itself."""
-        return self.packing is not None and self.plan.inline
+        return False
 
     def alternatives(self) -> list[Knobs]:
         """Other plans worth timing, best estimate first."""

@@ -24,6 +24,11 @@ class RegisterNest(ContractionNest):
         a = self.contraction.a
         return a.fill is None and self.tensors[a.tensor].dtype is self.operand
 
+    @property
+    def packs(self) -> bool:
+        """See the base class."""
+        return self.packing is not None and self.plan.inline
+
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
         self.operand = shape.operand

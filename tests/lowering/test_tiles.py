@@ -152,3 +152,13 @@ def test_products(name: str) -> None:
     assert report.ok, str(report)
     tiles = {b.dtype for b in module.run.buffers if b.space == "tmm"}
     assert tiles == (set() if name == "mixed" else {DType.BF16, DType.F32})
+
+
+def test_columns_that_arrive_at_run_time_and_fill_their_blocks() -> None:
+    arguments, result, body = PRODUCTS["batched"]
+    text = f"kernel f({arguments}) -> ({result}) {{ example B = 2, M = 40, N = 64, K = 64\n {body} }}"
+    function = driver.specialise(text, "f.k", AMX)
+    module = lowered(function, "amx")
+    arrays = random_inputs(function, 5)
+    report = check(execute_function(module, function, arrays)["y"], oracle(function, arrays)["y"])
+    assert report.ok, str(report)
