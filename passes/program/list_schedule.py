@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from opc.collection import paused
 from opc.pipeline import Context
 from opc.program.ir import Module, Program, map_programs
 from opc.program.reorder import GAIN, reorder
@@ -70,4 +71,5 @@ class ListSchedule:
         machine = context.machine
         if machine.window:
             return mix(ir, machine, lambda p: spread(p, machine))
-        return map_programs(ir, lambda p: reorder(p, machine, self.gain).program)
+        with paused():
+            return map_programs(ir, lambda p: reorder(p, machine, self.gain).program)
