@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.engine import optional
 from benchmarks.npu_modes import MODES
 from benchmarks.npu_results import Row
+from benchmarks.plot import drawing
 
 _HEAD = (
     "layer",
@@ -55,8 +55,7 @@ def _line(r: Row) -> tuple[str, ...]:
 def plot(machine: str, rows: Sequence[Row], path: Path) -> str | None:
     """Draw cycles over the bound, mode by mode; why not, where that is impossible."""
     try:
-        optional("matplotlib").use("Agg")
-        pyplot = optional("matplotlib.pyplot")
+        pyplot = drawing()
     except ImportError:
         return "matplotlib is not installed"
     figure, axes = pyplot.subplots(figsize=(12, 4.2))

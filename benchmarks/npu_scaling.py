@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.engine import optional
+from benchmarks.plot import drawing
 from opc import machine as machines
 from opc.pipeline import Context
 from opc.program.ir import Loop, Program
@@ -81,8 +81,7 @@ def measure(instructions: int) -> Point:
 def plot(points: Sequence[Point], path: Path) -> str | None:
     """Draw the curve; why not, where that is impossible."""
     try:
-        optional("matplotlib").use("Agg")
-        pyplot = optional("matplotlib.pyplot")
+        pyplot = drawing()
     except ImportError:
         return "matplotlib is not installed"
     figure, axis = pyplot.subplots(figsize=(6, 4))

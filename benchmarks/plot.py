@@ -17,7 +17,7 @@ _COLOURS = ("#1f6fb4", "#e08a1e")
 def plot(results: Results, view: View, path: Path) -> str | None:
     """Draw into ``path``; why not, where that is impossible."""
     try:
-        pyplot = _pyplot()
+        pyplot = drawing()
     except ImportError:
         return "matplotlib is not installed"
     groups = [cases for cases in grouped(results) if any(_bars(results, case, view) for case in cases)]
@@ -34,7 +34,8 @@ def plot(results: Results, view: View, path: Path) -> str | None:
     return None
 
 
-def _pyplot() -> Any:
+def drawing() -> Any:
+    """Pyplot of matplotlib, without a window. Raises ImportError where it is not installed."""
     optional("matplotlib").use("Agg")
     return optional("matplotlib.pyplot")
 
