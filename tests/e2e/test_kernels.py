@@ -24,6 +24,8 @@ SMALL = {
     "conv_bn_add_relu": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21},
     "bn_relu_conv_stats": {"N": 3, "C": 19, "H": 9, "W": 11, "K": 21},
     "bn_relu_conv": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21, "stride": 2},
+    "conv_bn_relu_train": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21, "CG": 19},
+    "conv_bn_add_relu_train": {"N": 3, "C": 19, "H": 9, "W": 7, "K": 21, "CG": 19, "stride": 2},
     "conv_stats": {"N": 2, "C": 19, "H": 9, "W": 11, "K": 21, "stride": 2},
 }
 

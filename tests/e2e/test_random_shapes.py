@@ -78,6 +78,14 @@ def grouped(draw: st.DrawFn) -> dict[str, int]:
     return sizes | {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 2))}
 
 
+@st.composite
+def training(draw: st.DrawFn) -> dict[str, int]:
+    sizes = draw(images()) | {"groups": draw(st.sampled_from([1, 1, 2])), "CG": draw(st.integers(1, 20))}
+    sizes |= {"C": sizes["CG"] * sizes["groups"], "K": draw(st.integers(1, 20)) * sizes["groups"]}
+    sizes |= {"R": draw(st.integers(1, 3)), "S": draw(st.integers(1, 3)), "dilation": draw(st.integers(1, 2))}
+    return sizes | {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 3))}
+
+
 matrices = st.fixed_dictionaries({"M": channels, "N": channels, "K": channels})
 rows = st.fixed_dictionaries({"M": small, "N": st.integers(1, 140)})
 
@@ -101,10 +109,13 @@ CASES = {
     "batch_stats": images().flatmap(
         lambda s: st.fixed_dictionaries({"C": channels} | {n: st.just(v) for n, v in s.items()})
     ),
+    "batch_norm_train": fused(),
+    "conv_bn_relu_train": training(),
+    "softmax_cross_entropy": st.fixed_dictionaries({"N": small, "C": st.integers(1, 70)}),
     "concat": st.fixed_dictionaries({"N": small, "A": channels, "B": channels}),
 }
 if "OPC_EXAMPLES" in os.environ:  # `tests/lowering/test_roles.py` has a few
-    CASES["bn_relu_conv_stats"] = fused()
+    CASES |= {"bn_relu_conv_stats": fused(), "conv_bn_add_relu_train": training(), "sgd_momentum": rows}
 
 
 def source(name: str) -> File:
