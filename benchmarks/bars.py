@@ -63,6 +63,24 @@ class Bar:
         return [*found, f"bar {self.name} {value} {target:g} {self.verdict}"]
 
 
+@dataclass(frozen=True)
+class Least:
+    """A bar whose value must not be larger than its target, in the lines of ``Bar``."""
+
+    name: str
+    target: float
+    cases: tuple[tuple[str, float], ...]
+    value: float | None
+
+    def lines(self) -> list[str]:
+        """The cases, then the bar."""
+        found = [f"  {label}: {value:.3f}" for label, value in self.cases]
+        if self.value is None:
+            return [*found, f"bar {self.name} n/a {self.target:g} n/a"]
+        verdict = "ok" if self.value <= self.target else "short"
+        return [*found, f"bar {self.name} {self.value:.3f} {self.target:g} {verdict}"]
+
+
 def conv_bars(results: Results) -> list[Bar]:
     """Every bar of the convolutions."""
     amx = bool(results.settings.get("amx"))
@@ -175,6 +193,6 @@ def elementwise_bars(results: Results) -> list[Bar]:
     return [Bar("bandwidth", 0.9, tuple(found))]
 
 
-def bar_lines(bars: Iterable[Bar]) -> list[str]:
+def bar_lines(bars: Iterable[Bar | Least]) -> list[str]:
     """All lines of all bars."""
     return [line for bar in bars for line in bar.lines()]

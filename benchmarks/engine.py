@@ -21,11 +21,15 @@ class Prepared:
     """``call`` computes once; ``result`` gives what it computed, images as ``[N, H, W, C]``.
 
     ``inputs`` is what a producer has just written where weights are measured cold: it is read before a call.
+    ``weights`` is what an optimiser changes between two calls: its signs change before a call.
+    ``peak`` makes a call and says how many bytes it held at once beyond its arguments, where that is known.
     """
 
     call: Callable[[], object]
     result: Callable[[], Array]
     inputs: tuple[Array, ...] = ()
+    weights: tuple[Array, ...] = ()
+    peak: Callable[[], int] | None = None
 
 
 class Engine(ABC):
@@ -90,6 +94,10 @@ ENGINES = {
         Entry("rows", "benchmarks.peers.triad:Rows", families=("elementwise",), computes=False),
         Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),
         Entry("torch-compile", "benchmarks.peers.pytorch:Compiled", ("torch",), jemalloc=True),
+        *(
+            Entry(f"{name}-train", f"benchmarks.peers.pytorch_training:{place}", ("torch",), True, ("train",))
+            for name, place in (("torch-eager", "Eager"), ("torch-compile", "Compiled"))
+        ),
     )
 }
 

@@ -89,7 +89,16 @@ class Session:
             if first is not None:
                 calls[name] = first
         for name, rounds in self._rounds(case, calls).items():
-            self.results.samples.append(_sample(number, case, name, rounds))
+            self.results.samples.append(_sample(number, case, name, rounds, self._memory(name, case)))
+
+    def _memory(self, name: str, case: Case) -> int | None:
+        """Bytes that a call holds at its peak, where the engine can tell."""
+        try:
+            found: int | None = self.running[name].ask("memory")["bytes"]
+        except EngineError as problem:
+            self._fail(name, case, str(problem))
+            return None
+        return found
 
     def _ready(self, name: str, case: Case) -> float | None:
         """Seconds of a warm call, or None if the engine leaves this case out."""
@@ -179,7 +188,7 @@ def environment(entry: Entry, threads: int, plan: Plan) -> dict[str, str]:
     return kept
 
 
-def _sample(number: int, case: Case, name: str, rounds: list[list[Run]]) -> Sample:
+def _sample(number: int, case: Case, name: str, rounds: list[list[Run]], memory: int | None) -> Sample:
     runs = [run for each in rounds for run in each]
     return Sample(
         number,
@@ -189,6 +198,7 @@ def _sample(number: int, case: Case, name: str, rounds: list[list[Run]]) -> Samp
         min(seconds for seconds, _ in runs),
         len(runs),
         sum(not alone for _, alone in runs) / len(runs),
+        memory,
     )
 
 

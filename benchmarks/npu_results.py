@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from benchmarks.bars import Bar, Situation
+from benchmarks.bars import Bar, Least, Situation
 from benchmarks.npu_bound import Bound
 from benchmarks.npu_modes import Measured
 from benchmarks.results import geometric_mean
@@ -46,24 +46,6 @@ class Row:
     def utilisation(self) -> float | None:
         """Share of mode d's cycles that the cube would need for the operator's blocks."""
         return self.bound.cube / self.modes["d"].cycles if "d" in self.modes else None
-
-
-@dataclass(frozen=True)
-class Least:
-    """A bar whose value must not be larger than its target, in the lines of ``Bar``."""
-
-    name: str
-    target: float
-    cases: tuple[tuple[str, float], ...]
-    value: float | None
-
-    def lines(self) -> list[str]:
-        """The cases, then the bar."""
-        found = [f"  {label}: {value:.3f}" for label, value in self.cases]
-        if self.value is None:
-            return [*found, f"bar {self.name} n/a {self.target:g} n/a"]
-        verdict = "ok" if self.value <= self.target else "short"
-        return [*found, f"bar {self.name} {self.value:.3f} {self.target:g} {verdict}"]
 
 
 def bars(rows: Iterable[Row]) -> list[str]:

@@ -31,6 +31,29 @@ def tables(results: Results, view: View) -> list[str]:
     return [_table(results, cases, view) for cases in grouped(results)]
 
 
+def memories(results: Results) -> list[str]:
+    """The table of the most bytes that a call holds, where they were measured."""
+    cases = [c for c in results.cases() if any(results.memory(c, e) is not None for e in ENGINES)]
+    engines = [e for e in ENGINES if any(results.memory(c, e) is not None for c in cases)]
+    rows = [
+        [str(c), *("-" if (m := results.memory(c, e)) is None else f"{m / 2**20:.2f}" for e in engines)]
+        for c in cases
+    ]
+    return [f"MiB that a call holds at its peak\n{table(['case', *engines], rows)}"] if rows else []
+
+
+def simulations(results: Results) -> list[str]:
+    """The table of simulated cycles, where there are any."""
+    if not results.simulated:
+        return []
+    modes = list(next(iter(results.simulated.values())))
+    rows = [
+        [name, *(f"{cycles[m]:,.0f}" if m in cycles else "-" for m in modes)]
+        for name, cycles in results.simulated.items()
+    ]
+    return [f"NPU: simulated cycles of the busiest core\n{table(['problem', *modes], rows)}"]
+
+
 def grouped(results: Results) -> list[list[Case]]:
     """Cases of one dtype, batch and number of threads together."""
     groups: dict[tuple[str, int, int], list[Case]] = {}

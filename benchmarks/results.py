@@ -29,6 +29,7 @@ class Sample:
     best: float
     runs: int
     contended: float  # share of runs that lost the core to somebody
+    memory: int | None = None  # most bytes that a call held at once beyond its arguments
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Results:
     failures: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     checked: dict[str, float] = field(default_factory=dict)  # worst error over bound, by engine
+    simulated: dict[str, dict[str, float]] = field(default_factory=dict)  # NPU cycles by problem and mode
 
     def cases(self) -> list[Case]:
         """Every case measured, in the order of the tables."""
@@ -61,6 +63,10 @@ class Results:
     def best(self, case: Case, engine: str) -> float | None:
         """Shortest run."""
         return min((s.best for s in self.of(case, engine)), default=None)
+
+    def memory(self, case: Case, engine: str) -> int | None:
+        """Most bytes that a call held."""
+        return max((s.memory for s in self.of(case, engine) if s.memory is not None), default=None)
 
     def speedup(self, case: Case, engine: str, over: str) -> float | None:
         """How many times faster ``engine`` is than ``over``: median over sets of the median of paired ratios."""
@@ -83,6 +89,7 @@ class Results:
         self.failures += other.failures
         self.checked = {k: max(v, other.checked.get(k, 0)) for k, v in (other.checked | self.checked).items()}
         self.settings = self.settings or other.settings
+        self.simulated |= other.simulated
 
     def write(self, path: Path, bars: Sequence[str] = ()) -> None:
         """Write JSON, with the lines of the bars for whoever reads no more."""

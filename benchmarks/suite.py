@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import jemalloc
-from benchmarks.bars import Bar, bar_lines
+from benchmarks.bars import Bar, Least, bar_lines
 from benchmarks.case import Case
 from benchmarks.check import Checker
 from benchmarks.engine import ENGINES, Entry
 from benchmarks.harness import Plan, Session
 from benchmarks.plot import plot
 from benchmarks.progress import Progress
-from benchmarks.report import View, header, tables
+from benchmarks.report import View, header, memories, simulations, tables
 from benchmarks.results import Results
 
 
@@ -33,11 +33,13 @@ class Suite:
     batches: tuple[int, ...]
     quick_batches: tuple[int, ...]
     view: View
-    bars: Callable[[Results], list[Bar]]
+    bars: Callable[[Results], Sequence[Bar | Least]]
     dtypes: tuple[str, ...] = ("f32", "bf16")
     threads: tuple[int, ...] = (1, 2)
     batch_help: str = ""
     plan: Plan = Plan()  # noqa: RUF009  (frozen)
+    checker: Callable[[], Checker] = Checker
+    simulate: Callable[[str, Results], None] | None = None  # cycles of one name on the NPU
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -53,14 +55,18 @@ def run(suite: Suite, arguments: Sequence[str] | None = None) -> int:
         results.merge(Results.read(path))
     if not options.source:
         try:
-            _measure(suite, options, results)
+            results.settings = _settings(options)
+            if "cpu" in options.targets:
+                _measure(suite, options, results)
+            if "npu" in options.targets:
+                _simulate(suite, options, results)
         except KeyboardInterrupt:
             results.settings["interrupted"] = True  # what was measured is worth keeping
     bars = bar_lines(suite.bars(results))
     if not options.source:
         results.write(options.output, bars)
     print(*header(results), sep="\n")
-    for text in tables(results, suite.view):
+    for text in (*tables(results, suite.view), *memories(results), *simulations(results)):
         print(f"\n{text}")
     print("", *bars, sep="\n")
     for line in results.failures:
@@ -87,6 +93,9 @@ def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespac
     add("--batch", type=_numbers, metavar="N,...", help=f"{suite.batch_help}default: {_join(suite.batches)}")
     add("--threads", type=_numbers, metavar="N,...", help=f"default: {_join(suite.threads)}")
     add("--engines", type=_words, default=suite.engines, metavar="NAMES", help=f"of {_join(suite.engines)}")
+    targets = ("cpu", "npu") if suite.simulate else ("cpu",)
+    if suite.simulate:
+        add("--targets", type=_words, default=targets, metavar="NAMES", help=f"of {_join(targets)}")
     add("--processes", type=int, metavar="N", help="sets of fresh processes (default: 3)")
     add(
         "--cold-weights",
@@ -117,6 +126,7 @@ def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespac
     )
     add("--plot", type=Path, metavar="FILE.png", help="where to draw")
     options = parser.parse_args(arguments)
+    options.targets = options.targets if suite.simulate else targets
     options.shapes = options.shapes or (suite.quick if options.quick else suite.names)
     options.batch = options.batch or (suite.quick_batches if options.quick else suite.batches)
     options.threads = options.threads or (suite.threads[:1] if options.quick else suite.threads)
@@ -125,6 +135,7 @@ def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespac
         (options.shapes, suite.names),
         (options.engines, suite.engines),
         (options.dtype, suite.dtypes),
+        (options.targets, targets),
     ):
         if unknown := [name for name in given if name not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
@@ -138,7 +149,6 @@ def _measure(suite: Suite, options: argparse.Namespace, results: Results) -> Non
     for t in sorted(set(options.threads) - set(threads)):
         results.missing[f"{t} threads"] = f"this process may use {cpus} CPU(s)"
     engines = [ENGINES[name] for name in options.engines]
-    results.settings = _settings(options, cpus)
     plan = replace(
         suite.plan,
         cold=_cold_bytes() if options.cold_weights else 0,
@@ -146,13 +156,23 @@ def _measure(suite: Suite, options: argparse.Namespace, results: Results) -> Non
         rounds=5 if options.quick else suite.plan.rounds,
         preload=_preload(engines, results),
     )
-    checker, left_out = Checker(), set[str]()
+    checker, left_out = suite.checker(), set[str]()
     cells = len(options.shapes) * len(options.dtype) * len(options.batch) * len(threads)
     with Progress(options.processes * cells) as progress:
         for number in range(options.processes):
             for count in threads:
                 session = Session(results, checker, plan, progress.say, left_out)
                 _set(session, progress, engines, _cases(suite, options, count), number)
+
+
+def _simulate(suite: Suite, options: argparse.Namespace, results: Results) -> None:
+    """All names on the NPU, which is nobody's in particular: the same cycles on every computer."""
+    assert suite.simulate is not None
+    with Progress(len(options.shapes)) as progress:
+        for name in options.shapes:
+            progress.begin(f"NPU {name}")
+            suite.simulate(name, results)
+            progress.done()
 
 
 def _set(session: Session, progress: Progress, engines: list[Entry], cases: list[Case], number: int) -> None:
@@ -177,9 +197,10 @@ def _preload(engines: Sequence[Entry], results: Results) -> str | None:
     return found
 
 
-def _settings(options: argparse.Namespace, cpus: int) -> dict[str, object]:
+def _settings(options: argparse.Namespace) -> dict[str, object]:
     from opc.cpu import features
 
+    cpus = len(os.sched_getaffinity(0))
     return {
         "quick": options.quick,
         "shapes": " ".join(options.shapes),

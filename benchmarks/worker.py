@@ -78,6 +78,11 @@ class Worker:
             alone.append(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before)
         return {"seconds": seconds, "alone": alone}
 
+    def memory(self) -> dict[str, Any]:
+        """Bytes that a call holds at once beyond its arguments; None where the engine cannot tell."""
+        peak = self._ready.peak
+        return {"bytes": peak() if peak is not None else None}
+
     def peak(self, dtype: str) -> dict[str, Any]:
         """Operations a second that this process' CPUs reach together in a loop of multiply-adds."""
         from benchmarks import peak
@@ -97,13 +102,19 @@ class Worker:
         return self.prepared
 
     def _between(self, cold: int) -> Callable[[], None]:
-        if not cold:
+        """What happens before a call and is not timed: weights change, caches are emptied, inputs arrive."""
+        ready = self._ready
+        if not cold and not ready.weights:
             return _NOTHING
-        if self.evictor is None:
+        if cold and self.evictor is None:
             self.evictor = Evictor(cold, sorted(os.sched_getaffinity(0)))
-        evict, inputs = self.evictor, [a.view(f"u{a.itemsize}") for a in self._ready.inputs]
+        evict = self.evictor if cold and self.evictor is not None else _NOTHING
+        inputs = [a.view(f"u{a.itemsize}") for a in ready.inputs] if cold else []
+        weights = [a.view(f"u{a.itemsize}") for a in ready.weights]
 
         def between() -> None:
+            for array in weights:
+                array ^= array.dtype.type(1 << 8 * array.itemsize - 1)
             evict()
             for array in inputs:
                 array.max()
