@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick bench-simulator mutants timings schedules setup-bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick bench-simulator bench-training mutants timings schedules setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -93,6 +93,9 @@ bench-npu: setup-bench bytecode ## simulated cycles on the NPU against a lower b
 
 bench-npu-schedule: setup-bench bytecode ## list schedules against CP-SAT, and what scheduling costs; hours, goes on where it was stopped
 	$(BIN)/python benchmarks/npu_schedule.py
+
+bench-training: setup-bench bytecode ## blocks of ResNet-50 in training, forward and backward, against torch; hours
+	$(BIN)/python benchmarks/training_ops.py
 
 bench-quick: setup-bench bytecode ## a fixed subset of the three, a few minutes
 	$(BIN)/python benchmarks/conv.py --quick

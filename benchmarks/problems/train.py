@@ -48,7 +48,8 @@ class TrainProblem:
         """Sizes and attributes of the kernel."""
         c = self.conv
         image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
-        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
+        filters = {"K": c.filters, "CG": c.channels, "R": c.size, "S": c.size}
+        return {**image, **filters, "stride": c.stride, "pad": c.pad}
 
     @property
     def flops(self) -> int:

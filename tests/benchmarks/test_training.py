@@ -13,6 +13,7 @@ from benchmarks.problems.train import EPS, NAMES, QUICK, WRT, TrainProblem
 from benchmarks.results import Results, Sample
 from benchmarks.training_bars import training_bars
 from benchmarks.worker import Worker
+from opc import driver
 
 C20 = Case("train", "c20", "f32", 1, 1)
 
@@ -98,6 +99,14 @@ def test_bars_take_the_worst_case_and_the_thriftier_torch() -> None:
         "bar npu_fusion_gain 1.500 1.4 ok",
         "bar npu_order_gain 1.300 1.3 ok",
     ]
+
+
+def test_the_kernel_takes_the_arrays_of_the_problem() -> None:
+    what = TrainProblem(Case("train", "c07", "bf16", 8, 1))
+    machine = driver.target_machine("cpu")
+    function = driver.specialise(what.source, "c07.k", machine, None, what.sizes, "bf16", what.layout)
+    shapes = {a.tensor.name: a.tensor.shape for a in function.args}
+    assert {n: a.shape for n, a in what.arrays().items() if n in WRT} == {n: shapes[n] for n in WRT}
 
 
 def test_the_blocks_are_shapes_of_the_network() -> None:
