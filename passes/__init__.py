@@ -14,6 +14,7 @@ from opc.pipeline import Pass
 PASSES: dict[str, str] = {
     "simplify": "passes.tensor.simplify:Simplify",
     "cse": "passes.tensor.cse:Cse",
+    "fold-affine": "passes.tensor.fold_affine:FoldAffine",
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
     "winograd": "passes.tensor.winograd:Winograd",
     "collapse": "passes.tensor.collapse:Collapse",
@@ -40,6 +41,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "tensor": (
         "simplify",  # first: extents of 1, copies and dead guards hide what the rest looks for
         "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
+        "fold-affine",  # licensed only; before what it leaves to prepare is hoisted there
         "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too
         "winograd",  # licensed only; before layouts, which pack the filters it makes
         "dce",  # before layouts and fusion: a dead reader would cost a pack or a store
