@@ -12,6 +12,7 @@ from opc.errors import PassError, fail
 from opc.pipeline import Pass
 
 PASSES: dict[str, str] = {
+    "differentiate": "passes.tensor.differentiate:Differentiate",
     "simplify": "passes.tensor.simplify:Simplify",
     "cse": "passes.tensor.cse:Cse",
     "fold-affine": "passes.tensor.fold_affine:FoldAffine",

@@ -63,7 +63,7 @@ def _read(node: Read, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
 
 def _stored(value: float | int, dtype: DType) -> bool:
     """Whether a tensor of ``dtype`` can hold the value, infinities included."""
-    return (math.isinf(value) and dtype.is_float) or _exact(value, dtype)
+    return (math.isinf(value) and dtype.is_float) or exact(value, dtype)
 
 
 def _fold(node: Call) -> Expr | None:
@@ -72,7 +72,7 @@ def _fold(node: Call) -> Expr | None:
         return None
     consts = [a for a in node.args if isinstance(a, Const)]
     dtypes = {c.dtype for c in consts}
-    if len(dtypes) > 1 or not all(_exact(c.value, c.dtype) for c in consts):
+    if len(dtypes) > 1 or not all(exact(c.value, c.dtype) for c in consts):
         return None
     integers = [isinstance(c.value, int) for c in consts]
     value = _evaluate(node.fn, [Fraction(c.value) for c in consts])
@@ -80,7 +80,7 @@ def _fold(node: Call) -> Expr | None:
     if value is None or (value == 0 and not all(integers)) or (node.fn == "div" and any(integers)):
         return None
     result = int(value) if all(integers) else float(value)
-    same = Fraction(result) == value and _exact(result, consts[0].dtype)
+    same = Fraction(result) == value and exact(result, consts[0].dtype)
     return Const(result, consts[0].dtype) if same else None
 
 
@@ -102,7 +102,7 @@ def _evaluate(fn: str, args: list[Fraction]) -> Fraction | None:
     return table[fn](*args)
 
 
-def _exact(value: float | int, dtype: DType | None) -> bool:
+def exact(value: float | int, dtype: DType | None) -> bool:
     """Whether ``dtype`` holds the value, and every compute type too if it is None."""
     if not math.isfinite(value):
         return False
@@ -231,7 +231,7 @@ def _select(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
         return node
     chosen = yes if known else no
     kind = expr_type(node, tensors)
-    if isinstance(chosen, Const) and chosen.dtype is None and kind is not None and _exact(chosen.value, kind):
+    if isinstance(chosen, Const) and chosen.dtype is None and kind is not None and exact(chosen.value, kind):
         return Const(chosen.value, kind) if kind.is_float or isinstance(chosen.value, int) else node
     return chosen if _same_type(chosen, node, tensors) else node
 
@@ -243,8 +243,8 @@ def _decide(condition: Expr, extents: Mapping[str, int]) -> bool | None:
     a, b = condition.args
     if isinstance(a, Const) and isinstance(b, Const):
         # Literals that are exact in every type compare the same in every type.
-        exact = _exact(a.value, a.dtype) and _exact(b.value, b.dtype)
-        return _COMPARE[condition.fn](a.value, b.value) if exact else None
+        certain = exact(a.value, a.dtype) and exact(b.value, b.dtype)
+        return _COMPARE[condition.fn](a.value, b.value) if certain else None
     left, right = _form(a), _form(b)
     if left is None or right is None:
         return None
@@ -271,8 +271,8 @@ def _cast(node: Call, tensors: Tensors) -> Expr:
     target = DType(node.fn)
     if isinstance(a, Const):
         integer_to_float = target.is_float or isinstance(a.value, int)
-        exact = _exact(a.value, target) and _exact(a.value, None) and integer_to_float
-        return Const(a.value, target) if exact and a.dtype is None else node
+        held = exact(a.value, target) and exact(a.value, None) and integer_to_float
+        return Const(a.value, target) if held and a.dtype is None else node
     if isinstance(a, Call) and a.fn == node.fn:
         return a
     if target is target.compute:

@@ -50,29 +50,34 @@ class Cse:
     level: ClassVar[str] = "tensor"
 
     def run(self, ir: Function, context: Context) -> Function:
-        inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
-        kept: list[Op] = []
-        first: dict[Op, Op] = {}  # canonical form -> the op that stays
-        names: dict[str, str] = {}  # output of a dropped op -> the equal output
-        final: dict[str, str] = {}  # output that stays -> the result whose name it takes
-        for original in ir.ops:
-            op = rename_tensors(original, names)
-            if any(r.tensor in inout for r in reads(op)) or op.name in inout:
-                # Equal text before and after an update in place is not an equal value.
-                kept.append(op)
-                continue
-            twin = first.setdefault(canonical(op), op)
-            pairs = [(t.name, u.name) for t, u in zip(op.outputs, twin.outputs, strict=True)]
-            is_result = [t in ir.results for t, _ in pairs]
-            has_result_name = [u in ir.results or u in final for _, u in pairs]
-            if twin is op or any(a and b for a, b in zip(is_result, has_result_name, strict=True)):
-                kept.append(op)
-                continue
-            names.update(pairs)
-            final.update((u, t) for (t, u), wanted in zip(pairs, is_result, strict=True) if wanted)
-        if len(kept) == len(ir.ops):
-            return ir
-        return ir.with_ops(tuple(_rename_all(op, final) for op in kept))
+        return shared(ir)
+
+
+def shared(ir: Function) -> Function:
+    """The function without ops that compute what another one does."""
+    inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
+    kept: list[Op] = []
+    first: dict[Op, Op] = {}  # canonical form -> the op that stays
+    names: dict[str, str] = {}  # output of a dropped op -> the equal output
+    final: dict[str, str] = {}  # output that stays -> the result whose name it takes
+    for original in ir.ops:
+        op = rename_tensors(original, names)
+        if any(r.tensor in inout for r in reads(op)) or op.name in inout:
+            # Equal text before and after an update in place is not an equal value.
+            kept.append(op)
+            continue
+        twin = first.setdefault(canonical(op), op)
+        pairs = [(t.name, u.name) for t, u in zip(op.outputs, twin.outputs, strict=True)]
+        is_result = [t in ir.results for t, _ in pairs]
+        has_result_name = [u in ir.results or u in final for _, u in pairs]
+        if twin is op or any(a and b for a, b in zip(is_result, has_result_name, strict=True)):
+            kept.append(op)
+            continue
+        names.update(pairs)
+        final.update((u, t) for (t, u), wanted in zip(pairs, is_result, strict=True) if wanted)
+    if len(kept) == len(ir.ops):
+        return ir
+    return ir.with_ops(tuple(_rename_all(op, final) for op in kept))
 
 
 def _rename_all(op: Op, names: dict[str, str]) -> Op:

@@ -45,11 +45,16 @@ class Dce:
     level: ClassVar[str] = "tensor"
 
     def run(self, ir: Function, context: Context) -> Function:
-        # An op that writes an inout argument's storage is an effect, whoever reads it.
-        needed = set(ir.results) | {a.tensor.name for a in ir.args if a.kind == "inout"}
-        kept: list[Op] = []
-        for op in reversed(ir.ops):
-            if any(t.name in needed for t in op.outputs):
-                kept.append(op)
-                needed.update(r.tensor for r in reads(op))
-        return ir if len(kept) == len(ir.ops) else ir.with_ops(tuple(reversed(kept)))
+        return live(ir)
+
+
+def live(ir: Function) -> Function:
+    """The function without ops that no result depends on."""
+    # An op that writes an inout argument's storage is an effect, whoever reads it.
+    needed = set(ir.results) | {a.tensor.name for a in ir.args if a.kind == "inout"}
+    kept: list[Op] = []
+    for op in reversed(ir.ops):
+        if any(t.name in needed for t in op.outputs):
+            kept.append(op)
+            needed.update(r.tensor for r in reads(op))
+    return ir if len(kept) == len(ir.ops) else ir.with_ops(tuple(reversed(kept)))

@@ -44,18 +44,23 @@ class Simplify:
     level: ClassVar[str] = "tensor"
 
     def run(self, ir: Function, context: Context) -> Function:
-        tensors = ir.tensors()
-        inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
-        copies: dict[str, str] = {}
-        ops: list[Op] = []
-        for original in ir.ops:
-            op = _simplify_op(rename_tensors(original, copies), tensors)
-            source = _copied(op, tensors)
-            if source is None or op.name in ir.results or op.name in inout or source in inout:
-                ops.append(op)
-            else:
-                copies[op.name] = source
-        return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
+        return simplified(ir)
+
+
+def simplified(ir: Function) -> Function:
+    """The function in simpler terms, to the same bits."""
+    tensors = ir.tensors()
+    inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
+    copies: dict[str, str] = {}
+    ops: list[Op] = []
+    for original in ir.ops:
+        op = _simplify_op(rename_tensors(original, copies), tensors)
+        source = _copied(op, tensors)
+        if source is None or op.name in ir.results or op.name in inout or source in inout:
+            ops.append(op)
+        else:
+            copies[op.name] = source
+    return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
 
 
 def _simplify_op(op: Op, tensors: Tensors) -> Op:

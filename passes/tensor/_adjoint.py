@@ -1,0 +1,218 @@
+"""Gradients of tensors, op by op from the results back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from math import prod
+
+from opc.affine import Affine
+from opc.dtypes import DType
+from opc.scalar import FUNCTIONS
+from opc.tensor.ir import Arg, Call, Const, Dim, DimValue, Expr, Function, Op, Piece, Read, Tensor
+from opc.tensor.types import expression_type
+from passes.tensor._algebra import expr_reads, fresh, substitute
+from passes.tensor._derivatives import Term, collected, derivatives, expression
+from passes.tensor._parts import Part, canonical_dims, element, everywhere, filled, parts, plain, total
+
+
+class Adjoint:
+    """Gradients of a function's float results by its tensors. ``ops`` compute them, ``winners`` are further ops of
+    the function that they read.
+    """
+
+    def __init__(self, function: Function, wrt: Collection[str]) -> None:
+        self.function, self.wrt = function, wrt
+        self.tensors = dict(function.tensors())
+        self.makers = {t.name: op for op in function.ops for t in op.outputs}
+        self.updated = {a.tensor.name for a in function.args if a.kind == "inout"}
+        self.flows = _flows(function, wrt, self.updated)
+        self.parts: dict[str, list[Part]] = {}
+        self.gradients: dict[str, str] = {}
+        self.args: list[Arg] = []
+        self.ops: list[Op] = []
+        self.winners: list[Op] = []
+        self.line = 0
+
+    def run(self) -> None:
+        """Walk from the results to the arguments."""
+        for name in self.function.results:
+            tensor = self.tensors[name]
+            if name in self.updated or not tensor.dtype.is_float:
+                continue
+            gradient = self._declare(tensor, f"d_{name}")
+            self.args.append(Arg(gradient))
+            whole = Read(gradient.name, element(len(tensor.shape)))
+            self._add(name, Part((everywhere(tensor, whole),)))
+        for op in reversed(self.function.ops):
+            if any(t.name in self.flows and t.name in self.parts for t in op.outputs):
+                self.line = op.line
+                self._op(op)
+        self.line = 0
+        for name in self.wrt:
+            self._settle(self.tensors[name], result=True)
+
+    def _declare(self, like: Tensor, name: str, dtype: DType | None = None) -> Tensor:
+        tensor = replace(like, name=fresh(name, self.tensors), dtype=dtype or like.dtype)
+        self.tensors[tensor.name] = tensor
+        return tensor
+
+    def _add(self, name: str, part: Part) -> None:
+        self.parts.setdefault(name, []).append(part)
+
+    # One op.
+
+    def _op(self, op: Op) -> None:
+        for tensor in op.outputs:
+            if tensor.name in self.parts:
+                self._settle(tensor)
+        winner = (
+            self._winner(op) if op.monoid in ("max", "min") and any(p.reduce for p in op.pieces) else None
+        )
+        for piece in op.pieces:
+            found: dict[Read, list[Term]] = {}
+            stored = Read(op.name, piece.index) if op.monoid is None else None
+            for seed in self._seeds(op, piece, winner):
+                for read, term in derivatives(
+                    piece.body, seed, self.flows.__contains__, stored, op.outputs[0].dtype
+                ):
+                    found.setdefault(read, []).append(term)
+            for read, terms in found.items():
+                for part in parts(read, collected(terms), piece, self.tensors):
+                    self._add(read.tensor, part)
+
+    def _seeds(self, op: Op, piece: Piece, winner: str | None) -> list[Term]:
+        """The gradient of the op by its body, as terms."""
+        incoming = [
+            Term((Read(self.gradients[t.name], piece.index),)) if t.name in self.gradients else None
+            for t in op.outputs
+        ]
+        if op.monoid == "moments":
+            return self._moments(op, piece, *incoming)
+        (term,) = incoming
+        assert term is not None, "an op is visited when its output has a gradient"
+        if winner is None or not piece.reduce:
+            return [term]
+        place = DimValue(row_major(piece.reduce))
+        return [term.where(Call("eq", (place, Read(winner, piece.index))))]
+
+    def _moments(self, op: Op, piece: Piece, mean: Term | None, squares: Term | None) -> list[Term]:
+        """The mean moves by 1/n of a term's change, the sum of squares by twice the term's deviation."""
+        found = []
+        if mean is not None:
+            reduced = {d.name for d in piece.reduce}
+            if any(g.names & reduced for g in piece.guards):
+                found.append(mean.over(Read(self._count(op), piece.index)))
+            else:
+                found.append(mean.scaled(1 / prod(d.extent for d in piece.reduce)))
+        if squares is not None:
+            deviation = Call("sub", (piece.body, Read(op.name, piece.index)))
+            found.append(squares.times(deviation).scaled(2.0))
+        return found
+
+    def _count(self, op: Op) -> str:
+        """A tensor with the number of terms behind each mean."""
+        kind = op.accumulate or DType.F32
+        count = self._declare(op.outputs[0], f"n_{op.name}", kind)
+        pieces = tuple(replace(p, body=Const(1.0)) for p in op.pieces)
+        self.ops.append(
+            replace(
+                op,
+                outputs=(count,),
+                pieces=pieces,
+                monoid="sum",
+                accumulate=kind,
+                fill=None if op.fill is None else 0.0,
+            )
+        )
+        return count.name
+
+    def _winner(self, op: Op) -> str:
+        """An op of the function beside ``op`` with the index of the term that it took."""
+        index = self._declare(op.outputs[0], f"{op.name}_winner", DType.I32)
+        monoid = "arg" + str(op.monoid)
+        fill = None if op.fill is None else 0
+        self.winners.append(replace(op, outputs=(index,), monoid=monoid, fill=fill))
+        return index.name
+
+    # One gradient.
+
+    def _settle(self, tensor: Tensor, result: bool = False) -> None:
+        """Add up the gradient of ``tensor``."""
+        found = self.parts.get(tensor.name, [])
+        if not result and len(found) == 1 and tensor.name in self.function.results:
+            (read,) = expr_reads(found[0].pieces[0].body)
+            self.gradients[tensor.name] = read.tensor
+            return
+        out = self._declare(tensor, f"d_{tensor.name}", self._gradient_type(tensor))
+        self.gradients[tensor.name] = out.name
+        if len(found) == 1 and found[0].outer is None and not plain(found[0], tensor):
+            self.ops.append(self._made(out, found[0].pieces))
+            return
+        exprs = [self._on_elements(part, tensor) for part in found] or [Const(0.0)]
+        self.ops.append(Op((out,), (everywhere(tensor, total(exprs)),), line=self.line))
+
+    def _on_elements(self, part: Part, tensor: Tensor) -> Expr:
+        """The part as an expression over the canonical dimensions; sums become ops of their own."""
+        if plain(part, tensor):
+            return substitute(part.pieces[0].body, canonical_dims(part.pieces[0]))
+        made = self._declare(tensor, f"d_{tensor.name}_part", self._computed(part.pieces))
+        self.ops.append(self._made(made, part.pieces))
+        read = Read(made.name, element(len(tensor.shape)))
+        if part.outer is None:
+            return read
+        return expression(replace(part.outer, factors=(read, *part.outer.factors)))
+
+    def _made(self, out: Tensor, pieces: tuple[Piece, ...]) -> Op:
+        """An op of these pieces; elements that none of them writes are 0."""
+        sums = any(p.reduce for p in pieces)
+        accumulate = self._computed(pieces) if sums else None
+        return filled(Op((out,), pieces, "sum" if sums else None, None, accumulate, line=self.line))
+
+    def _computed(self, pieces: tuple[Piece, ...]) -> DType:
+        """The type that the pieces compute in."""
+        kinds = [expression_type(p.body, self.tensors, DType.F32) for p in pieces]
+        return DType.F64 if DType.F64 in kinds else DType.F32
+
+    def _gradient_type(self, tensor: Tensor) -> DType:
+        """The type of the tensor; for a sum of products the one of its factors, because its gradient becomes a factor
+        beside them.
+        """
+        op = self.makers.get(tensor.name)
+        if op is None or op.monoid != "sum":
+            return tensor.dtype
+        factors = {f for p in op.pieces for f in _factor_types(p.body, self.tensors)}
+        (only, *rest) = factors
+        return tensor.dtype if rest or only is None else only
+
+
+def _factor_types(body: Expr, tensors: Mapping[str, Tensor]) -> list[DType | None]:
+    """The float types of the reads that ``body`` is the product of; None for anything else."""
+    if not isinstance(body, Call) or body.fn != "mul":
+        return [None]
+    found: list[DType | None] = []
+    for factor in body.args:
+        while isinstance(factor, Call) and FUNCTIONS[factor.fn].kind == "cast":
+            factor = factor.args[0]
+        dtype = tensors[factor.tensor].dtype if isinstance(factor, Read) else None
+        found.append(dtype if dtype is not None and dtype.is_float else None)
+    return found
+
+
+def _flows(function: Function, wrt: Collection[str], updated: Collection[str]) -> set[str]:
+    """Float tensors that depend on ``wrt``; what an update in place takes in does not come out again."""
+    found = set(wrt)
+    for op in function.ops:
+        if op.monoid in ("argmax", "argmin") or op.name in updated:
+            continue
+        if any(r.tensor in found for p in op.pieces for r in expr_reads(p.body)):
+            found.update(t.name for t in op.outputs if t.dtype.is_float)
+    return found
+
+
+def row_major(dims: tuple[Dim, ...]) -> Affine:
+    """Number of a point of a box, last dimension fastest."""
+    form = Affine()
+    for d in dims:
+        form = form * d.extent + Affine.var(d.name)
+    return form
