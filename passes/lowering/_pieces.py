@@ -94,13 +94,21 @@ class PieceNest:
         for piece in (p for op in self.ops for p in op.pieces):
             extents = {n: e for n, e in piece.extents.items() if n not in tiles}
             for read in expr_reads(piece.body):
-                if read.fill is not None and read.tensor not in self.staged:
+                if read.tensor not in self.staged:
                     moved = replace(read, index=tuple(f.substitute(at) for f in read.index))
                     found.setdefault(read.tensor, []).append((moved, extents))
-        room = self.emit.machine.role("stage").capacity // 2 // max(1, len(found))
-        for name, readings in found.items():
-            alike = len({r.fill for r, _ in readings}) == 1
-            slab = stage_together(self.emit, readings, self.tensors[name], room) if alike else None
+        padded = {n: rs for n, rs in found.items() if any(r.fill is not None for r, _ in rs)}
+        room = self.emit.machine.role("stage").capacity // 2 // max(1, len(padded))
+        for (
+            name,
+            readings,
+        ) in padded.items():  # all reads of the tensor: whoever stays inside it reads the copy too
+            fills = {r.fill for r, _ in readings} - {None}
+            slab = (
+                stage_together(self.emit, readings, self.tensors[name], room, fills.pop())
+                if len(fills) == 1
+                else None
+            )
             if slab is not None:
                 self.staged[name] = slab
 

@@ -98,8 +98,10 @@ class Slab:
 Reading = tuple[Read, Mapping[str, int]]  # with the extents of the dimensions that vary
 
 
-def stage_together(emit: Emitter, readings: Sequence[Reading], tensor: Tensor, room: int) -> Slab | None:
-    """Stage the box that all reads of one tensor touch, padding applied; None if it is larger than ``room``."""
+def stage_together(
+    emit: Emitter, readings: Sequence[Reading], tensor: Tensor, room: int, fill: float | None
+) -> Slab | None:
+    """Stage the box that all reads of one tensor touch, ``fill`` outside it; None if it is larger than ``room``."""
     found = [_reach([(r.index[axis], extents) for r, extents in readings]) for axis in tensor.memory_order]
     if any(f is None for f in found):
         return None
@@ -117,7 +119,7 @@ def stage_together(emit: Emitter, readings: Sequence[Reading], tensor: Tensor, r
         for axis, first, kept in sorted(axes, key=lambda a: a[0])
     ]
     target = Access(name, tuple(Affine.var(d) for d, _ in dims))
-    emit.emit("copy_in.copy", dims, [target], [memory_access(tensor, index)], fill=readings[0][0].fill)
+    emit.emit("copy_in.copy", dims, [target], [memory_access(tensor, index)], fill=fill)
     return Slab(name, axes)
 
 
