@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         PassError,
         RuntimeCallError,
     )
+    from opc.gradients import grad, load_pair
     from opc.kernel import Kernel
+    from opc.pair import Pair, Saved
 
 __version__ = "0.1.0"
 
@@ -35,15 +37,27 @@ __all__ = [
     "ListingError",
     "MachineError",
     "OpcError",
+    "Pair",
     "PassError",
     "RuntimeCallError",
+    "Saved",
     "__version__",
     "compile",
+    "grad",
     "load",
+    "load_pair",
     "ops",
 ]
 
-_HOME = {"Kernel": "opc.kernel", "load": "opc.driver", "compile": "opc.driver"}
+_HOME = {
+    "Kernel": "opc.kernel",
+    "Pair": "opc.pair",
+    "Saved": "opc.pair",
+    "compile": "opc.driver",
+    "grad": "opc.gradients",
+    "load": "opc.driver",
+    "load_pair": "opc.gradients",
+}
 
 
 def __getattr__(name: str) -> Any:

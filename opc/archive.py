@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp keeps archives reproducible
 
 def save(build: Build, path: str | Path) -> None:
     """Write the kernel's texts to ``path``, whole or not at all. Raises RuntimeCallError E0923."""
+    write_atomic(Path(path), packed(build))
+
+
+def packed(build: Build) -> bytes:
+    """The kernel's texts as one archive."""
     parts = {
         "source.tensor": text_of(build.source),
         "function.tensor": text_of(build.function),
@@ -40,28 +46,37 @@ def save(build: Build, path: str | Path) -> None:
         "numerics": build.numerics,
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in parts.items()},
     }
+    return zipped({"manifest.json": json.dumps(manifest, indent=2), **parts})
+
+
+def zipped(parts: Mapping[str, str | bytes]) -> bytes:
+    """An archive of those files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in {"manifest.json": json.dumps(manifest, indent=2), **parts}.items():
+        for name, text in parts.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
-    write_atomic(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read(path: str | Path) -> Build:
     """The build that ``save`` wrote. Raises RuntimeCallError E0914, E0920."""
-    raw = read_bytes(str(path))
+    return unpacked(read_bytes(str(path)), path)
+
+
+def unpacked(raw: bytes, path: str | Path) -> Build:
+    """The build that ``packed`` gave, from the file ``path``. Raises RuntimeCallError E0914."""
     try:
         manifest, parts = _parts(raw)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, RecursionError, RuntimeError) as problem:
-        raise _unusable(path, f"it is no saved kernel ({problem})") from None
+        raise unusable(path, f"it is no saved kernel ({problem})") from None
     if manifest.get("format") != FORMAT:
-        raise _unusable(path, f"its format is {manifest.get('format')}, this opc reads {FORMAT}")
+        raise unusable(path, f"its format is {manifest.get('format')}, this opc reads {FORMAT}")
     numerics = manifest.get("numerics", STRICT)
     if numerics not in NUMERICS:
-        raise _unusable(path, f"its numerics are {numerics}, this opc knows {', '.join(NUMERICS)}")
+        raise unusable(path, f"its numerics are {numerics}, this opc knows {', '.join(NUMERICS)}")
     for name, text in parts.items():
         if hashlib.sha256(text.encode()).hexdigest() != manifest["sha256"].get(name):
-            raise _unusable(path, f"its part {name} is damaged")
+            raise unusable(path, f"its part {name} is damaged")
     try:
         machine = machines.parse(parts["machine.toml"], "machine.toml")
         source, function, module = _parse(parts)
@@ -70,7 +85,7 @@ def read(path: str | Path) -> Build:
             verify(ir, machine, "expanded")
         _agree(source, module)
     except OpcError as error:
-        raise _unusable(path, error.diagnostics[0].message) from None
+        raise unusable(path, error.diagnostics[0].message) from None
     return Build(machine, source, function, module, module, (), numerics)
 
 
@@ -111,7 +126,8 @@ def _agree(source: Function, module: Module) -> None:
             raise fail(IRError, "E0550", f"buffer '{b.name}' is not the kernel's")
 
 
-def _unusable(path: str | Path, reason: str) -> OpcError:
+def unusable(path: str | Path, reason: str) -> OpcError:
+    """The error for a file that cannot be loaded."""
     return fail(
         RuntimeCallError,
         "E0914",

@@ -28,9 +28,14 @@ def byte_strides(tensor: Tensor) -> tuple[int, ...]:
 
 def empty(tensor: Tensor) -> Array:
     """A fresh array of the tensor's shape, dtype and memory order."""
+    return in_layout(aligned(prod(tensor.shape) * tensor.dtype.bytes), tensor)
+
+
+def in_layout(memory: Array, tensor: Tensor) -> Array:
+    """The first bytes of ``memory`` as an array of the tensor's shape, dtype and memory order."""
     order = tensor.memory_order
     shape = tuple(tensor.shape[a] for a in order)
-    flat: Array = aligned(prod(shape) * tensor.dtype.bytes).view(tensor.dtype.numpy).reshape(shape)
+    flat: Array = memory[: prod(shape) * tensor.dtype.bytes].view(tensor.dtype.numpy).reshape(shape)
     return flat.transpose(tuple(order.index(a) for a in range(len(order))))
 
 

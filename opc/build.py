@@ -17,6 +17,7 @@ from opc.pipeline import STRICT, Context, Pass, Pipeline, Step
 from opc.program.ir import Module, Program
 from opc.program.memo import Memo
 from opc.tensor.ir import Function
+from opc.tensor.saved import Half
 
 if TYPE_CHECKING:
     from opc.program.reorder import Body
@@ -37,6 +38,7 @@ class Build:
     steps: tuple[Step, ...]
     numerics: str = STRICT
     plans: str = ""  # of the tile pass; empty: the cost model's choice
+    half: Half | None = None  # which kernel of a pair it is
 
     def before(self, name: str) -> Module:
         """The module as program pass ``name`` got it."""

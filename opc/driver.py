@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from opc import sources
 from opc.cpu.threads import count as thread_count
-from opc.dtypes import DType
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.numerics import NUMERICS, STRICT
+from opc.sources import Source, Wanted
 
 if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the compiler
     from pathlib import Path
@@ -27,17 +28,21 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.npu_kernel import NpuKernel
     from opc.pipeline import Pass
     from opc.program.demand import Demand
+    from opc.sources import Gradient
     from opc.tensor.ir import Function
+    from opc.tensor.saved import Half
     from opc.tuning.choose import Choice
 
 NPU = "ascend910"
 REORDERING = frozenset({"pipeline", "stagger", "interleave", "list-schedule"})
 
 
-def target_machine(target: str, name: str | None = None) -> Machine:
+def target_machine(target: str, name: str | Machine | None = None) -> Machine:
     """The machine for ``target`` ("cpu" or "npu"): ``name`` if given, the host's CPU, or the shipped NPU."""
     from opc import machine as machines
 
+    if name is not None and not isinstance(name, str):
+        return name
     if name is not None:
         return machines.load(name)
     if target == "npu":
@@ -63,21 +68,21 @@ def specialise(
 ) -> Function:
     """A kernel of the source as tensor IR, with its sizes, dtype and memory order fixed.
 
-    Raises LanguageError (E01–E03) for bad text or sizes.
+    ``kernel`` may be a half of a derived one, such as "g.bwd". Raises LanguageError (E01–E03) for bad text or
+    sizes.
     """
-    from opc.lang import lower
-
-    chosen = element_type(dtype) if dtype else machine.default_dtype
-    return lower(text, file, kernel, dict(sizes or {}), chosen, layout)
+    return source(text, file, Wanted(kernel, sizes or {}, dtype, layout), machine).function
 
 
-def element_type(name: str) -> DType:
-    """The dtype of that name. Raises RuntimeCallError E0925."""
-    try:
-        return DType(name)
-    except ValueError:
-        known = ", ".join(DType)
-        raise fail(RuntimeCallError, "E0925", f"unknown dtype '{name}'", help=f"dtypes: {known}") from None
+def source(text: str | bytes | File, file: str, wanted: Wanted, machine: Machine) -> Source:
+    """The tensor IR that is wanted, and which half of a pair it is. Raises LanguageError, PassError E0937."""
+
+    def differentiate(function: Function, wrt: Sequence[str]) -> Gradient:
+        from passes.tensor.differentiate import differentiate
+
+        return differentiate(function, wrt)
+
+    return sources.source(text, file, wanted, machine, differentiate)
 
 
 def pipeline(name: str) -> tuple[Pass, ...]:
@@ -120,6 +125,7 @@ def build(
     dump: Path | None = None,
     numerics: str = STRICT,
     plans: str = "",
+    half: Half | None = None,
 ) -> Build:
     """Run all pipelines on a specialised function. Raises OpcError where the machine cannot hold it."""
     from opc.build import Build, run_passes
@@ -130,7 +136,7 @@ def build(
     lowering = tuple(tile if p.name == tile.name else p for p in pipeline("lowering"))
     tiled, more = run_passes(lowered, lowering, machine, after, dump, numerics)
     module, last = run_passes(tiled, pipeline("program"), machine, after, dump, numerics)
-    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics, plans)
+    return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics, plans, half)
 
 
 def licence(numerics: str) -> str:
@@ -200,14 +206,16 @@ def compile_sized(
     tune: bool = False,
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
-    from opc.cache.kernels import find
-    from opc.cache.key import Request, key_of
+    request = sources.asked(source, Wanted(kernel, sizes, dtype, layout), machine, numerics)
+    return compile_request(request, threads, tune)
 
-    text, file = _source(source)
-    # What is no text names nothing: the lookups below then say what is known.
-    kernel, layout, machine = (None if v is None else str(v) for v in (kernel, layout, machine))
+
+def compile_request(request: Request, threads: int | None = None, tune: bool = False) -> Kernel:
+    """The kernel of a request: from the cache, or compiled now. Raises OpcError as ``compile`` does."""
+    from opc.cache.kernels import find
+    from opc.cache.key import key_of
+
     count = thread_count(threads)
-    request = Request(text, file, kernel, sizes, dtype, layout, machine, str(numerics))
     if tune:
         request = request._replace(plans=_tuned(request, count))
     key = key_of(request)
@@ -239,7 +247,7 @@ def tuned(request: Request, threads: int, tell: Callable[[str], None] = lambda _
     if found is not None:
         return found
     target = target_machine("cpu", request.machine)
-    function = _specialised(request, target)
+    function = _source(request, target).function
     choice = _timed(function, target, request.numerics, threads, tell)
     memory.keep(key, choice, function.name)
     return choice
@@ -266,33 +274,19 @@ def _timed(
 
 def _compiled(request: Request, key: str | None, threads: int) -> Kernel:
     """A kernel compiled now, and kept under ``key`` if it is native."""
+    from opc.kernel import keep
+
     target = target_machine("cpu", request.machine)
-    function = _specialised(request, target)
-    built = build(function, target, numerics=request.numerics, plans=request.plans)
+    function, half = _source(request, target)
+    built = build(function, target, numerics=request.numerics, plans=request.plans, half=half)
 
     def on_npu() -> NpuKernel:
         return npu_kernel(built) if target.kind == "npu" else _on_npu(request)
 
-    kernel = _kernel(built, on_npu, threads)
+    kernel = _kernel(built, on_npu, threads, request)
     if key and target.kind == "cpu":
-        _keep(key, request, built, kernel)
+        keep(key, request, built, kernel)
     return kernel
-
-
-def _keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
-    from opc.build import text_of
-    from opc.cache.kernels import Saved, keep
-
-    own = request.machine if (request.machine or "").endswith(".toml") else None
-    saved = Saved(
-        kernel.signature,
-        kernel.native.code.executable,
-        kernel.machine,
-        tuple(built.machine.features),
-        text_of(built.source),
-        built.machine.text if own else "",
-    )
-    keep(key, saved)
 
 
 def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
@@ -302,12 +296,7 @@ def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
     from opc.native import NativeKernel
 
     def rebuild() -> Build:
-        from opc import machine as machines
-        from opc.tensor.text import parse_function
-
-        own = saved.machine_file
-        target = machines.parse(own, saved.machine) if own else machines.load(saved.machine)
-        source = parse_function(saved.source, "source.tensor")
+        source, target = saved.origin()
         return build(source, target, numerics=request.numerics, plans=request.plans)
 
     def unit() -> Unit:
@@ -318,30 +307,35 @@ def _from_cache(saved: Saved, request: Request, threads: int) -> Kernel:
 
     native = NativeKernel(CpuKernel(saved.executable, unit))
     about = Settings(saved.machine, request.numerics, request.plans)
-    kernel = Kernel(saved.signature, about, native, rebuild, lambda: _on_npu(request), threads)
+    kernel = Kernel(saved.signature, about, native, rebuild, lambda: _on_npu(request), threads, request)
     return kernel
 
 
-def _specialised(request: Request, machine: Machine) -> Function:
-    r = request
-    return specialise(r.text, r.file, machine, r.kernel, r.sizes, r.dtype, r.layout)
+def _source(request: Request, machine: Machine) -> Source:
+    return source(request.text, request.file, sources.wanted(request), machine)
 
 
 def _on_npu(request: Request) -> NpuKernel:
     other = target_machine("npu")
-    return npu_kernel(build(_specialised(request, other), other, numerics=request.numerics))
+    function, half = _source(request, other)
+    return npu_kernel(build(function, other, numerics=request.numerics, half=half))
 
 
 def load(path: str | Path) -> Kernel:
     """The kernel that ``Kernel.save`` wrote to ``path``. Raises RuntimeCallError E0914, E0920."""
     from opc.archive import read
 
-    saved = read(path)
+    return loaded(read(path))
+
+
+def loaded(saved: Build) -> Kernel:
+    """The kernel of a build that an archive held."""
 
     def on_npu() -> NpuKernel:
         if saved.machine.kind == "npu":
             return npu_kernel(saved)
-        return npu_kernel(build(saved.source, target_machine("npu"), numerics=saved.numerics))
+        other = target_machine("npu")
+        return npu_kernel(build(saved.source, other, numerics=saved.numerics, half=saved.half))
 
     return _kernel(saved, on_npu, thread_count(None))
 
@@ -351,13 +345,25 @@ def callable_kernel(built: Build, threads: int | None = None) -> Kernel:
     return _kernel(built, lambda: npu_kernel(built), thread_count(threads))
 
 
-def _kernel(built: Build, on_npu: Callable[[], NpuKernel], threads: int) -> Kernel:
+def _kernel(
+    built: Build,
+    on_npu: Callable[[], NpuKernel],
+    threads: int,
+    request: Request | None = None,
+) -> Kernel:
+    """The kernel of a build; without a ``request`` its tensor IR is one."""
+    from opc.build import text_of
+    from opc.cache.key import Request
     from opc.kernel import Kernel, Settings
     from opc.signature import Signature
 
     native = native_kernel(built) if built.machine.kind == "cpu" else None
     about = Settings(built.machine.name, built.numerics, built.plans)
-    return Kernel(Signature.of(built.source), about, native, lambda: built, on_npu, threads)
+    origin = request or Request(
+        text_of(built.source), "source.tensor", machine=built.machine, numerics=built.numerics
+    )
+    signature = Signature.of(built.source, built.half)
+    return Kernel(signature, about, native, lambda: built, on_npu, threads, origin)
 
 
 def native_kernel(built: Build) -> NativeKernel:
@@ -374,11 +380,3 @@ def npu_kernel(built: Build) -> NpuKernel:
     from opc.npu_kernel import NpuKernel
 
     return NpuKernel(built)
-
-
-def _source(source: str | Path) -> tuple[str | bytes, str]:
-    if isinstance(source, str) and ("{" in source or "\n" in source):
-        return source, "<string>"
-    from opc.files import read_bytes
-
-    return read_bytes(str(source)), str(source)

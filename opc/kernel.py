@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from opc.arrays import Array
     from opc.build import Build
+    from opc.cache.key import Request
     from opc.native import NativeKernel
     from opc.npu import Timeline
     from opc.npu_kernel import NpuKernel
@@ -54,12 +55,13 @@ class Kernel:
         build: Callable[[], Build],
         npu: Callable[[], NpuKernel],
         threads: int,
+        request: Request,
     ) -> None:
-        self.signature = signature
+        self.signature, self.request = signature, request
         self.machine, self.numerics, self.plans = settings
         self.name, self.doc = signature.kernel, signature.doc
         self._native, self._make_build, self._make_npu = native, build, npu
-        self._threads = threads
+        self.threads = threads
         self._made_build: Build | None = None
         self._npu: NpuKernel | None = None
         self._lock = threading.Lock()
@@ -75,12 +77,16 @@ class Kernel:
         Returns the result array, or a tuple of them. With ``out=`` (an array, or a tuple) results are
         written there. Raises RuntimeCallError E0901–E0912.
         """
-        native = self.native
         inputs = self.signature.inputs(arrays, named)
         outputs = self.signature.outputs(out, inputs)
-        packed = native.prepare(inputs, self._threads, native.scratch_packed())
-        native.run({**inputs, **self._named(outputs)}, packed, self._threads)
+        self.run({**inputs, **self._named(outputs)})
         return unpacked(outputs)
+
+    def run(self, memory: Mapping[str, Array]) -> None:
+        """Run on an array for every argument and result, each in the kernel's memory order."""
+        native = self.native
+        packed = native.prepare(memory, self.threads, native.scratch_packed())
+        native.run(memory, packed, self.threads)
 
     def results(self, arrays: Mapping[str, object]) -> dict[str, Array]:
         """Run on named arrays; every result by its name."""
@@ -202,21 +208,24 @@ class BoundKernel:
     def __init__(self, kernel: Kernel, params: Mapping[str, Array]) -> None:
         self.kernel = kernel
         native = kernel.native
-        self._packed = native.prepare(params, kernel._threads)
+        self._packed = native.prepare(params, kernel.threads)
         # Parameters that run reads itself are copied: what is bound must not change under the caller's writes.
-        self._params = {n: np.copy(a, order="K") if n in native.late_params else a for n, a in params.items()}
+        self.params = {n: np.copy(a, order="K") if n in native.late_params else a for n, a in params.items()}
 
     def __repr__(self) -> str:
-        return f"{self.kernel!r} with {', '.join(self._params)} bound"
+        return f"{self.kernel!r} with {', '.join(self.params)} bound"
 
     def __call__(self, *arrays: object, out: object = None, **named: object) -> Result:
         """Run on the inputs that are not bound. Raises RuntimeCallError E0901–E0910."""
         signature = self.kernel.signature
-        inputs = signature.inputs(arrays, named, self._params)
+        inputs = signature.inputs(arrays, named, self.params)
         outputs = signature.outputs(out, inputs)
-        memory = {**self._params, **inputs, **self.kernel._named(outputs)}
-        self.kernel.native.run(memory, self._packed, self.kernel._threads)
+        self.run({**inputs, **self.kernel._named(outputs)})
         return unpacked(outputs)
+
+    def run(self, memory: Mapping[str, Array]) -> None:
+        """Run on an array for every result and every argument that is not bound."""
+        self.kernel.native.run({**memory, **self.params}, self._packed, self.kernel.threads)
 
     def start(self, *arrays: object, out: object = None, **named: object) -> Pending:
         """Begin a call in the background; ``wait()`` on the answer gives its result."""
@@ -249,3 +258,21 @@ class Pending:
         if self._problem is not None:
             raise self._problem
         return self._result
+
+
+def keep(key: str, request: Request, built: Build, kernel: Kernel) -> None:
+    """Keep a native kernel in the cache."""
+    from opc.build import text_of
+    from opc.cache import kernels
+    from opc.cache.key import is_shipped
+
+    own = request.machine is not None and not is_shipped(request.machine)
+    saved = kernels.Saved(
+        kernel.signature,
+        kernel.native.code.executable,
+        kernel.machine,
+        tuple(built.machine.features),
+        text_of(built.source),
+        built.machine.text if own else "",
+    )
+    kernels.keep(key, saved)

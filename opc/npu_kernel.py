@@ -29,7 +29,7 @@ class NpuKernel:
         """What ``simulate`` takes and returns."""
         from opc.signature import Signature
 
-        return Signature.of(self.build.source)
+        return Signature.of(self.build.source, self.build.half)
 
     @property
     def text(self) -> str:

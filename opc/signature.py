@@ -13,6 +13,7 @@ from opc.tensor.tensor import Tensor
 
 if TYPE_CHECKING:
     from opc.tensor.ir import Function
+    from opc.tensor.saved import Half
 
 
 class Slot:
@@ -27,7 +28,7 @@ class Slot:
 
     def accept(self, value: object) -> Array:
         """``value`` as an array the kernel can use. Raises RuntimeCallError (E0901–E0905)."""
-        written = self.kind in ("inout", "output")
+        written = self.kind in ("inout", "output", "saved")
         if (
             type(value) is np.ndarray
             and value.dtype == self.dtype
@@ -48,19 +49,29 @@ class Signature:
     """Arguments in declared order, then results."""
 
     def __init__(
-        self, kernel: str, args: Iterable[tuple[Tensor, str]], results: Iterable[Tensor], doc: str = ""
+        self,
+        kernel: str,
+        args: Iterable[tuple[Tensor, str]],
+        results: Iterable[tuple[Tensor, str]],
+        doc: str = "",
     ) -> None:
         self.kernel, self.doc = kernel, doc
         self.args = tuple(Slot(tensor, kind) for tensor, kind in args)
-        self.results = tuple(Slot(tensor, "output") for tensor in results)
+        self.results = tuple(Slot(tensor, kind) for tensor, kind in results)
         self.params = tuple(a for a in self.args if a.kind == "param")
         self.in_place = any(a.kind == "inout" for a in self.args)
 
     @staticmethod
-    def of(function: Function) -> Signature:
-        """The signature of a tensor function; arguments that are written are not results as well."""
+    def of(function: Function, half: Half | None = None) -> Signature:
+        """The signature of a tensor function; arguments that are written are not results as well.
+
+        Results that only the backward kernel of a pair reads are of the kind "saved".
+        """
         table, args = function.tensors(), {a.tensor.name for a in function.args}
-        results = [table[r] for r in function.results if r not in args]
+        hidden = half.saved.made_names if half else ()
+        results = [
+            (table[r], "saved" if r in hidden else "output") for r in function.results if r not in args
+        ]
         return Signature(function.name, ((a.tensor, a.kind) for a in function.args), results, function.doc)
 
     def __str__(self) -> str:
@@ -69,6 +80,11 @@ class Signature:
             return f"{mark}{slot.name}: {slot.tensor.dtype}[{','.join(map(str, slot.shape))}]"
 
         return f"({', '.join(map(show, self.args))}) -> ({', '.join(map(show, self.results))})"
+
+    def visible(self) -> Signature:
+        """The same without results that are saved for a backward kernel."""
+        results = [(s.tensor, s.kind) for s in self.results if s.kind != "saved"]
+        return Signature(self.kernel, [(s.tensor, s.kind) for s in self.args], results, self.doc)
 
     def slot(self, name: str) -> Slot:
         """The argument or result of that name. Raises RuntimeCallError E0907."""

@@ -6,7 +6,7 @@ The other IRs are not kept: who asks a cached kernel for them gets them made ane
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opc.cache import store
 from opc.cpu.executable import EntryPoint, Executable
@@ -15,6 +15,10 @@ from opc.cpu.image import Image
 from opc.dtypes import DType
 from opc.signature import Signature, Slot
 from opc.tensor.tensor import Tensor
+
+if TYPE_CHECKING:
+    from opc.machine.model import Machine
+    from opc.tensor.ir import Function
 
 
 class Saved(NamedTuple):
@@ -26,6 +30,15 @@ class Saved(NamedTuple):
     features: tuple[str, ...]  # that the code needs
     source: str  # tensor IR before any pass
     machine_file: str = ""  # text of a machine that opc does not ship
+
+    def origin(self) -> tuple[Function, Machine]:
+        """What the kernel was made of, to build it again."""
+        from opc import machine as machines
+        from opc.tensor.text import parse_function
+
+        own = self.machine_file
+        target = machines.parse(own, self.machine) if own else machines.load(self.machine)
+        return parse_function(self.source, "source.tensor"), target
 
 
 def keep(key: str, saved: Saved) -> bool:
@@ -67,7 +80,7 @@ def _saved(about: dict[str, Any], parts: dict[str, bytes]) -> Saved:
     signature = Signature(
         about["kernel"],
         [(_tensor(item), item[0]) for item in about["args"]],
-        [_tensor(item) for item in about["results"]],
+        [(_tensor(item), item[0]) for item in about["results"]],
         about["doc"],
     )
     code: Image | bytes = parts["code"]

@@ -11,11 +11,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from opc.cache.digest import sha256
 from opc.cpu import features
 from opc.numerics import STRICT
+
+if TYPE_CHECKING:
+    from opc.machine.model import Machine
 
 _VERSION = "1"
 _PACKAGES = ("opc", "passes", "kernels_dsl")
@@ -34,9 +37,11 @@ class Request(NamedTuple):
     sizes: Mapping[str, int | float] = {}
     dtype: str | None = None
     layout: str | None = None
-    machine: str | None = None
+    machine: str | Machine | None = None
     numerics: str = STRICT
     plans: str = ""
+    half: str = ""
+    wrt: tuple[str, ...] = ()
 
 
 def key_of(request: Request, *more: str) -> str | None:
@@ -60,9 +65,12 @@ def ingredients(request: Request) -> Iterator[tuple[str, bytes]]:
     yield "LLVM", llvm_stamp()
     yield "host", host()
     machine = request.machine or os.environ.get("OPC_MACHINE", "")
-    yield "machine", machine.encode()
-    if machine.endswith(".toml"):
-        yield "machine file", _bytes(machine)
+    if not isinstance(machine, str):
+        yield "machine file", machine.text.encode()
+    else:
+        yield "machine", machine.encode()
+        if not is_shipped(machine):
+            yield "machine file", _bytes(machine)
     text = request.text.encode() if isinstance(request.text, str) else request.text
     yield "text", text
     yield from used_files(text, request.file)
@@ -74,6 +82,12 @@ def ingredients(request: Request) -> Iterator[tuple[str, bytes]]:
         yield size, repr(number).encode()
     yield "numerics", request.numerics.encode()
     yield "plans", request.plans.encode()
+    yield "half", " ".join((request.half, *request.wrt)).encode()
+
+
+def is_shipped(machine: str | Machine) -> bool:
+    """Whether a machine is opc's own, by its name, and no file of the user's."""
+    return isinstance(machine, str) and not machine.endswith(".toml")
 
 
 @lru_cache(maxsize=1)

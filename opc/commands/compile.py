@@ -16,6 +16,7 @@ from opc.commands.options import Job, Refusals, add_source, add_target, jobs, so
 from opc.commands.tuning import add_tune, plain, table_of, tuned
 from opc.lang import File
 from opc.pipeline import Step
+from opc.report.saved_text import saved_rows, saved_table
 from opc.report.tables import duration
 from opc.report.timeline_text import instruction_counts, instructions_table, passes_table
 
@@ -87,7 +88,9 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
 
     choice = tuned(job, file, options)
     plans = choice.plans if choice else ""
-    built = driver.build(job.function, job.machine, after, folder / "failed", options.numerics, plans)
+    built = driver.build(
+        job.function, job.machine, after, folder / "failed", options.numerics, plans, job.half
+    )
     artefacts = Artefacts(folder, options.emit)
     artefacts.common(built, file)
     for name, ir in kept:
@@ -106,6 +109,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         instructions_table(built.module),
         shown,
         order_shown,
+        saved_table(job.half) if job.half and job.half.is_forward else "",
         "  wrote " + ", ".join(files) if files else "",
     ]
     return {
@@ -117,6 +121,7 @@ def _build(job: Job, options: argparse.Namespace, file: File) -> dict[str, Any]:
         **figures,
         **order,
         **({"tuning": plain(choice)} if choice else {}),
+        **({"saved": saved_rows(job.half)} if job.half else {}),
         "files": files,
         "text": head + "\n".join(t for t in tables if t) + "\n\n",
     }

@@ -73,7 +73,7 @@ def emit_cpu(built: Build, artefacts: Artefacts, triple: str = "") -> tuple[dict
 
     prepare, run = built.module.programs
     start = time.perf_counter()
-    unit = lower(prepare, run, built.machine, triple=triple)
+    unit = lower(prepare, run, built.machine, triple=triple, half=built.half)
     code = aot.emit_object(unit)
     seconds = time.perf_counter() - start
     name, wanted = built.source.name, artefacts.wanted

@@ -15,7 +15,9 @@ from opc.errors import MachineError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
 from opc.pipeline import NUMERICS, STRICT
+from opc.sources import Wanted
 from opc.tensor.ir import Function
+from opc.tensor.saved import Half
 
 if TYPE_CHECKING:
     from opc.lang import File
@@ -25,11 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel of the source for one machine."""
+    """One kernel of the source for one machine; ``half`` says which of a pair it is."""
 
     kernel: str
     machine: Machine
     function: Function
+    half: Half | None = None
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -131,13 +134,10 @@ def jobs(options: argparse.Namespace, file: File) -> Iterator[Job]:
     """The chosen kernel, or every one with an example, for every machine."""
     from opc.lang import kernel_names
 
-    for kernel in [options.kernel] if options.kernel else kernel_names(file):
+    for kernel in kernel_names(file, only=options.kernel):
         for machine in machines(options):
-            sizes = chosen_sizes(options)
-            function = driver.specialise(
-                file, file.name, machine, kernel, sizes, options.dtype, options.layout
-            )
-            yield Job(kernel, machine, function)
+            wanted = Wanted(kernel, chosen_sizes(options), options.dtype, options.layout)
+            yield Job(kernel, machine, *driver.source(file, file.name, wanted, machine))
 
 
 @dataclass

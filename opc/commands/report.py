@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     machine = npu_of(options)
     sizes = {k: v for group in options.set for k, v in group.items()}
     written = {}
-    for name in [options.kernel] if options.kernel else kernel_names(file):
+    for name in kernel_names(file, only=options.kernel):
         function = driver.specialise(file, file.name, machine, name, sizes, options.dtype, options.layout)
         irs = [("tensor IR", text_of(function), "as lowered")]
 

@@ -78,7 +78,7 @@ def _execute(job: Job, options: argparse.Namespace, given: dict[str, Array]) -> 
     _affordable(job.function)
     failed = Path("build") / job.kernel / "failed"
     built = driver.build(job.function, job.machine, dump=failed, numerics=options.numerics)
-    arrays = arguments(job.function, given, options.seed)
+    arrays = arguments(job, given, options.seed)
     # The oracle reads before the kernel writes: inout arguments change in place.
     expected = built.oracle(arrays)
     if job.machine.kind == "npu":
@@ -91,8 +91,9 @@ def _execute(job: Job, options: argparse.Namespace, given: dict[str, Array]) -> 
     ]
 
 
-def arguments(function: Function, given: dict[str, Array], seed: int) -> dict[str, Array]:
+def arguments(job: Job, given: dict[str, Array], seed: int) -> dict[str, Array]:
     """The arrays of a run: files where given, seeded data elsewhere. Raises RuntimeCallError E0927."""
+    function = job.function
     table_of = {a.tensor.name: a.tensor for a in function.args}
     for name in given:
         if name not in table_of:
@@ -103,7 +104,7 @@ def arguments(function: Function, given: dict[str, Array], seed: int) -> dict[st
                 f"'{function.name}' has no argument '{name}'",
                 help=f"it has {known}",
             )
-    arrays = data.arguments(function, seed)
+    arrays = data.arguments(function, seed, half=job.half)
     return arrays | {name: as_input(_rounded(a, table_of[name]), table_of[name]) for name, a in given.items()}
 
 

@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
 def _kernels(options: argparse.Namespace, file: File) -> list[str]:
     from opc.lang import kernel_names
 
-    return [options.kernel] if options.kernel else list(kernel_names(file))
+    return kernel_names(file, only=options.kernel)
 
 
 def _tell(text: str) -> None:

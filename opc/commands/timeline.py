@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     machine = npu_of(options)
     sizes = {k: v for group in options.set for k, v in group.items()}
     reports = []
-    for name in [options.kernel] if options.kernel else kernel_names(file):
+    for name in kernel_names(file, only=options.kernel):
         function = driver.specialise(file, file.name, machine, name, sizes, options.dtype, options.layout)
         built = driver.build(function, machine, numerics=options.numerics)
         kernel = driver.npu_kernel(built)

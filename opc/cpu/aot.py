@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from opc.cpu import cpuid, jit
+from opc.cpu import cpuid, handed, jit
 from opc.cpu.emit import Entry
 from opc.cpu.kernel import Unit
 from opc.errors import RuntimeCallError, fail
@@ -26,6 +26,7 @@ from opc.program.ir import Buffer
 
 MOST_THREADS = 64
 ALIGNMENT = 64  # of packed and workspace
+SAVED = handed.SAVED
 PACKED, WORKSPACE = "packed.", "workspace."  # no tensor has such a name
 _HEAP = ("declare ptr @aligned_alloc(i64, i64)", "declare void @free(ptr)")  # emitted code may use them too
 _WEAK = """\
@@ -59,10 +60,18 @@ def workspace_size(unit: Unit) -> int:
     return rounded(unit.workspace_size(most_threads(unit)))
 
 
-def run_order(entry: Entry) -> list[str]:
-    """C parameters of run, in order."""
-    before = [b.name for b in entry.arguments if b.kind != "output"]
-    return [*before, PACKED, *(b.name for b in entry.arguments if b.kind == "output"), WORKSPACE]
+def run_order(unit: Unit) -> list[str]:
+    """C parameters of run, in order; what passes between the kernels of a pair is in one buffer."""
+    inside = handed.inside(unit.half)
+    seen = [b for b in unit.run.arguments if b.name not in inside]
+    before = [b.name for b in seen if b.kind != "output"]
+    before += [n for n in handed.noted(unit.half) if n not in {b.name for b in seen}]
+    after = [b.name for b in seen if b.kind == "output"]
+    if unit.half is None:
+        return [*before, PACKED, *after, WORKSPACE]
+    if unit.half.is_forward:
+        return [*before, PACKED, *after, SAVED, WORKSPACE]
+    return [SAVED, *before, PACKED, *after, WORKSPACE]
 
 
 def llvm_text(unit: Unit) -> str:
@@ -83,11 +92,14 @@ def llvm_text(unit: Unit) -> str:
         _prepare(unit, prefix),
         _run(unit, prefix),
     ]
+    if unit.half is not None:
+        # Both kernels of a pair have it, so that either can be linked alone, and both together.
+        parts.append(_size(f"opc_{unit.half.pair}_saved_size", unit.half.saved.size, "weak "))
     return "\n".join(parts)
 
 
-def _size(name: str, value: int) -> str:
-    return f"define i64 @{name}() {{\n  ret i64 {value}\n}}\n"
+def _size(name: str, value: int, linkage: str = "") -> str:
+    return f"define {linkage}i64 @{name}() {{\n  ret i64 {value}\n}}\n"
 
 
 def _pass_arguments(entry: Entry) -> list[str]:
@@ -150,7 +162,7 @@ def _prepare(unit: Unit, prefix: str) -> str:
 def _run(unit: Unit, prefix: str) -> str:
     entry = unit.run
     shared = max(entry.layout.workspace, unit.prepare.layout.workspace if unit.prepare else 0)
-    body = _pass_arguments(entry)
+    body = [*handed.text(unit.half), *_pass_arguments(entry)]
     body += [
         f"  %scratch = getelementptr i8, ptr %p.{WORKSPACE}, i64 {shared}",
         "  %linked = icmp ne ptr @GOMP_parallel, null",
@@ -165,7 +177,7 @@ def _run(unit: Unit, prefix: str) -> str:
         f"  call void @{entry.symbol}(ptr %array, ptr %p.{PACKED}, ptr %p.{WORKSPACE}, ptr %scratch, "
         "i32 %threads, ptr @opc.runtime)",
     ]
-    return _function(f"{prefix}_run", _pointers(run_order(entry), entry.arguments), body)
+    return _function(f"{prefix}_run", _pointers(run_order(unit), entry.arguments), body)
 
 
 def emit_object(unit: Unit) -> bytes:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from opc.cpu import cpuid
-from opc.cpu.aot import ALIGNMENT, PACKED, WORKSPACE, most_threads, packed_size, run_order, workspace_size
+from opc.cpu import cpuid, handed
+from opc.cpu.aot import (
+    ALIGNMENT,
+    PACKED,
+    SAVED,
+    WORKSPACE,
+    most_threads,
+    packed_size,
+    run_order,
+    workspace_size,
+)
 from opc.cpu.kernel import Unit
 from opc.dtypes import DType
 from opc.program.ir import Buffer
@@ -31,7 +40,7 @@ _C_KEYWORDS = frozenset((
     "signed", "sizeof", "static", "static_assert", "static_cast", "struct", "switch", "template", "this",
     "thread_local", "throw", "true", "try", "typedef", "typeid", "typename", "typeof", "union", "unix",
     "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq", "NULL",
-    "packed", "workspace", "int8_t", "int32_t", "uint16_t", "size_t",
+    "packed", "saved", "workspace", "int8_t", "int32_t", "uint16_t", "size_t",
 ))  # fmt: skip
 _STATUS = f"""\
 /* What prepare and run return; the same in the header of every kernel. */
@@ -53,7 +62,7 @@ def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
     name = unit.name
     guard = f"OPC_{name.upper()}_H"
     prepare = unit.prepare.arguments if unit.prepare else ()
-    described = {b.name: b for b in (*prepare, *unit.run.arguments)}
+    described = {b.name: b for b in (*prepare, *unit.run.arguments) if b.name not in handed.inside(unit.half)}
     comment = [f"Kernel {name}, compiled by opc: an interface for C11 and C++. It needs no Python.", ""]
     comment += ["Arrays (dense; strides are in bytes, one per declared axis):", ""]
     for b in described.values():
@@ -63,6 +72,7 @@ def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
     lines += [f" * {line}".rstrip() for line in comment]
     lines += [" */", "", "#include <stddef.h>", "#include <stdint.h>", ""]
     lines += ["#ifdef __cplusplus", 'extern "C" {', "#endif", "", _STATUS]
+    lines += _saved_size(unit)
     lines += [
         f"/* Bytes of the packed parameters: {packed_size(unit):,}. */",
         f"size_t opc_{name}_packed_size(void);",
@@ -101,6 +111,7 @@ def _rules(unit: Unit) -> list[str]:
     threads = most_threads(unit)
     lines = [
         f"Alignment: packed and workspace to {ALIGNMENT} bytes, arrays to their elements; {ALIGNMENT} is faster.",
+        *_saved_rules(unit),
         "No array that is written may overlap another, nor packed or workspace.",
         f"Processor: {needs}. The first call checks it{checked}; later calls know.",
     ]
@@ -119,16 +130,41 @@ def _rules(unit: Unit) -> list[str]:
     ]
 
 
+def _saved_rules(unit: Unit) -> list[str]:
+    if unit.half is None:
+        return []
+    pair, names = unit.half.pair, ", ".join(map(_identifier, handed.addresses(unit.half)))
+    lines = [
+        f"Saved: what opc_{pair}_fwd_run hands to opc_{pair}_bwd_run: opaque, aligned to {ALIGNMENT} bytes.",
+        "Any number of backward runs may read it.",
+    ]
+    kept = f"It holds addresses: {names} must stay in place, unchanged, until backward has run."
+    return [*lines, kept] if names else lines
+
+
+def _saved_size(unit: Unit) -> list[str]:
+    if unit.half is None:
+        return []
+    return [
+        f"/* Bytes of what forward hands to backward: {unit.half.saved.size:,}. */",
+        f"size_t opc_{unit.half.pair}_saved_size(void);",
+    ]
+
+
 def _usage(unit: Unit) -> list[str]:
     """The calls, as a caller writes them."""
     name = unit.name
     prepare = [_identifier(b.name) for b in (unit.prepare.arguments if unit.prepare else ())]
     run = [parameter.rpartition("*")[2] for parameter in _parameters(unit)]
+    saved = []
+    if unit.half is not None and unit.half.is_forward:
+        saved = [f"  void *saved = aligned_alloc({ALIGNMENT}, opc_{unit.half.pair}_saved_size());"]
     return [
         "Usage:",
         "",
         f"  void *packed = aligned_alloc({ALIGNMENT}, opc_{name}_packed_size());",
         f"  void *workspace = aligned_alloc({ALIGNMENT}, opc_{name}_workspace_size());",
+        *saved,
         f"  if (opc_{name}_prepare({', '.join([*prepare, 'packed'])}) != OPC_OK) ...",
         f"  if (opc_{name}_run({', '.join(run)}) != OPC_OK) ...",
     ]
@@ -138,7 +174,11 @@ def _parameters(unit: Unit) -> list[str]:
     """C parameters of run."""
     by_name = {b.name: _parameter(b) for b in unit.run.arguments}
     by_name |= {PACKED: "const void *packed", WORKSPACE: "void *workspace"}
-    return [by_name[p] for p in run_order(unit.run)]
+    if unit.half is not None:
+        by_name[SAVED] = "void *saved" if unit.half.is_forward else "const void *saved"
+        kept = {t.name: f"const {_C_TYPES[t.dtype]} *{_identifier(t.name)}" for t in unit.half.saved.kept}
+        by_name = {**kept, **by_name}
+    return [by_name[p] for p in run_order(unit)]
 
 
 def _parameter(b: Buffer) -> str:

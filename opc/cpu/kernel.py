@@ -14,6 +14,7 @@ from opc.cpu.link import UnlinkableError, link
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.machine.model import Machine
 from opc.program.ir import Program
+from opc.tensor.saved import Half
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Unit:
     target: Target
     prepare: Entry | None
     run: Entry
+    half: Half | None = None  # which kernel of a pair it is
 
     @property
     def packed_size(self) -> int:
@@ -55,6 +57,7 @@ def lower(
     host_features: bool = False,
     emulate: bool = False,
     triple: str = "",
+    half: Half | None = None,
 ) -> Unit:
     """LLVM text for a pair of programs.
 
@@ -80,7 +83,7 @@ def lower(
     second = emit.emit(module, run, machine, f"opc_{run.name}_run.entry")
     width = machine.vector_bytes * 8
     module.attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
-    return Unit(run.name, module.text(), Target(module.triple, wanted), first, second)
+    return Unit(run.name, module.text(), Target(module.triple, wanted), first, second, half)
 
 
 def executable(unit: Unit) -> Executable:

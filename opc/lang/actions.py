@@ -170,8 +170,8 @@ class Actions:
         return ast.Argument(children[0].text, children[1], span)
 
     def on_keyword_names(self, children: Children, span: Span) -> ast.Argument:
-        names = ast.NameList(tuple(token.text for token in children[1:]), span)
-        return ast.Argument(children[0].text, names, span)
+        names = tuple(ast.Name(token.text, self._place(token)) for token in children[1:])
+        return ast.Argument(children[0].text, ast.NameList(names, span), span)
 
 
 def _unquote(token: Token) -> str:

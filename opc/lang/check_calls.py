@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from opc.lang import syntax as ast
 from opc.lang.check_expressions import FUNCTIONS, RESERVED, ExpressionChecker
+from opc.lang.derived import pair_where_kernel
 from opc.lang.messages import count, shown, suggest
 from opc.lang.sizes import text_of
 
@@ -66,6 +67,10 @@ class CallChecker:
         code = RESERVED.get(node.function)
         if code is not None:
             self.report(code, f"{node.function} is not built yet", node.span)
+            return
+        if node.function in {d.name for d in self.owner.file.derived}:
+            help = "call its kernels from Python or C: opc.grad(...)"
+            self.owner.found.append(pair_where_kernel(node.function, node.span, help))
             return
         known = self.owner.program.known(self.owner.file)
         help = suggest(node.function, known) if len(node.function) <= 60 else ""

@@ -5,11 +5,12 @@ Independent errors are collected, so that one run shows them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from opc import scalar
 from opc.dtypes import DType
 from opc.errors import Diagnostic, LanguageError, Span
+from opc.lang import derived
 from opc.lang import syntax as ast
 from opc.lang.check_calls import CallChecker
 from opc.lang.check_expressions import ExpressionChecker
@@ -27,13 +28,13 @@ def check_file(program: Program, file: ast.File) -> None:
     if id(file) in program.checked:
         return
     found: list[Diagnostic] = []
-    if not file.kernels and not any(isinstance(d, ast.Derived) for d in file.declarations):
+    if not file.kernels and not file.derived:
         text = "the file declares no kernel"
         found.append(
             problem("E0115", text, Span(file.name, 1), help="kernel name(x: T[N]) -> (y: T[N]) { ... }")
         )
-    found += _derived(file)
-    found += _declared_twice((k.name, k.span) for k in file.kernels)
+    found += _declared_twice(_names(file))
+    found += derived.problems(program, file)
     for kernel in file.kernels:
         found += KernelChecker(program, file, kernel).run()
     if found:
@@ -41,17 +42,13 @@ def check_file(program: Program, file: ast.File) -> None:
     program.checked.add(id(file))
 
 
-def _derived(file: ast.File) -> list[Diagnostic]:
-    return [
-        problem(
-            "E0284",
-            f"derived kernels are not built yet: {shown(d.name)}",
-            d.call.span,
-            help=f"write the kernel {d.name} out, or leave it away",
-        )
-        for d in file.declarations
-        if isinstance(d, ast.Derived)
-    ]
+def _names(file: ast.File) -> Iterator[tuple[str, Span]]:
+    """Every name that a declaration takes; the kernels of a pair are called NAME_fwd and NAME_bwd in C."""
+    for d in file.declarations:
+        if not isinstance(d, ast.Use):
+            yield d.name, d.span
+        if isinstance(d, ast.Derived):
+            yield from ((f"{d.name}_{half}", d.span) for half in derived.HALVES)
 
 
 def _declared_twice(kernels: Iterable[tuple[str, Span]]) -> list[Diagnostic]:

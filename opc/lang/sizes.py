@@ -195,7 +195,10 @@ def _arguments(call: ast.Call) -> list[_Item]:
         items += [", "] if items else []
         items += [f"{argument.keyword}="] if argument.keyword is not None else []
         value = argument.value
-        items.append(f"[{', '.join(value.names)}]" if isinstance(value, ast.NameList) else (value, 0))
+        if isinstance(value, ast.NameList):
+            items.append(f"[{', '.join(n.name for n in value.names)}]")
+        else:
+            items.append((value, 0))
     return items
 
 

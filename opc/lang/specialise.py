@@ -13,7 +13,7 @@ from opc.lang import calls
 from opc.lang import syntax as ast
 from opc.lang.checker import check_file
 from opc.lang.comprehension import lower_clauses
-from opc.lang.loader import Program
+from opc.lang.loader import Found, Program
 from opc.lang.messages import error, noted, shown, suggest
 from opc.lang.scope import Builder, Scope
 from opc.lang.sizes import WHOLE_TYPES, Size, brief, evaluate
@@ -25,10 +25,10 @@ _AXES = {3: "ncl", 4: "nchw", 5: "ncdhw"}
 
 
 def specialise(
-    program: Program, kernel: ast.Kernel, sizes: Mapping[str, Size], dtype: DType, layout: str | None
+    program: Program, found: Found, sizes: Mapping[str, Size], dtype: DType, layout: str | None
 ) -> Function:
-    """The tensor function of ``kernel`` for the given sizes, T and memory order."""
-    file = program.root
+    """The tensor function of a kernel for the given sizes, T and memory order."""
+    kernel, file = found
     builder = Builder(program)
     scope = Scope(builder, kernel, file, dtype, root_sizes(file, kernel, sizes))
     order = memory_order(layout)

@@ -76,7 +76,7 @@ class UnknownReduction(NamedTuple):
 class NameList(NamedTuple):
     """``[a, b]``, the value of ``wrt=``."""
 
-    names: tuple[str, ...]
+    names: tuple[Name, ...]
     span: Span
 
 
@@ -226,6 +226,11 @@ class File(NamedTuple):
     def kernels(self) -> tuple[Kernel, ...]:
         """The kernels that are written out, in order."""
         return tuple(d for d in self.declarations if isinstance(d, Kernel))
+
+    @property
+    def derived(self) -> tuple[Derived, ...]:
+        """The kernels that are derived from others, in order."""
+        return tuple(d for d in self.declarations if isinstance(d, Derived))
 
     @property
     def uses(self) -> tuple[Use, ...]:

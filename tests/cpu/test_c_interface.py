@@ -160,7 +160,7 @@ def driver_in_c(unit: Unit, function: Function) -> str:
         "  if (s) return s;",
     ]
     names = {aot.PACKED: "packed", aot.WORKSPACE: "workspace"}
-    passed = ", ".join(names.get(n, f"(void *){n}_v") for n in aot.run_order(unit.run))
+    passed = ", ".join(names.get(n, f"(void *){n}_v") for n in aot.run_order(unit))
     lines.append(f"  s = opc_{unit.name}_run({passed});")
     for name in function.results:
         lines.append(f'  {{ FILE *f = fopen("{name}", "wb"); if (!f) return 9;')

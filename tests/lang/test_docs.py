@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from opc import driver
 from opc.dtypes import DType
 from opc.errors import LanguageError
 from opc.lang import kernel_names, lower
+from opc.machine import load
 from opc.tensor.verify import verify
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
@@ -26,7 +28,7 @@ def test_example(code: str, text: str) -> None:
         return
     for name in kernel_names(text):
         for dtype in (DType.F32, DType.F16):
-            verify(lower(text, kernel=name, dtype=dtype))
+            verify(driver.specialise(text, "<string>", load("avx2"), name, dtype=dtype))
 
 
 def test_there_are_examples() -> None:

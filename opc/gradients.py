@@ -1,0 +1,95 @@
+"""``opc.grad``: the derivative of a kernel as a pair of kernels, compiled as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opc import driver, sources
+from opc.cache.key import Request
+from opc.errors import RuntimeCallError, fail
+from opc.kernel import Kernel
+from opc.numerics import STRICT
+from opc.pair import Pair
+from opc.sources import BACKWARD, FORWARD, Wanted
+
+
+def grad(
+    source: Kernel | str | Path,
+    kernel: str | None = None,
+    *,
+    wrt: Sequence[str] | None = None,
+    dtype: str | None = None,
+    layout: str | None = None,
+    machine: str | Path | None = None,
+    threads: int | None = None,
+    numerics: str = STRICT,
+    tune: bool = False,
+    **sizes: int | float,
+) -> Pair:
+    """The derivative of a kernel: ``y, saved = pair.fwd(x, w)``, ``dx, dw = pair.bwd(saved, dy)``.
+
+    ``source`` is a compiled kernel, or what ``opc.compile`` takes; then the other arguments are those of
+    ``opc.compile``. ``wrt`` names the arguments to differentiate with respect to, in the order in which ``bwd``
+    returns the gradients. Without it ``kernel`` is a derived kernel that the source declares
+    (``kernel g = grad(f, wrt=[x, w])``).
+
+    Raises LanguageError E0252–E0256 for a bad ``wrt``, PassError for what has no derivative, and what
+    ``opc.compile`` raises; RuntimeCallError E0937 and E0938 for sources that nothing can be derived of.
+    """
+    names = _names(wrt)
+    if isinstance(source, Kernel):
+        given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes)) or numerics != STRICT
+        request = _of_kernel(source, names, given)
+        count = source.threads if threads is None else threads
+        return pair(request, count, tune)
+    if not isinstance(source, str | Path):
+        raise _not_a_kernel(f"a {type(source).__name__}")
+    wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names)
+    return pair(sources.asked(source, wanted, machine, numerics), threads, tune)
+
+
+def _names(wrt: Sequence[str] | None) -> tuple[str, ...]:
+    if wrt is None:
+        return ()
+    if isinstance(wrt, str) or not wrt or not all(isinstance(n, str) for n in wrt):
+        from opc.lang import no_list
+
+        raise no_list()
+    return tuple(wrt)
+
+
+def pair(request: Request, threads: int | None, tune: bool = False) -> Pair:
+    """Both kernels of a request for one of them."""
+    halves = (request._replace(half=half) for half in (FORWARD, BACKWARD))
+    forward, backward = (driver.compile_request(half, threads, tune) for half in halves)
+    return Pair(forward.name.removesuffix(f"_{FORWARD}"), forward, backward)
+
+
+def load_pair(path: str | Path) -> Pair:
+    """The pair that ``Pair.save`` wrote to ``path``. Raises RuntimeCallError E0914, E0920."""
+    from opc.pair_archive import read
+
+    name, forward, backward = read(path)
+    return Pair(name, driver.loaded(forward), driver.loaded(backward))
+
+
+def _of_kernel(kernel: Kernel, wrt: tuple[str, ...], settings: bool) -> Request:
+    """The request for a compiled kernel's derivative. Raises RuntimeCallError E0938."""
+    request = kernel.request
+    if settings:
+        raise _not_a_kernel("a compiled kernel and settings, which it has already")
+    if request.half or "." in (request.kernel or ""):
+        raise _not_a_kernel("one kernel of a pair: derivatives of derivatives are not built yet")
+    if not wrt:
+        raise _not_a_kernel("a compiled kernel without wrt=")
+    return request._replace(half=FORWARD, wrt=wrt, plans="")
+
+
+def _not_a_kernel(given: str) -> Exception:
+    return fail(
+        RuntimeCallError,
+        "E0938",
+        f"opc.grad cannot differentiate {given}",
+        help='opc.grad(kernel, wrt=["x", "w"]), or opc.grad("file.k", "f", wrt=["x"], N=8)',
+    )
