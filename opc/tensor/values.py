@@ -190,9 +190,11 @@ def apply(fn: str, args: Sequence[Value], dtype: DType, mode: Mode) -> Value:
     if all(a.error is None for a in args):
         if function.ulp == 0 or not dtype.is_float:
             return Value(data)
-        if function.ulp == 0.5 and _exact(data, args, dtype):
+        exact = function.ulp == 0.5 and _exact(data, args, dtype)
+        # Exact or not, an infinity is settled below: that of x / 0 has the sign of a zero, which may differ.
+        error = np.zeros_like(data) if exact else rounding(data, dtype, function.ulp)
+        if exact and np.isfinite(data).all():
             return Value(data)
-        error = rounding(data, dtype, function.ulp)
     else:
         carried = _PROPAGATE[fn](data, [a.data for a in args], [or_zero(a.error) for a in args])
         error = carried

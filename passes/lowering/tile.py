@@ -86,6 +86,8 @@ def check_dtypes(function: Function, machine: Machine) -> None:
         for node in (n for p in op.pieces for n in walk(p.body)):
             if isinstance(node, Call) and FUNCTIONS[node.fn].kind == "cast":
                 _need(DType(node.fn), "vector", machine, f"a conversion in '{op.name}'")
+            if isinstance(node, Const) and node.dtype is not None:
+                _need(node.dtype.compute, "vector", machine, f"a constant in '{op.name}'")
         c = classify_contraction(op, function)
         if c is not None and c.is_cube:
             _need(function.tensors()[c.a.tensor].dtype, "cube", machine, f"the contraction '{op.name}'")

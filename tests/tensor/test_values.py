@@ -84,3 +84,12 @@ def test_integers_wrap() -> None:
     np.testing.assert_array_equal(apply("add", [big, one], DType.I32, MODE).data, [-(2**31), 2**31 - 1])
     np.testing.assert_array_equal(apply("neg", [big], DType.I32, MODE).data, [-(2**31) + 1, -(2**31)])
     assert apply("add", [big, one], DType.I32, MODE).error is None
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F16, DType.BF16])
+def test_the_sign_of_a_quotient_by_zero_is_open(dtype: DType) -> None:
+    with np.errstate(divide="ignore"):
+        quotient = apply("div", [Value(np.array([1.0, 1.0])), Value(np.array([0.0, 2.0]))], dtype, MODE)
+    assert quotient.error is not None
+    assert np.isinf(quotient.error[0])
+    assert np.isfinite(quotient.error[1])
