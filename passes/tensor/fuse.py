@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import ClassVar
 
+from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.blocks import chain_problem
-from opc.tensor.ir import Dim, Function, Op, Read, reads
+from opc.tensor.ir import Dim, Function, Op, Read, Tensor, reads
 from opc.tensor.roles import MERGED, is_contraction
 from passes.tensor._algebra import is_pointwise, is_total
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -137,7 +140,7 @@ class _Grouping:
         for i in positions:
             piece = self.ops[i].pieces[0]
             if self.free[i] and not self.product[i] and piece.reduce and not piece.guards and options.rows:
-                self._grow_from(i, partial(self._fit_rows, shared=piece.dims, room=_room(machine)))
+                self._grow_from(i, partial(self._fit_rows, shared=piece.dims, near=_Near.of(machine)))
         for i in positions:
             if self.free[i] and is_pointwise(self.ops[i]) and options.pointwise:
                 self._grow_from(i, self._fit_domain)
@@ -268,7 +271,7 @@ class _Grouping:
         names = {t.name for t in self.ops[j].outputs}
         return any(r.tensor in names for i in (root, *self.leads[root]) for r in reads(self.ops[i]))
 
-    def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], room: float) -> Op | None:
+    def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], near: _Near) -> Op | None:
         op, written = self.ops[j], self._written(members)
         uses = self._uses(members, op)
         if not self.free[j]:
@@ -279,24 +282,49 @@ class _Grouping:
             moved = feed_rows(op, shared, uses[0]) if uses else None
         if moved is None or not all(same_rows(r, moved.pieces[0].index, shared) for r in uses):
             return None
-        return moved if _row_bytes([*(self.ops[m] for m in members), moved], shared) <= room else None
+        inside = [*(self.ops[m] for m in members), moved]
+        return moved if near.holds(inside, shared, self.tensors) else None
 
 
-def _row_bytes(ops: Sequence[Op], shared: tuple[Dim, ...]) -> int:
-    """Bytes that one iteration over the shared dimensions keeps for a later op of the group."""
-    kept = {r.tensor for op in ops for r in reads(op)}
-    total = 0
-    for op in ops:
-        elements = 1
-        for dim in op.pieces[0].dims[len(shared) :]:
-            elements *= dim.extent
-        total += sum(elements * t.dtype.compute.bytes for t in op.outputs if t.name in kept)
-    return total
+@dataclass(frozen=True)
+class _Near:
+    """The memory beside the vector unit. ``lanes``: elements that one step along memory takes at least. ``cached``:
+    what was read stays there by itself.
+    """
 
+    room: float
+    lanes: int
+    cached: bool
 
-def _room(machine: Machine) -> float:
-    """Bytes a group may keep near the vector unit: half of it, the other half is for operands."""
-    for role in ("vector", "scratch", "stage"):
-        if machine.has_role(role) and machine.role(role).addressable and machine.role(role).capacity:
-            return machine.role(role).capacity / 2
-    return float("inf")
+    @staticmethod
+    def of(machine: Machine) -> _Near:
+        """Half of it is for a group, the other half for operands."""
+        cached = not machine.role("vector").addressable
+        lanes = machine.vector_bytes // DType.F32.bytes if cached else 1
+        for role in ("vector", "scratch", "stage"):
+            if machine.has_role(role) and machine.role(role).addressable and machine.role(role).capacity:
+                return _Near(machine.role(role).capacity / 2, lanes, cached)
+        return _Near(float("inf"), lanes, cached)
+
+    def holds(self, ops: Sequence[Op], shared: tuple[Dim, ...], tensors: Mapping[str, Tensor]) -> bool:
+        """Whether there is room for what an iteration over the shared dims makes for later ops of the group, and,
+        where it would stay, what several of them read.
+        """
+        names = {d.name for d in shared}
+        made = {t.name for op in ops for t in op.outputs}
+        readers = Counter(name for op in ops for name in {r.tensor for r in reads(op)})
+        kept: dict[str, int] = {}
+        for op, read in ((o, r) for o in ops for r in reads(o)):
+            again = self.cached and readers[read.tensor] > 1
+            if read.tensor in made or again:
+                size = self._row(op, read, names, tensors[read.tensor])
+                kept[read.tensor] = max(size, kept.get(read.tensor, 0))
+        return sum(kept.values()) <= self.room
+
+    def _row(self, op: Op, read: Read, shared: set[str], tensor: Tensor) -> int:
+        """Bytes that ``op`` reads in an iteration, which has ``lanes`` rows where a shared dim runs along memory."""
+        piece = op.pieces[0]
+        used = {n for form in read.index for n in form.names}
+        size = prod(d.extent for d in (*piece.dims, *piece.reduce) if d.name in used - shared)
+        along = bool(read.index) and bool(read.index[tensor.memory_order[-1]].names & shared)
+        return size * tensor.dtype.compute.bytes * (self.lanes if along and size > 1 else 1)
