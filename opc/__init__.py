@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PassError,
         RuntimeCallError,
     )
+    from opc.family import ArrayPair
     from opc.gradients import grad, load_pair
     from opc.kernel import Kernel
     from opc.pair import Pair, Saved
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArrayPair",
     "CheckError",
     "IRError",
     "Kernel",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ArrayPair": "opc.family",
     "Kernel": "opc.kernel",
     "Pair": "opc.pair",
     "Saved": "opc.pair",

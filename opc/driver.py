@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.machine.model import Machine
     from opc.native import NativeKernel
     from opc.npu_kernel import NpuKernel
+    from opc.pair import Pair
     from opc.pipeline import Pass
     from opc.program.demand import Demand
     from opc.sources import Gradient
@@ -221,6 +222,15 @@ def compile_request(request: Request, threads: int | None = None, tune: bool = F
     key = key_of(request)
     saved = find(key) if key else None
     return _from_cache(saved, request, count) if saved else _compiled(request, key, count)
+
+
+def compile_pair(request: Request, threads: int | None = None, tune: bool = False) -> Pair:
+    """Both kernels of the derivative that a request names. Raises OpcError as ``opc.grad`` does."""
+    from opc.pair import Pair
+
+    halves = (request._replace(half=half) for half in (sources.FORWARD, sources.BACKWARD))
+    forward, backward = (compile_request(half, threads, tune) for half in halves)
+    return Pair(forward.name.removesuffix(f"_{sources.FORWARD}"), forward, backward)
 
 
 def _tuned(request: Request, threads: int) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, overload
 
 from opc import driver, sources
 from opc.cache.key import Request
 from opc.errors import RuntimeCallError, fail
+from opc.family import ArrayPair, of_operator
 from opc.kernel import Kernel
 from opc.numerics import STRICT
 from opc.pair import Pair
-from opc.sources import BACKWARD, FORWARD, Wanted
+from opc.sources import FORWARD, Wanted
 
 
+@overload
 def grad(
     source: Kernel | str | Path,
     kernel: str | None = None,
@@ -26,27 +29,48 @@ def grad(
     numerics: str = STRICT,
     tune: bool = False,
     **sizes: int | float,
-) -> Pair:
+) -> Pair: ...
+
+
+@overload
+def grad(source: Callable[..., Any], *, wrt: Sequence[str]) -> ArrayPair: ...
+
+
+def grad(
+    source: Kernel | str | Path | Callable[..., Any],
+    kernel: str | None = None,
+    *,
+    wrt: Sequence[str] | None = None,
+    dtype: str | None = None,
+    layout: str | None = None,
+    machine: str | Path | None = None,
+    threads: int | None = None,
+    numerics: str = STRICT,
+    tune: bool = False,
+    **sizes: int | float,
+) -> Pair | ArrayPair:
     """The derivative of a kernel: ``y, saved = pair.fwd(x, w)``, ``dx, dw = pair.bwd(saved, dy)``.
 
     ``source`` is a compiled kernel, or what ``opc.compile`` takes; then the other arguments are those of
     ``opc.compile``. ``wrt`` names the arguments to differentiate with respect to, in the order in which ``bwd``
     returns the gradients. Without it ``kernel`` is a derived kernel that the source declares
-    (``kernel g = grad(f, wrt=[x, w])``).
+    (``kernel g = grad(f, wrt=[x, w])``). A function of ``opc.ops`` gives a pair for arrays of any sizes.
 
     Raises LanguageError E0252–E0256 for a bad ``wrt``, PassError for what has no derivative, and what
     ``opc.compile`` raises; RuntimeCallError E0937 and E0938 for sources that nothing can be derived of.
     """
     names = _names(wrt)
+    given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes)) or numerics != STRICT
     if isinstance(source, Kernel):
-        given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes)) or numerics != STRICT
         request = _of_kernel(source, names, given)
         count = source.threads if threads is None else threads
-        return pair(request, count, tune)
+        return driver.compile_pair(request, count, tune)
+    if getattr(source, "__module__", "") == "opc.ops" and callable(source) and names and not given:
+        return of_operator(source, names)
     if not isinstance(source, str | Path):
         raise _not_a_kernel(f"a {type(source).__name__}")
     wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names)
-    return pair(sources.asked(source, wanted, machine, numerics), threads, tune)
+    return driver.compile_pair(sources.asked(source, wanted, machine, numerics), threads, tune)
 
 
 def _names(wrt: Sequence[str] | None) -> tuple[str, ...]:
@@ -57,13 +81,6 @@ def _names(wrt: Sequence[str] | None) -> tuple[str, ...]:
 
         raise no_list()
     return tuple(wrt)
-
-
-def pair(request: Request, threads: int | None, tune: bool = False) -> Pair:
-    """Both kernels of a request for one of them."""
-    halves = (request._replace(half=half) for half in (FORWARD, BACKWARD))
-    forward, backward = (driver.compile_request(half, threads, tune) for half in halves)
-    return Pair(forward.name.removesuffix(f"_{FORWARD}"), forward, backward)
 
 
 def load_pair(path: str | Path) -> Pair:

@@ -20,8 +20,8 @@ import numpy as np
 import kernels_dsl
 from opc import driver
 from opc.arrays import Array, view
-from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
+from opc.infer import Seen, channels_last, settings
 from opc.pipeline import STRICT
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _in_order(name: str, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     for param, a in zip(_info(name).params, arrays, strict=False):
         image = a.ndim == 4 and param.kind != "param"
         if image and last is None:
-            last = _channels_last(a.shape, a.strides)
+            last = channels_last(a.shape, a.strides)
         if image and last:
             found.append(np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
         else:
@@ -212,27 +212,9 @@ def _elementwise(name: str, values: tuple[object, ...], out: object) -> Array:
 def _specialised(
     name: str, layouts: tuple[_Layout, ...], attributes: tuple[tuple[str, int | float], ...], numerics: str
 ) -> Kernel:
-    info = _info(name)
-    sizes: dict[str, int | float] = dict(attributes)
-    dtype, layout = None, None
-    if len(layouts) != len(info.params):
-        raise fail(
-            RuntimeCallError, "E0906", f"'{name}' takes {len(info.params)} arrays, {len(layouts)} were given"
-        )
-    for param, (shape, kind, strides) in zip(info.params, layouts, strict=True):
-        if len(shape) != len(param.shape):
-            message = (
-                f"'{param.name}' of '{name}' has rank {len(shape)}, it must be [{', '.join(param.shape)}]"
-            )
-            raise fail(RuntimeCallError, "E0902", message, help="reshape it")
-        sizes |= {
-            s: n for s, n in zip(param.shape, shape, strict=True) if s in info.symbols and s not in sizes
-        }
-        if param.dtype == "T" and dtype is None:
-            dtype = _element_type(param.name, kind)
-        if len(shape) == 4 and param.kind != "param" and layout is None:
-            layout = "nhwc" if _channels_last(shape, strides) else "nchw"
-    return driver.compile_sized(kernels_dsl.path(name), name, dtype, layout, None, None, sizes, numerics)
+    found = settings(_info(name), [Seen(*layout) for layout in layouts], dict(attributes))
+    path = kernels_dsl.path(name)
+    return driver.compile_sized(path, name, found.dtype, found.layout, None, None, found.sizes, numerics)
 
 
 def _kernel(
@@ -248,18 +230,3 @@ def _info(name: str) -> KernelInfo:
     from opc.lang import kernel_info
 
     return kernel_info(kernels_dsl.source(name), f"kernels_dsl/{name}.k", name)
-
-
-def _element_type(name: str, kind: Any) -> str:
-    for dtype in DType:
-        if dtype.numpy == kind:
-            return str(dtype)
-    known = ", ".join(DType)
-    raise fail(
-        RuntimeCallError, "E0903", f"'{name}' has dtype {kind}, which opc has not", help=f"dtypes: {known}"
-    )
-
-
-def _channels_last(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    _, c, h, w = shape
-    return c > 1 and strides[1] < strides[3] and (h * w > 1)

@@ -26,10 +26,10 @@ class Saved:
     backward calls may use one object.
     """
 
-    __slots__ = ("_arrays", "_layout")
+    __slots__ = ("_arrays", "_layout", "pair")
 
-    def __init__(self, layout: SavedLayout, arrays: Memory) -> None:
-        self._layout, self._arrays = layout, arrays
+    def __init__(self, pair: Pair, layout: SavedLayout, arrays: Memory) -> None:
+        self.pair, self._layout, self._arrays = pair, layout, arrays
 
     def __repr__(self) -> str:
         return f"<opc.Saved {self.nbytes:,} bytes and {len(self._layout.kept)} kept arrays>"
@@ -65,7 +65,9 @@ class Forward:
         made = _made(layout) if saved is None else _of(saved, layout, self.kernel.name, layout.made_names)
         written = {s.name: a for s, a in zip(self._visible.results, outputs, strict=True)}
         self._run({**inputs, **written, **made})
-        return unpacked(outputs), _saved(layout, {**self._bound, **inputs, **written}, made)
+        known = {**self._bound, **inputs, **written}
+        kept = {t.name: known[t.name] for t in layout.kept}
+        return unpacked(outputs), Saved(self._pair, layout, {**kept, **made})
 
     def start(
         self, *arrays: object, out: object = None, saved: Saved | None = None, **named: object
@@ -79,8 +81,8 @@ class Forward:
         results = self.kernel.npu.simulate(inputs)
         outputs = tuple(results[s.name] for s in self._visible.results)
         layout = self._pair.npu_layout
-        made = {n: results[n] for n in layout.made_names}
-        return unpacked(outputs), _saved(layout, {**inputs, **results}, made)
+        known = {**inputs, **results}
+        return unpacked(outputs), Saved(self._pair, layout, {n: known[n] for n in layout.names})
 
 
 class Backward:
@@ -186,10 +188,6 @@ def _made(layout: SavedLayout) -> dict[str, Array]:
         return {}
     buffer, offsets = aligned(layout.size), layout.offsets
     return {t.name: in_layout(buffer[offsets[t.name] :], t) for t in layout.made}
-
-
-def _saved(layout: SavedLayout, arrays: Memory, made: Memory) -> Saved:
-    return Saved(layout, {**{t.name: arrays[t.name] for t in layout.kept}, **made})
 
 
 def _of(

@@ -67,6 +67,8 @@ def source(
         from opc.tensor.text import parse_function
 
         function = parse_function(text if isinstance(text, str) else text.decode(), file)
+        if not wanted.half:
+            return Source(function)
         return _half(function, f"{function.name}_grad", wanted.wrt, wanted.half, differentiate)
     from opc import lang
 

@@ -68,8 +68,11 @@ def kernel_names(text: Source, file: str = "<string>", only: str | None = None) 
 
 
 def kernel_info(text: Source, file: str = "<string>", kernel: str | None = None) -> KernelInfo:
-    """Arguments, attributes, results, symbols and example of a kernel."""
+    """Arguments, attributes, results, symbols and example of a kernel; of a derived one, those of its origin."""
     tree = check(text, file)
+    derived = derivation(tree, file, kernel) if kernel is not None else None
+    if derived is not None:
+        return _kernel_info(derived.found.file, derived.found.kernel)
     return _kernel_info(tree, _chosen(tree, kernel))
 
 

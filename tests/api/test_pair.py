@@ -189,6 +189,38 @@ def test_a_saved_kernel_can_be_differentiated(pair: opc.Pair, tmp_path: Path) ->
     same(other.bwd(other.fwd(x, w, bias)[1], dy), pair.bwd(pair.fwd(x, w, bias)[1], dy))
 
 
+def test_operators_take_arrays_of_any_sizes() -> None:
+    pair = opc.grad(opc.ops.conv2d, wrt=["w", "x"])
+    assert "wrt w, x" in repr(pair)
+    random = np.random.default_rng(0)
+    for size, dtype in ((5, np.float32), (6, np.float64)):
+        x, w = (random.standard_normal(s).astype(dtype) for s in ((1, 2, size, size), (3, 2, 1, 1)))
+        y, saved = pair.fwd(x, w, stride=2)
+        dw, dx = pair.bwd(saved, np.ones_like(y))
+        np.testing.assert_allclose(dw[:, :, 0, 0], np.tile(x[0, :, ::2, ::2].sum((1, 2)), (3, 1)), rtol=1e-4)
+        np.testing.assert_allclose(dx[0, :, 0, 0], w[:, :, 0, 0].sum(0), rtol=1e-4)
+        assert not dx[:, :, 1::2].any()
+    images = random.standard_normal((1, 4, 4, 2)).astype(np.float32).transpose(0, 3, 1, 2)
+    y, _ = pair.fwd(images, w.astype(np.float32))
+    assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+    with pytest.raises(opc.RuntimeCallError, match="E0907"):
+        pair.fwd(images, w, steps=2)
+    with pytest.raises(opc.RuntimeCallError, match="E0936"):
+        pair.bwd(y, y)  # type: ignore[arg-type]
+
+
+def test_double_precision_throughout() -> None:
+    pair = opc.grad(opc.ops.layer_norm, wrt=["x", "gamma"])
+    random = np.random.default_rng(0)
+    x, gamma, beta, dy = (random.standard_normal(s) for s in ((3, 8), (8,), (8,), (3, 8)))
+    y, saved = pair.fwd(x, gamma, beta)
+    dx, dgamma = pair.bwd(saved, dy)
+    assert {a.dtype for a in (y, dx, dgamma)} == {np.dtype(np.float64)}
+    step = 1e-6 * random.standard_normal(x.shape)
+    change = (pair.fwd(x + step, gamma, beta)[0] - pair.fwd(x - step, gamma, beta)[0]) * dy
+    np.testing.assert_allclose(change.sum() / 2, (dx * step).sum(), rtol=1e-6)
+
+
 def test_on_the_simulated_npu() -> None:
     text = "kernel f(x: T[N]) -> (y: T[N]) { a[i] = exp(x[i])  y[i] = a[i] * x[i] }"
     pair = opc.grad(text, "f", wrt=["x"], N=64)
