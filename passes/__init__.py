@@ -19,6 +19,7 @@ PASSES: dict[str, str] = {
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
     "winograd": "passes.tensor.winograd:Winograd",
     "collapse": "passes.tensor.collapse:Collapse",
+    "split-sums": "passes.tensor.split_sums:SplitSums",
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "fuse": "passes.tensor.fuse:Fuse",
     "dce": "passes.tensor.dce:Dce",
@@ -47,6 +48,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "winograd",  # licensed only; before layouts, which pack the filters it makes
         "dce",  # before layouts and fusion: a dead reader would cost a pack or a store
         "collapse",  # after dce, whose dead readers could hold axes apart; before layouts, which split dims into blocks
+        "split-sums",  # after collapse, which would merge what it splits; before layouts and fusion: it makes ops
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
         "fuse",  # last: every pass above may add, drop or reorder ops, and groups must stay adjacent
     ),

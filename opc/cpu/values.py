@@ -329,12 +329,12 @@ def load_pieces(f: Function, dtype: DType, pointer: str, lanes: int, live: int) 
 
 
 def store_raw(f: Function, dtype: DType, pointer: str, v: Vec, live: int) -> None:
-    """Store the first ``live`` lanes."""
+    """Store the first ``live`` lanes; in pieces where a masked store takes longer than several stores."""
     size = dtype.bytes
     if live == v.lanes:
         f.do(f"store {v.type} {v.ref}, ptr {pointer}, align {size}")
         return
-    if size >= 4:
+    if size >= 4 and (not f.module.x86 or "avx512vl" in f.module.features):
         name = f"llvm.masked.store.{mangled(v.kind, v.lanes)}.p0"
         arguments = [v.ref, pointer, str(size), _mask(v.lanes, live)]
         f.call(name, "void", arguments, [v.type, "ptr", "i32", f"<{v.lanes} x i1>"])

@@ -18,8 +18,8 @@ Box = tuple[tuple[int, int, int, int], ...]  # the same, dim by dim
 Run = tuple[int, int]  # size of a block, and how many follow each other
 
 # What a block costs beside its multiply-adds, in cycles: a start, and the epilogue of each vector.
-_START = 20.0
-_FINISH = 6.0
+START = 20.0
+FINISH = 6.0
 # Rows next to each other in memory fetch a little worse than rows far apart, and variants cost code.
 _NEAR = 0.06
 # Units that are busy at the same time get into each other's way the more the fuller they are.
@@ -129,7 +129,7 @@ def cut(extents: Extents, unit: Unit, terms: int, box: Box = ()) -> tuple[float,
     rows = prod(n for n, *_ in box)
     if not extents:
         step = unit.step(rows, crowded(box, unit.sets, unit.ways))
-        cycles = terms * step + _START + _FINISH * rows * unit.vectors
+        cycles = terms * step + START + FINISH * rows * unit.vectors
         return cycles + _beside(box, unit.depth) / unit.refill, None
     (name, extent, *about), rest = extents[0], extents[1:]
     best: tuple[float, Cut | None] = (float("inf"), None)

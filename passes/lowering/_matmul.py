@@ -25,6 +25,7 @@ from passes.lowering._packing import run_of
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._stage import stage
 from passes.tensor._contraction import Contraction
+from passes.tensor._outer_products import apart
 from passes.tensor._prologue import vector_cycles
 
 Tiles = dict[str, Tile]
@@ -41,15 +42,6 @@ class Staged:
     values: dict[Read, Value] = field(default_factory=dict)
     rows_done: bool = False
     columns_done: bool = False
-
-
-def distance(tensor: Tensor, read: Read, name: str) -> int:
-    """Bytes between two elements that a read touches for neighbours along a dim."""
-    step, total = tensor.dtype.bytes, 0
-    for axis in reversed(tensor.memory_order):
-        total += read.index[axis].coefficient(name) * step
-        step *= tensor.shape[axis]
-    return abs(total)
 
 
 @dataclass
@@ -137,7 +129,7 @@ class ContractionNest:
         return Shape(
             c.batch, m, c.n, contraction_order(c, mixed), operand, self.machine.accumulators[operand], reach,
             prod(k.extent for k in self.channels), 2 + len(tile_reads),
-            {d.name: distance(self.tensors[c.a.tensor], c.a, d.name) for d in m},
+            {d.name: apart(self.tensors[c.a.tensor], c.a, d.name) for d in m},
             vector_cycles(self.before, c, self.tensors, self.machine) if self.before else 0.0,
             sum(op.monoid is not None for op in self.ops[1:]),
             run_of(self.packing, self.tensors) if self.packing is not None else None,

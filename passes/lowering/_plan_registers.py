@@ -16,9 +16,9 @@ from passes.lowering._knobs import Knobs
 from passes.lowering._plan import Plan, Shape, balanced, divisors, slab_bytes
 
 # How often a kernel is thought to run on so many threads: a plan must not depend on the number.
-_THREADS = {1: 5, 2: 5, 4: 3, 8: 2, 16: 1}
-_FORK = 3000.0  # cycles of starting a phase on several threads
-_PER_TASK = 200.0
+THREADS = {1: 5, 2: 5, 4: 3, 8: 2, 16: 1}
+FORK = 3000.0  # cycles of starting a phase on several threads
+PER_TASK = 200.0
 # Cycles of writing a piece of a row when its neighbours follow only after everything else was touched: a
 # page looked up and a line fetched, with nothing to foresee either.
 _FAR_WRITE = 40.0
@@ -27,7 +27,7 @@ _ASK = 0.6  # cycles that asking for a line takes beside multiply-adds
 _MOST_TASKS = 64
 
 # Where a machine file says nothing.
-_TYPICAL = {
+TYPICAL = {
     "fma_per_cycle": 2, "fma_latency": 4, "loads_per_cycle": 2, "l2_bytes_per_cycle": 32, "l3_bytes_per_cycle": 10,
     "memory_bytes_per_cycle": 4, "l1_bytes": 1 << 15, "l1_ways": 8, "l2_bytes": 1 << 19, "l3_core_bytes": 1 << 23,
 }  # fmt: skip
@@ -72,7 +72,7 @@ class _Cost:
 
     def rate(self, distance: float) -> int:
         """Bytes per cycle from where data lie after ``distance`` other bytes; 0: near."""
-        limits = {**_TYPICAL, **self.machine.limits}
+        limits = {**TYPICAL, **self.machine.limits}
         if distance <= limits["l2_bytes"] * 7 // 8:
             return 0
         return limits[
@@ -103,7 +103,7 @@ class _Cost:
 
     def scattered(self, plan: Plan) -> float:
         """Cycles that the results of one slab and panel take where they are written far apart."""
-        s, limits = self.shape, {**_TYPICAL, **self.machine.limits}
+        s, limits = self.shape, {**TYPICAL, **self.machine.limits}
         rows = prod(plan.outer[d.name] for d in s.m)
         between = prod(d.extent for d in (*s.batch, *s.m)) if plan.columns else rows
         if self.everything <= limits["l3_core_bytes"] or not self.rate(between * self.row):
@@ -129,16 +129,16 @@ class _Cost:
         tasks = blocks.get(plan.parallel, 1)
         slabs = prod(blocks[d.name] for d in (*s.batch, *s.m))
         groups = ceil(self.panels / plan.columns) if plan.columns else 1
-        total = sum(_THREADS.values())
+        total = sum(THREADS.values())
         cycles = 0.0
-        for threads, weight in _THREADS.items():
+        for threads, weight in THREADS.items():
             share = ceil(tasks / threads) / tasks
             mine = (slabs, groups * share) if plan.columns else (slabs * share, groups)
             spread = 1.0 / min(threads, tasks) / share
             cycles += weight / total * threads * self._core(plan, *mine) * max(1.0, spread)
             if plan.shared:
-                cycles += weight / total * (_FORK * (threads > 1) + self._whole(plan))
-        return cycles + _PER_TASK * tasks + self._packing(plan)
+                cycles += weight / total * (FORK * (threads > 1) + self._whole(plan))
+        return cycles + PER_TASK * tasks + self._packing(plan)
 
     def _packing(self, plan: Plan) -> float:
         """Cycles, of all cores together, of packing columns that arrive at run time."""
@@ -152,7 +152,7 @@ class _Cost:
             piece = self.shape.run * plan.columns
             return size / route.bandwidth + size / rate * (1 + _LINE / piece if piece else 1)
         again = self.rate(size)
-        return _FORK + size / route.bandwidth + size / rate + (2 * size / again if again else 0.0)
+        return FORK + size / route.bandwidth + size / rate + (2 * size / again if again else 0.0)
 
     def tiles(self, plan: Plan) -> dict[str, int]:
         """Iterations of every loop at the staging level."""
@@ -195,7 +195,7 @@ def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
     rows, columns, _ = machine.cube_shape[s.operand]
     width = min(s.n[-1].extent, columns) if s.n else 1
     lanes = machine.vector_bytes // s.operand.bytes
-    limits = {**_TYPICAL, **machine.limits}
+    limits = {**TYPICAL, **machine.limits}
     panel = prod(d.extent for d in s.k) * width * s.operand.bytes
     near = machine.vector_bytes * limits["loads_per_cycle"]
     return Unit(

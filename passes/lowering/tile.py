@@ -22,8 +22,7 @@ from passes.lowering._contractions import nest_type
 from passes.lowering._emit import Emitter
 from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._knobs import Knobs, parse_plans
-from passes.lowering._matmul import ContractionNest
-from passes.lowering._matmul_registers import RegisterNest
+from passes.lowering._matmul import ContractionNest, operand_type
 from passes.lowering._matmul_spaces import SpaceNest
 from passes.lowering._packing import packing_of
 from passes.lowering._pieces import PieceNest, overlapping
@@ -155,7 +154,7 @@ class Lowering:
         if len(group) == 1 or all(len(op.pieces) == 1 for op in group):
             return False
         found = [c for op in group if (c := self._cube(op)) is not None]
-        return len(found) == 1 and nest_type(found[0], self.tensors, self.machine) is RegisterNest
+        return len(found) == 1 and not self.machine.feeds(operand_type(found[0], self.tensors, self.machine))
 
     def _groups(self) -> Iterator[tuple[Op, ...]]:
         numbered = enumerate(op for op in self.function.ops if op.prepare == self.prepare)

@@ -38,6 +38,7 @@ class Contraction:
     broadcast: tuple[Dim, ...]
     swapped: bool
     guarded: bool  # guards skip reduced terms
+    fixed: bool  # ``b`` depends on parameters only
 
     @property
     def is_cube(self) -> bool:
@@ -45,7 +46,7 @@ class Contraction:
         shared reduced dimension, and no term that must be skipped instead of multiplied by zero. There
         may be no ``m``: a single row.
         """
-        shared = any(_uses(self.a, d) and _uses(self.b, d) for d in self.k)
+        shared = any(uses(self.a, d) and uses(self.b, d) for d in self.k)
         return bool(self.n) and shared and not self.broadcast and not self.guarded
 
 
@@ -63,12 +64,13 @@ def classify_contraction(op: Op, function: Function) -> Contraction | None:
     factors = _factors(piece.body, tensors)
     if factors is None:
         return None
-    swapped = _first_is_b(op, factors, parameters(function))
+    params = parameters(function)
+    swapped = _first_is_b(op, factors, params)
     a, b = factors[::-1] if swapped else factors
     reduced = {d.name for d in piece.reduce}
 
     def dims(in_a: bool, in_b: bool) -> tuple[Dim, ...]:
-        return tuple(d for d in piece.dims if (_uses(a, d), _uses(b, d)) == (in_a, in_b))
+        return tuple(d for d in piece.dims if (uses(a, d), uses(b, d)) == (in_a, in_b))
 
     return Contraction(
         a=a,
@@ -80,10 +82,11 @@ def classify_contraction(op: Op, function: Function) -> Contraction | None:
         broadcast=dims(False, False),
         swapped=swapped,
         guarded=any(g.names & reduced for g in piece.guards),
+        fixed=b.tensor in params,
     )
 
 
-def _uses(read: Read, dim: Dim) -> bool:
+def uses(read: Read, dim: Dim) -> bool:
     return any(f.coefficient(dim.name) for f in read.index)
 
 
@@ -114,7 +117,7 @@ def _first_is_b(op: Op, factors: tuple[Read, Read], params: frozenset[str]) -> b
     fastest = _fastest_dim(op, piece)
     if fastest is None:
         return False
-    return _uses(first, fastest) and not _uses(second, fastest)
+    return uses(first, fastest) and not uses(second, fastest)
 
 
 def _fastest_dim(op: Op, piece: Piece) -> Dim | None:

@@ -15,6 +15,7 @@ from opc.pipeline import Context
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite
 from passes.tensor._algebra import parameters
 from passes.tensor._contraction import Contraction, classify_contraction
+from passes.tensor._outer_products import sums_outer_products
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _pack_contraction(
         operand = promote(operand, tensor.dtype)  # a product of two types is one of the wider
     if operand not in machine.cube_shape:
         return [op]
+    if not machine.feeds(operand) and sums_outer_products(c, table):
+        return [op]  # both operands are copied near in blocks, as the sum goes on
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
     if not fixed and (scheme is None or not _worth_packing(c, tensor, scheme)):
         return [op]

@@ -1,0 +1,64 @@
+"""Contractions that sum outer products: recognised by how their operands lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+
+from opc.dtypes import DType
+from opc.machine.model import Machine
+from opc.tensor.ir import Dim, Read, Tensor
+from passes.tensor._contraction import Contraction, uses
+
+
+def sums_outer_products(c: Contraction, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether both operands have vectors along dims of their own, and the sum walks slower axes: a weight gradient.
+
+    Neither operand may be packed before the run, and rows that lie along the sum are no such case, unless
+    windows of ``b`` overlap along it: packing would copy every element once per window position.
+    """
+    if c.fixed or not c.is_cube:
+        return False
+    rows, columns = pure(c.a, c.m, c), pure(c.b, c.n, c)
+    if not rows or not columns:
+        return False
+    if len(columns) < len(c.n) or len(rows) < len(c.m):
+        return True
+    a = tensors[c.a.tensor]
+    return min(apart(a, c.a, d.name) for d in rows) < min(apart(a, c.a, d.name) for d in c.k if uses(c.a, d))
+
+
+def pure(read: Read, dims: Sequence[Dim], c: Contraction) -> tuple[Dim, ...]:
+    """Those of the dims that share no axis of a read with another dim but the batch's."""
+    batch = {d.name for d in c.batch}
+    return tuple(
+        d for d in dims if all(f.names <= {d.name, *batch} for f in read.index if f.coefficient(d.name))
+    )
+
+
+def apart(tensor: Tensor, read: Read, name: str) -> int:
+    """Bytes between two elements that a read touches for neighbours along a dim."""
+    step, total = tensor.dtype.bytes, 0
+    for axis in reversed(tensor.memory_order):
+        total += read.index[axis].coefficient(name) * step
+        step *= tensor.shape[axis]
+    return abs(total)
+
+
+def oriented(c: Contraction, tensors: Mapping[str, Tensor], machine: Machine, operand: DType) -> Contraction:
+    """The contraction with its operands exchanged if the other one's vectors are clearly fuller."""
+    width = machine.cube_shape[operand][1]
+
+    def full(read: Read, dims: Sequence[Dim]) -> float:
+        column = nearest(read, pure(read, dims, c), tensors)
+        return column.extent / (ceil(column.extent / width) * width)
+
+    if full(c.a, c.m) <= 1.1 * full(c.b, c.n):
+        return c
+    return replace(c, a=c.b, b=c.a, m=c.n, n=c.m, swapped=not c.swapped)
+
+
+def nearest(read: Read, dims: Sequence[Dim], tensors: Mapping[str, Tensor]) -> Dim:
+    """The dim whose neighbours lie next to each other, or closest."""
+    return min(dims, key=lambda d: apart(tensors[read.tensor], read, d.name))

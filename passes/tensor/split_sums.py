@@ -1,0 +1,122 @@
+"""Cut long sums of outer products into parts that different cores may compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import ClassVar
+
+from opc.affine import Affine
+from opc.pipeline import Context
+from opc.tensor.ir import Dim, Expr, Function, Op, Piece, Read, Tensor, rewrite
+from passes.tensor._algebra import fresh
+from passes.tensor._contraction import Contraction, classify_contraction
+from passes.tensor._outer_products import nearest, oriented, pure, sums_outer_products
+
+_TERMS = 512  # of a part at least: storing it and adding it up then takes a few hundredths of its time
+_FEWEST, _MOST = 4, 16  # parts
+
+
+@dataclass(frozen=True)
+class SplitSums:
+    """A sum of outer products over many terms becomes the sum of a few sums, whose number does not depend on that
+    of the threads: results are the same bits on any number of them.
+
+    The gradient of a small filter over large images has few elements, so that there is little to share out but
+    the terms. The parts lie in memory in the order in which they are computed.
+
+    Before:
+        func v1 f {
+          arg x: f32[16384,48] input
+          arg dy: f32[16384,8] input
+          op dw: f32[8,48] sum accumulate f32 {
+            piece k<8, c<48 reduce n<16384 at k, c = mul(dy[n, k], x[n, c])
+          }
+          return dw
+        }
+
+    After:
+        func v1 f {
+          arg x: f32[16384,48] input
+          arg dy: f32[16384,8] input
+          op dw_parts: f32[16,8,48] sum accumulate f32 {
+            piece n_b<16, k<8, c<48 reduce n<1024 at n_b, k, c = mul(dy[n + n_b*1024, k], x[n + n_b*1024, c])
+          }
+          op dw: f32[8,48] sum accumulate f32 {
+            piece k<8, c<48 reduce n_b<16 at k, c = dw_parts[n_b, k, c]
+          }
+          return dw
+        }
+    """
+
+    name: ClassVar[str] = "split-sums"
+    level: ClassVar[str] = "tensor"
+
+    def run(self, ir: Function, context: Context) -> Function:
+        """The function with every long sum split; the same function if there is none."""
+        machine, table = context.machine, ir.tensors()
+        if machine.kind != "cpu":
+            return ir
+        ops: list[Op] = []
+        for op in ir.ops:
+            c = classify_contraction(op, ir)
+            operand = table[c.a.tensor].dtype if c is not None else None
+            count = 0
+            if c is not None and operand in machine.cube_shape and not machine.feeds(operand):
+                count = _parts(c) if sums_outer_products(c, table) else 0
+            if c is None or operand is None or not count or op.prepare or op.fill is not None:
+                ops.append(op)
+                continue
+            c = oriented(c, table, machine, operand)
+            column = nearest(c.b, pure(c.b, c.n, c), table)
+            ops += _split(op, c, column, count, fresh(f"{op.name}_parts", table))
+        return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
+
+
+def _parts(c: Contraction) -> int:
+    """How many; 0: the sum stays whole."""
+    slowest = c.k[0].extent
+    most = min(_MOST, prod(d.extent for d in c.k) // _TERMS)
+    count = max((n for n in range(1, most + 1) if slowest % n == 0), default=1)
+    return count if count >= _FEWEST and not c.batch else 0
+
+
+def _split(op: Op, c: Contraction, column: Dim, count: int, name: str) -> list[Op]:
+    (piece,), out, cut = op.pieces, op.outputs[0], c.k[0]
+    part = Dim(fresh(f"{cut.name}_b", piece.extents), count)
+    rest = Dim(cut.name, cut.extent // count)
+    inside = Affine.var(rest.name) if rest.extent > 1 else Affine()
+    place: dict[str, Affine | int] = {cut.name: Affine.var(part.name, rest.extent) + inside}
+
+    def moved(node: Expr) -> Expr:
+        if not isinstance(node, Read):
+            return node
+        return replace(node, index=tuple(f.substitute(place) for f in node.index))
+
+    dims = (part, *piece.dims)
+    dtype = op.accumulate or out.dtype.compute
+    index = tuple(Affine.var(d.name) for d in dims)
+    parts = Tensor(name, dtype, tuple(d.extent for d in dims), _order(dims, op, column))
+    reduce = tuple(rest if d is cut else d for d in piece.reduce if d is not cut or rest.extent > 1)
+    first = Op(
+        (parts,),
+        (Piece(dims, index, rewrite(piece.body, moved), reduce),),
+        "sum",
+        accumulate=dtype,
+        line=op.line,
+    )
+    return [first, replace(op, pieces=(replace(piece, body=Read(name, index), reduce=(part,)),))]
+
+
+def _order(dims: tuple[Dim, ...], op: Op, column: Dim) -> tuple[int, ...] | None:
+    """The parts' axes in memory: as in the result, but that vectors are contiguous."""
+    (piece,), out = op.pieces, op.outputs[0]
+    rank = {axis: i for i, axis in enumerate(out.memory_order)}
+
+    def place(axis: int) -> int:
+        name = dims[axis].name
+        return min(rank[a] for a, f in enumerate(piece.index) if f.coefficient(name))
+
+    inner = sorted(range(1, len(dims)), key=lambda axis: (dims[axis] is column, place(axis)))
+    order = (0, *inner)
+    return order if order != tuple(range(len(dims))) else None

@@ -1,0 +1,106 @@
+"""Sums of outer products, which weight gradients are: values, bits on any number of threads, plans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opc import data, driver, machine
+from opc.program.ir import Loop, Module, instructions
+from opc.tensor.bound import check
+from opc.tensor.interpret import oracle
+from opc.tensor.ir import Function
+from opc.tensor.text import parse_function
+from tests.lowering.test_lowering import lowered
+
+GRADIENT = """
+kernel gradient(x: T[N, C, H, W], dy: T[N, K, P, Q], R: int, S: int, stride: int, pad: int, dilation: int)
+    -> (dw: T[K, C, R, S]) {
+  dw[k, c, r, s] = sum[n, p, q](
+      dy[n, k, p, q] * (x[n, c, p*stride + r*dilation - pad, q*stride + s*dilation - pad] else 0))
+}
+"""
+
+
+def gradient(dtype: str = "f32", layout: str | None = "nhwc", **sizes: int) -> Function:
+    return driver.specialise(GRADIENT, "gradient", machine.load("avx2"), None, sizes, dtype, layout)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, int]:
+    channels = st.one_of(st.integers(2, 20), st.sampled_from([16, 31, 33, 48]))
+    small, window = st.integers(2, 9), st.integers(1, 4)
+    sizes = {name: draw(channels) for name in "CK"} | {name: draw(window) for name in "RS"}
+    sizes |= {"stride": draw(st.integers(1, 3)), "pad": draw(st.integers(0, 2)), "N": draw(st.integers(1, 9))}
+    sizes |= {"P": draw(small), "Q": draw(st.one_of(small, st.just(70))), "dilation": draw(st.integers(1, 2))}
+    for image, size, window_size in (("H", "P", "R"), ("W", "Q", "S")):
+        reach = sizes["stride"] * (sizes[size] - 1) + sizes["dilation"] * (sizes[window_size] - 1) + 1
+        sizes[image] = max(1, reach - 2 * sizes["pad"])
+    return sizes
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(shapes(), st.sampled_from(["f32", "f32", "bf16", "f64"]), st.sampled_from(["nhwc", None]))
+def test_random_shapes_on_any_number_of_threads(
+    sizes: dict[str, int], dtype: str, layout: str | None
+) -> None:
+    function = gradient(dtype, layout, **sizes)
+    arrays = data.arguments(function, 5, "normal")
+    expected, built = oracle(function, arrays), driver.build(function, machine.load("avx2"))
+    one, three = (driver.callable_kernel(built, n).results(arrays)["dw"] for n in (1, 3))
+    report = check(one, expected["dw"])
+    assert report.ok, str(report)
+    assert np.asarray(one).tobytes() == np.asarray(three).tobytes()
+
+
+def test_integers_are_exact() -> None:
+    function = gradient(N=8, C=20, H=19, W=19, K=21, P=10, Q=10, R=3, S=3, stride=2, pad=1, dilation=1)
+    arrays = data.arguments(function, 1, "integer")
+    found = driver.callable_kernel(driver.build(function, machine.load("avx2")), 2).results(arrays)
+    expected = oracle(function, arrays)["dw"]
+    assert np.array_equal(found["dw"], np.asarray(expected.value, np.float32))
+
+
+def long_sum(terms: int, rows: int, columns: int) -> Module:
+    text = f"""func v1 f {{
+      arg x: f32[{terms},{columns}] input
+      arg dy: f32[{terms},{rows}] input
+      op dw: f32[{rows},{columns}] sum accumulate f32 {{
+        piece k<{rows}, c<{columns} reduce n<{terms} at k, c = mul(dy[n, k], x[n, c])
+      }}
+      return dw
+    }}"""
+    return lowered(parse_function(text), "avx2")
+
+
+def test_a_long_sum_is_shared_out_and_merged() -> None:
+    first, last = long_sum(25088, 64, 64).run.body
+    assert isinstance(first, Loop)
+    assert isinstance(last, Loop)
+    assert first.parallel
+    assert first.extent == 16
+    chains = {i.chain for i, _ in instructions(first.body) if i.opcode == "cube.mma"}
+    assert chains == {25088 // 16}
+    assert any(i.op == "reduce_sum" for i, _ in instructions(last.body))
+
+
+def test_a_short_sum_shares_out_the_result() -> None:
+    (only,) = long_sum(512, 1024, 512).run.body
+    assert isinstance(only, Loop)
+    assert only.parallel
+    assert only.extent > 1
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512"])
+def test_operands_are_copied_once_per_chunk_and_not_per_window(name: str) -> None:
+    function = gradient(N=8, C=64, H=28, W=28, K=64, P=28, Q=28, R=3, S=3, stride=1, pad=1, dilation=1)
+    module = lowered(function, name)
+    moved = sum(
+        np.prod([n for _, n in i.dims]) * np.prod([loop.extent for loop in loops])
+        for i, loops in instructions(module.run.body)
+        if i.opcode == "copy_in.copy"
+        and i.dst[0].buffer.endswith(tuple(f"near{n}" for n in ("", "_1", "_2")))
+    )
+    assert moved < 1.5 * 2 * 8 * 64 * 28 * 28
