@@ -14,6 +14,7 @@ from opc.pipeline import Pass
 PASSES: dict[str, str] = {
     "differentiate": "passes.tensor.differentiate:Differentiate",
     "simplify": "passes.tensor.simplify:Simplify",
+    "pad-terms": "passes.tensor.pad_terms:PadTerms",
     "cse": "passes.tensor.cse:Cse",
     "fold-affine": "passes.tensor.fold_affine:FoldAffine",
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
@@ -42,6 +43,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     # Function -> function of fused groups.
     "tensor": (
         "simplify",  # first: extents of 1, copies and dead guards hide what the rest looks for
+        "pad-terms",  # after dead guards are gone; before everything that looks for contractions, which skip no terms
         "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
         "fold-affine",  # licensed only; before what it leaves to prepare is hoisted there
         "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too

@@ -90,6 +90,11 @@ def is_total(op: Op) -> bool:
     return len(op.pieces) == 1 and op.fill is None
 
 
+def skips_terms(op: Op) -> bool:
+    """Whether guards leave out some terms of its reduction."""
+    return any(g.names & {d.name for d in p.reduce} for p in op.pieces for g in p.guards)
+
+
 def parameters(function: Function) -> frozenset[str]:
     """Tensors that depend on parameters only: ``param`` arguments and outputs of prepare ops."""
     names = {a.tensor.name for a in function.args if a.kind == "param"}

@@ -197,7 +197,7 @@ def _abs(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
 def _extremum(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
     """Max and min: both let NaN win, so only the order of the numbers matters."""
     a, b = node.args
-    if a == b:
+    if _identical(a, b):
         return a
     neutral = -math.inf if node.fn == "max" else math.inf
     for kept, other in ((a, b), (b, a)):
@@ -224,7 +224,7 @@ def _merge_limits(fn: str, kept: Expr, other: Expr) -> Expr | None:
 
 def _select(node: Call, tensors: Tensors, extents: Mapping[str, int]) -> Expr:
     condition, yes, no = node.args
-    if yes == no:
+    if _identical(yes, no):
         return yes
     known = _decide(condition, extents)
     if known is None:
@@ -294,6 +294,11 @@ def _power_of_two(value: float | int) -> bool:
         return False
     mantissa, exponent = math.frexp(abs(value))
     return mantissa == 0.5 and -100 < exponent < 100
+
+
+def _identical(a: Expr, b: Expr) -> bool:
+    """Whether two expressions are one, the signs of their zeros included."""
+    return a == b and repr(a) == repr(b)
 
 
 def _operand(expr: Expr) -> Expr:

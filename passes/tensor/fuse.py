@@ -15,7 +15,7 @@ from opc.pipeline import Context
 from opc.tensor.blocks import chain_problem
 from opc.tensor.ir import Dim, Function, Op, Read, Tensor, reads
 from opc.tensor.roles import MERGED, is_contraction
-from passes.tensor._algebra import is_pointwise, is_total
+from passes.tensor._algebra import is_pointwise, is_total, skips_terms
 from passes.tensor._contraction import Contraction, classify_contraction
 from passes.tensor._groups import run_edges, run_order
 from passes.tensor._match import (
@@ -122,7 +122,7 @@ class _Grouping:
         self.leads: dict[int, list[int]] = {i: [] for i, cube in enumerate(self.cube) if cube}
         self.contractions = found
         self.product = [is_contraction(op) for op in self.ops]
-        self.free = [is_total(op) and not op.prepare for op in self.ops]
+        self.free = [is_total(op) and not op.prepare and not skips_terms(op) for op in self.ops]
         # What may join a chain: nobody else may see what is handed on there.
         self.open = [op.fill is None and not op.prepare for op in self.ops]
         self.tensors = function.tensors()

@@ -55,6 +55,7 @@ EXPRESSIONS: Any = st.recursive(leaves(), calls, max_leaves=8)
 
 @settings(max_examples=400, deadline=None)
 @example(body=Call("mul", (Const(0), Const(-1))))  # -0.0, once the literals are floats
+@example(body=Call("select", (Call("ge", (DimValue(POINT[0]), Const(500))), Const(0), Const(-0.0))))
 @given(body=EXPRESSIONS)
 def test_bits_stay(body: Expr) -> None:
     size = len(PAIRS)
