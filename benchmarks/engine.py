@@ -94,6 +94,8 @@ ENGINES = {
         Entry("rows", "benchmarks.peers.triad:Rows", families=("elementwise",), computes=False),
         Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),
         Entry("torch-compile", "benchmarks.peers.pytorch:Compiled", ("torch",), jemalloc=True),
+        Entry("opc-train", "benchmarks.peers.own_training:Step", families=("train",)),
+        Entry("opc-tuned-train", "benchmarks.peers.own_training:TunedStep", families=("train",)),
         *(
             Entry(f"{name}-train", f"benchmarks.peers.pytorch_training:{place}", ("torch",), True, ("train",))
             for name, place in (("torch-eager", "Eager"), ("torch-compile", "Compiled"))

@@ -40,6 +40,7 @@ class Suite:
     plan: Plan = Plan()  # noqa: RUF009  (frozen)
     checker: Callable[[], Checker] = Checker
     simulate: Callable[[str, Results], None] | None = None  # cycles of one name on the NPU
+    quick_simulated: tuple[str, ...] = ()
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -81,7 +82,11 @@ def _draw(results: Results, suite: Suite, options: argparse.Namespace) -> None:
         print(f"no plot: {reason}", file=sys.stderr)
 
 
-def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespace:
+def _targets(suite: Suite) -> tuple[str, ...]:
+    return ("cpu", "npu") if suite.simulate else ("cpu",)
+
+
+def _parser(suite: Suite) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=suite.about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +100,13 @@ def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespac
     add("--engines", type=_words, default=suite.engines, metavar="NAMES", help=f"of {_join(suite.engines)}")
     targets = ("cpu", "npu") if suite.simulate else ("cpu",)
     if suite.simulate:
-        add("--targets", type=_words, default=targets, metavar="NAMES", help=f"of {_join(targets)}")
+        add(
+            "--targets",
+            type=_words,
+            default=targets,
+            metavar="NAMES",
+            help=f"of {_join(targets)}; a quick run simulates {_join(suite.quick_simulated)}",
+        )
     add("--processes", type=int, metavar="N", help="sets of fresh processes (default: 3)")
     add(
         "--cold-weights",
@@ -125,8 +136,14 @@ def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespac
         help="report these, do not measure",
     )
     add("--plot", type=Path, metavar="FILE.png", help="where to draw")
+    return parser
+
+
+def _options(suite: Suite, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser, targets = _parser(suite), _targets(suite)
     options = parser.parse_args(arguments)
     options.targets = options.targets if suite.simulate else targets
+    options.simulated = options.shapes or (suite.quick_simulated if options.quick else suite.names)
     options.shapes = options.shapes or (suite.quick if options.quick else suite.names)
     options.batch = options.batch or (suite.quick_batches if options.quick else suite.batches)
     options.threads = options.threads or (suite.threads[:1] if options.quick else suite.threads)
@@ -168,8 +185,8 @@ def _measure(suite: Suite, options: argparse.Namespace, results: Results) -> Non
 def _simulate(suite: Suite, options: argparse.Namespace, results: Results) -> None:
     """All names on the NPU, which is nobody's in particular: the same cycles on every computer."""
     assert suite.simulate is not None
-    with Progress(len(options.shapes)) as progress:
-        for name in options.shapes:
+    with Progress(len(options.simulated)) as progress:
+        for name in options.simulated:
             progress.begin(f"NPU {name}")
             suite.simulate(name, results)
             progress.done()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks import suite, training_npu, training_ops
 from benchmarks.case import Array, Case
 from benchmarks.check_training import Reference, TrainingChecker
 from benchmarks.engine import Engine, Prepared
@@ -14,6 +18,8 @@ from benchmarks.results import Results, Sample
 from benchmarks.training_bars import training_bars
 from benchmarks.worker import Worker
 from opc import driver
+from opc import machine as machines
+from opc.dtypes import DType
 
 C20 = Case("train", "c20", "f32", 1, 1)
 
@@ -107,6 +113,46 @@ def test_the_kernel_takes_the_arrays_of_the_problem() -> None:
     function = driver.specialise(what.source, "c07.k", machine, None, what.sizes, "bf16", what.layout)
     shapes = {a.tensor.name: a.tensor.shape for a in function.args}
     assert {n: a.shape for n, a in what.arrays().items() if n in WRT} == {n: shapes[n] for n in WRT}
+
+
+def test_one_block_on_opc_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "train.json"
+    cell = ["--shapes", "c20", "--dtype", "f32", "--batch", "1", "--threads", "1", "--processes", "1"]
+    arguments = [*cell, "--targets", "cpu", "--engines", "opc-train", "--output", str(output)]
+    assert suite.run(training_ops.SUITE, arguments) == 0
+    found = Results.read(output)
+    assert found.checked["opc-train"] <= 1
+    held = found.memory(Case("train", "c20", "f32", 1, 1), "opc-train")
+    w, x, y = 4 * 2048 * 512, 4 * 49 * 512, 4 * 49 * 2048
+    assert held is not None
+    assert (
+        held >= w + x + 2 * y
+    )  # gradients of the weights and the image, the convolution's result and the block's
+    assert "bar npu_gain n/a 3 n/a" in capsys.readouterr().out
+
+
+def test_simulations_are_part_of_a_run_and_of_its_pieces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def simulate(name: str, results: Results) -> None:
+        results.simulated[name] = {"a": 390.0, "a2": 180.0, "c": 120.0, "d": 100.0}
+
+    fake = replace(training_ops.SUITE, simulate=simulate)
+    pieces = [str(tmp_path / f"{name}.json") for name in ("c03", "c05")]
+    for name, path in zip(("c03", "c05"), pieces, strict=True):
+        assert suite.run(fake, ["--targets", "npu", "--shapes", name, "--output", path]) == 0
+    capsys.readouterr()
+    assert suite.run(fake, ["--from", *pieces]) == 0
+    printed = capsys.readouterr().out
+    assert "bar npu_gain 3.900 3 ok" in printed
+    assert "(c)/(d): c03 1.20 c05 1.20" in printed
+    assert "bar npu_order_gain 1.200 1.3 short" in printed
+
+
+def test_the_backward_kernel_of_a_block_is_simulated_in_f16() -> None:
+    function = training_npu.backward("c20", machines.load(training_npu.MACHINE), batch=1)
+    assert function.results == tuple(f"d_{name}" for name in WRT)
+    assert function.tensors()["d_x"].dtype is DType.F16
 
 
 def test_the_blocks_are_shapes_of_the_network() -> None:

@@ -60,9 +60,16 @@ def test_command(page: str, command: str, workplace: Path) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("number", range(len(blocks("README.md", "python"))))
-def test_readme_python(number: int, tmp_path: Path) -> None:
-    text = blocks("README.md", "python")[number].replace('"kernels_dsl/', f'"{ROOT}/kernels_dsl/')
+PROGRAMS = [
+    (page, number)
+    for page in ("README.md", "docs/training.md")
+    for number in range(len(blocks(page, "python")))
+]
+
+
+@pytest.mark.parametrize(("page", "number"), PROGRAMS)
+def test_python(page: str, number: int, tmp_path: Path) -> None:
+    text = blocks(page, "python")[number].replace('"kernels_dsl/', f'"{ROOT}/kernels_dsl/')
     file = tmp_path / "block.py"
     file.write_text(text, encoding="utf-8")
     done = subprocess.run(
@@ -83,14 +90,29 @@ def test_readme_kernel(workplace: Path) -> None:
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONG = {"07_train_digits"}  # shortened, in a test of its own
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[e.stem for e in EXAMPLES])
-def test_example(example: Path, tmp_path: Path) -> None:
+def run_example(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / f"examples/{name}.py"), *arguments]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(example)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_few_epochs_learn_most_digits(dtype: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    done = run_example("07_train_digits", tmp_path, "--epochs", "2", "--pairs", "1", "--dtype", dtype)
+    accuracy = re.search(r"test accuracy ([0-9.]+)%", done.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 85
+    assert (tmp_path / f"build/digits-{dtype}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", [e.stem for e in EXAMPLES if e.stem not in LONG])
+def test_example(name: str, tmp_path: Path) -> None:
+    done = run_example(name, tmp_path)
     assert done.stdout
     assert "False" not in done.stdout
