@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from opc.numerics import FAST, STRICT
+
 if TYPE_CHECKING:
     from benchmarks.problems.npu import NpuProblem
     from opc.build import Build
@@ -21,6 +23,7 @@ class Mode:
     about: str
     options: dict[str, dict[str, Any]]  # pass -> options that differ from their defaults
     left_out: frozenset[str] = frozenset()
+    numerics: str = STRICT
 
     def passes(self, pipeline: str) -> tuple[Pass, ...]:
         """The passes of a named pipeline as this mode wants them."""
@@ -66,10 +69,11 @@ def built(function: Function, machine: Machine, mode: Mode) -> Build:
     """The kernel lowered by a mode's passes. Raises OpcError where the machine cannot hold it."""
     from opc.build import Build, run_passes
 
-    lowered, first = run_passes(function, mode.passes("tensor"), machine)
-    tiled, second = run_passes(lowered, mode.passes("lowering"), machine)
-    module, third = run_passes(tiled, mode.passes("program"), machine)
-    return Build(machine, function, lowered, tiled, module, (*first, *second, *third))
+    licence = mode.numerics
+    lowered, first = run_passes(function, mode.passes("tensor"), machine, numerics=licence)
+    tiled, second = run_passes(lowered, mode.passes("lowering"), machine, numerics=licence)
+    module, third = run_passes(tiled, mode.passes("program"), machine, numerics=licence)
+    return Build(machine, function, lowered, tiled, module, (*first, *second, *third), licence)
 
 
 def measure(function: Function, machine: Machine, mode: Mode) -> Measured:

@@ -17,7 +17,9 @@ Values = Mapping[Read, Value]
 
 @dataclass
 class Epilogue:
-    """``ops[0]`` is the contraction; ``stored`` names the outputs that leave the group."""
+    """``ops[0]`` is the contraction; ``stored`` names the outputs that leave the group. ``first``: an op's addition to
+    the sum, from which the sum starts instead.
+    """
 
     emit: Emitter
     ops: tuple[Op, ...]
@@ -25,12 +27,15 @@ class Epilogue:
     stored: frozenset[str]
     internal: frozenset[str] = field(init=False)
     statistics: Statistics | None = None
+    first: tuple[Op, Read] | None = None
 
     def __post_init__(self) -> None:
         self.internal = frozenset(t.name for op in self.ops for t in op.outputs)
 
     def external_reads(self) -> Iterator[tuple[Op, Read]]:
         """Reads of tensors from outside the group, with the op that has them."""
+        if self.first is not None:
+            yield self.first
         for op in self.ops[1:]:
             for node in walk(op.pieces[0].body):
                 if isinstance(node, Read) and node.tensor not in self.internal:

@@ -10,11 +10,12 @@ from opc.machine.model import Machine
 from opc.program.cost import cycles
 from opc.program.ir import Buffer, Instr, instructions
 from opc.program.pipes import pipe_of
-from opc.tensor.ir import Op, Tensor
+from opc.tensor.ir import Op, Read, Tensor
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter
 from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
+from passes.lowering._first import start
 from passes.lowering._plan import Shape
 
 # Sides of the tiles that are tried; costs between and beyond them lie on a line.
@@ -42,10 +43,15 @@ class Finish:
 
 
 def finish(
-    ops: tuple[Op, ...], tensors: dict[str, Tensor], stored: frozenset[str], shape: Shape, machine: Machine
+    ops: tuple[Op, ...],
+    tensors: dict[str, Tensor],
+    stored: frozenset[str],
+    shape: Shape,
+    machine: Machine,
+    first: tuple[Op, Read] | None = None,
 ) -> Finish:
-    """Of a group's ops after its contraction, the first."""
-    small, large = (_Trial(ops, tensors, stored, shape, machine, side) for side in _TRIED)
+    """Of a group's ops after its contraction, the first, and of what it starts from."""
+    small, large = (_Trial(ops, tensors, stored, shape, machine, side, first) for side in _TRIED)
     pipes = {}
     for pipe, most in large.pipes.items():
         least = small.pipes.get(pipe, 0.0)
@@ -71,13 +77,14 @@ class _Trial:
         shape: Shape,
         machine: Machine,
         side: int,
+        first: tuple[Op, Read] | None,
     ) -> None:
         self.machine = machine
         emit = Emitter("trial", machine)
         for tensor in tensors.values():
             emit.memory(tensor, "inout")
         pointwise = tuple(op for op in ops if op is ops[0] or op.monoid is None)
-        epilogue = Epilogue(emit, pointwise, tensors, stored)
+        epilogue = Epilogue(emit, pointwise, tensors, stored, first=first)
         dims = (*shape.batch, *shape.m, *shape.n)
         names = [s[-1].name if s else "" for s in (shape.m, shape.n)]
         axes = tuple(
@@ -90,6 +97,8 @@ class _Trial:
         before = len(emit.program().body)
         drained = emit.local("drained", shape.accumulator, [a.size for a in axes], "vector")
         acc = emit.local("acc", shape.accumulator, [a.size for a in axes], "accumulator")
+        if first is not None:
+            start(emit, frame, acc, values[first[1]])
         target = Evaluator.at(drained, axes)
         emit.emit("scale.drain", frame.axis_dims(axes), [target], [Evaluator.at(acc, axes)])
         epilogue.apply(frame, Value(target, axes, shape.accumulator, True), values)

@@ -20,6 +20,7 @@ from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
+from passes.lowering._first import start
 from passes.lowering._knobs import Knobs
 from passes.lowering._packing import run_of
 from passes.lowering._plan import Plan, Shape
@@ -55,6 +56,7 @@ class ContractionNest:
     stored: frozenset[str]
     knobs: Knobs
     packing: Op | None = None  # makes operand B at run time, for this contraction alone
+    licensed: bool = False  # sums may start from what is added to them
 
     def __post_init__(self) -> None:
         found = roles_of(self.ops)
@@ -62,7 +64,8 @@ class ContractionNest:
         self.ops = found.inside if found is not None else self.ops
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
-        self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored)
+        self.first = self._first() if self.licensed else None
+        self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored, first=self.first)
         self.shape = self._shape()
         self.accumulator = self.machine.accumulator_role(self.shape.operand)
         self.ragged = self._ragged()
@@ -75,6 +78,10 @@ class ContractionNest:
     def plan_of(self, shape: Shape) -> Plan:
         """Tile sizes for this kind of machine."""
         raise NotImplementedError
+
+    def _first(self) -> tuple[Op, Read] | None:
+        """What the sum starts from, and the op that would add it; the nest's ops then go without."""
+        return None
 
     @property
     def packs(self) -> bool:
@@ -191,6 +198,8 @@ class ContractionNest:
         frame = self._tile_frame(tiles)
         rows, cols = frame.axes
         acc = self.emit.local("acc", self.shape.accumulator, [rows.size, cols.size], self.accumulator)
+        if self.first is not None:
+            start(self.emit, frame, acc, staged.values[self.first[1]])
         for chunk in self._chunks(list(self.shape.k), {}):
             self._multiply(tiles, inside, chunk, staged, acc)
         self._drain(tiles, frame, acc, staged)

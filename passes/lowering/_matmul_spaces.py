@@ -8,11 +8,12 @@ from math import prod
 
 from opc.affine import Affine
 from opc.program.ir import Access
-from opc.tensor.ir import Dim, Read
+from opc.tensor.ir import Dim, Op, Read
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Tile
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._finish import finish
+from passes.lowering._first import can_start, first_term
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces, result_room
@@ -35,8 +36,18 @@ class SpaceNest(ContractionNest):
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
-        self.finish = finish(self.ops, self.tensors, self.stored, shape, self.machine)
+        self.finish = finish(self.ops, self.tensors, self.stored, shape, self.machine, self.first)
         return plan_spaces(shape, self.machine, self.finish)
+
+    def _first(self) -> tuple[Op, Read] | None:
+        """See the base class; in place of an addition the accumulator is written before the first product."""
+        operand = self.tensors[self.contraction.b.tensor].dtype
+        rows = {d.name for d in self.contraction.m}
+        found = first_term(self.ops, rows, self.tensors, self.stored)
+        if found is None or not can_start(self.machine, self.machine.accumulator_role(operand)):
+            return None
+        op, term, self.ops = found
+        return op, term
 
     def _order(self) -> list[Dim]:
         s = self.shape
@@ -165,7 +176,7 @@ class SpaceNest(ContractionNest):
             [("m_", rows.size), ("n_", cols.size), ("k_", k.size)],
             [Access(acc, (m, n))],
             [Access(a, (m, kk)), Access(b, (kk, n))],
-            init=order(chunk),
+            init=order(chunk) if self.first is None else None,
             chain=self._chain(),
         )
 

@@ -133,10 +133,10 @@ class _Folder:
             self.machine.route("scale", roles.get(accumulator, accumulator), memory) is None
         ):
             return None
-        forms = (*drain.scale, "relu") if clips else drain.scale
+        # Rounding is monotone: clipped before it, only the sign of a zero may differ.
+        forms = (*(f for f in drain.scale if f != "convert"), "relu") if clips else drain.scale
         if kinds[1] == kinds[2]:
-            # Clipped after rounding, a tiny negative number could keep its sign.
-            return None if clips and "convert" in drain.scale else forms
+            return (*forms, "convert") if clips and "convert" in drain.scale else forms
         floats = kinds[0].is_float and kinds[2].is_float
         return (*forms, "convert") if floats and kinds[0] == kinds[1] else None
 

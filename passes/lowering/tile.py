@@ -12,7 +12,7 @@ from opc.dtypes import DType
 from opc.errors import MachineError, PassError, fail
 from opc.machine import load, names
 from opc.machine.model import Machine
-from opc.pipeline import Context
+from opc.pipeline import FAST, Context
 from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
@@ -71,7 +71,9 @@ class Tile:
         """
         check_dtypes(function, context.machine)
         prepare = Lowering(function, context.machine, True).run()
-        return Module(prepare, Lowering(function, context.machine, False, parse_plans(self.plans)).run())
+        licensed = context.numerics == FAST
+        run = Lowering(function, context.machine, False, parse_plans(self.plans), licensed).run()
+        return Module(prepare, run)
 
 
 def check_dtypes(function: Function, machine: Machine) -> None:
@@ -107,12 +109,15 @@ def _need(dtype: DType, unit: str, machine: Machine, what: str) -> None:
 
 @dataclass
 class Lowering:
-    """Makes one of a function's two programs. ``plans`` fixes choices of its contractions, in order."""
+    """Makes one of a function's two programs. ``plans`` fixes choices of its contractions, in order. ``licensed``: sums
+    may start from what is added to them.
+    """
 
     function: Function
     machine: Machine
     prepare: bool
     plans: tuple[Knobs, ...] = ()
+    licensed: bool = False
 
     def __post_init__(self) -> None:
         self.emit = Emitter(self.function.name, self.machine)
@@ -144,7 +149,8 @@ class Lowering:
             return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
         packing = packing_of(c, self.function)
-        return make(self.emit, group, c, self.tensors, self._stored(group), knobs, packing)
+        stored = self._stored(group)
+        return make(self.emit, group, c, self.tensors, stored, knobs, packing, self.licensed)
 
     def _is_cube(self, group: tuple[Op, ...]) -> bool:
         return self._chained(group) or self._cube(root_of(group)) is not None
