@@ -3,8 +3,10 @@
 Per pipe, for one core's share of the images: cube blocks; the input with its halo once and the weights once from
 memory; fractals of both operands once per use by the largest output tile that fits half of the accumulator memory;
 the accumulators over the drain path; the repeats that the epilogue needs, and what normalises the input once for each
-of its elements; the result once to memory. Latencies and the heads and tails of instructions count as nothing. The
-pipe with the most work is the bound.
+of its elements; the result once to memory. Under the numerics licence the epilogue is the folded one: batch norm's
+factor is in the weights, and where the machine has a way into its accumulators, that way, once for every element,
+and the drain's own conversion and ReLU are all that is left. Latencies and the heads and tails of instructions count
+as nothing. The pipe with the most work is the bound.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ _CUBE = ("cube", "operand_a", "accumulator")
 _DRAIN = ("scale", "accumulator", "vector")
 _VECTOR = ("vector", "vector", "vector")
 _STORE = ("copy_out", "vector", "memory")
+_START = ("copy_in", "vector", "accumulator")  # of what a sum starts from
 _HAND = ("copy_out", "vector", "stage")  # of an input that is worked on, on the pipe of stores
-_WAY = (_LOAD, _FEED_A, _FEED_B, _CUBE, _DRAIN, _VECTOR, _STORE)
+_WAY = (_LOAD, _FEED_A, _FEED_B, _START, _CUBE, _DRAIN, _VECTOR, _STORE)
 Steps = dict[tuple[str, str, str], float]
 
 
@@ -61,16 +64,17 @@ class Bound:
         return self.cycles + self.edges
 
 
-def bound(problem: NpuProblem, machine: Machine, dtype: DType) -> Bound:
+def bound(problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool = False) -> Bound:
     """The operator's least work on the core with the largest share of the images."""
-    return _Operator(problem, machine, dtype).bound()
+    return _Operator(problem, machine, dtype, licensed).bound()
 
 
 class _Operator:
     """One core's share of a convolution with an epilogue."""
 
-    def __init__(self, problem: NpuProblem, machine: Machine, dtype: DType) -> None:
+    def __init__(self, problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool) -> None:
         self.problem, self.conv, self.machine, self.dtype = problem, problem.conv, machine, dtype
+        self.licensed = licensed
         c = self.conv
         self.images = ceil(problem.batch / machine.cores)
         self.m, self.n, self.k = c.out**2, c.filters, c.channels * c.size**2
@@ -107,10 +111,11 @@ class _Operator:
             _CUBE: prod(tile) * deep * self.machine.cube_block,
             **self._finish(rows * columns),
         }
-        own = [self._pipe(s) == busiest for s in _WAY]
-        if not any(own[: _WAY.index(_CUBE) + 1]):
+        way = [s for s in _WAY if s is not _START]  # a sum starts while its operands are loaded
+        own = [self._pipe(s) == busiest for s in way]
+        if not any(own[: way.index(_CUBE) + 1]):
             step[_CUBE] *= self.depth / deep  # all of a tile's sum comes before its way out
-        return sum(step[s] for s, mine in zip(_WAY, own, strict=True) if not mine)
+        return sum(step[s] for s, mine in zip(way, own, strict=True) if not mine)
 
     def _tiles(self) -> Iterator[tuple[int, int]]:
         """Blocks of rows and columns that fit half of the accumulator memory, as wide as the rows allow."""
@@ -152,21 +157,30 @@ class _Operator:
 
     def _finish(self, elements: int) -> Steps:
         """What leaves the cube: drained, through the epilogue, to memory."""
+        work = list(self.problem.epilogue(self.wide, self.dtype, self.licensed, self._drains()))
         vector = sum(
-            self._cycles("vector", fn, ("vector",) * (1 + sources), kind, elements)
-            for fn, sources, kind in self.problem.epilogue(self.wide, self.dtype)
+            self._cycles("vector", fn, ("vector",) * (1 + n), kind, elements) for fn, n, kind in work
         )
         return {
+            _START: 0.0 if work else self._move(_START, elements, self.wide),
             _DRAIN: self._move(_DRAIN, elements, self.wide),
             _VECTOR: vector,
             _STORE: self._move(_STORE, elements),
         }
 
+    def _drains(self) -> bool:
+        """Whether sums may start from a value, and leave the accumulators as they leave the operator."""
+        source, target = (self.machine.roles[r] for r in _START[1:])
+        return (
+            self.machine.route(_START[0], source, target) is not None
+            and {"convert", "relu"} <= self.machine.scale_forms
+        )
+
     def _begin(self, elements: int) -> Steps:
         """What is done to the input: through the vector unit, and out of its memory."""
         vector = sum(
             self._cycles("vector", fn, ("vector",) * (1 + sources), kind, elements)
-            for fn, sources, kind in self.problem.prologue(self.wide, self.dtype)
+            for fn, sources, kind in self.problem.prologue(self.wide, self.dtype, self.licensed)
         )
         return {_VECTOR: vector, _STORE: self._move(_HAND, elements) if vector else 0.0}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.npu_modes import MODES
 from benchmarks.npu_results import Row
 from benchmarks.plot import drawing
+from opc.numerics import FAST, STRICT
 
 _HEAD = (
     "layer",
@@ -26,19 +27,26 @@ _HEAD = (
 )
 
 
-def table(machine: str, rows: Sequence[Row]) -> str:
+_LICENCE = {
+    STRICT: "without the licence: batch norm is subtract, multiply and add",
+    FAST: "under --numerics fast: fused modes fold batch norm into weights and bias, and the bound is that of the rest;"
+    " separate operators compute x * A + B",
+}
+
+
+def table(machine: str, rows: Sequence[Row], numerics: str) -> str:
     """One line per kernel: cycles by mode, the bound, the ratios."""
     from opc.report.tables import table as draw
 
     about = [f"  {m.name:<3} {m.about}" for m in MODES.values()]
     return "\n".join(
         [
-            f"{machine}: simulated cycles of the busiest core",
+            f"{machine}: simulated cycles of the busiest core, {_LICENCE[numerics]}",
             *about,
             "  bound, edges: of the busiest pipe, from operator and machine file; one tile's fill and drain",
             "  busy: how long that pipe worked in (d); cube: its blocks as a share of (d)",
             *draw(_HEAD, [_line(r) for r in rows]).splitlines(),
-            *(f"  {r.name} {mode}: {why}" for r in rows for mode, why in r.problems.items()),
+            *(f"  {r.label} {mode}: {why}" for r in rows for mode, why in r.problems.items()),
         ]
     )
 
@@ -49,7 +57,7 @@ def _line(r: Row) -> tuple[str, ...]:
     busy = f"{r.modes['d'].busy[r.bound.busiest]:,.0f}" if "d" in r.modes else "-"
     cube = f"{r.utilisation:.0%}" if r.utilisation is not None else "-"
     bound = (f"{r.bound.cycles:,.0f}", f"{r.bound.edges:,.0f}", r.bound.busiest, busy)
-    return (r.name, r.shape, *cycles, *bound, *("-" if x is None else f"{x:.2f}" for x in ratios), cube)
+    return (r.label, r.shape, *cycles, *bound, *("-" if x is None else f"{x:.2f}" for x in ratios), cube)
 
 
 def plot(machine: str, rows: Sequence[Row], path: Path) -> str | None:
@@ -67,7 +75,7 @@ def plot(machine: str, rows: Sequence[Row], path: Path) -> str | None:
         ]
         axes.bar(places, heights, width * 0.95, label=f"{mode.name}: {mode.about}")
     axes.axhline(1.0, color="black", linewidth=0.8)
-    names = [f"{r.name}\n{r.bound.busiest}" for r in rows]
+    names = [f"{r.label}\n{r.bound.busiest}" for r in rows]
     axes.set_xticks(range(len(rows)), names, fontsize=8)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylabel("cycles over the bound\nwith one tile's fill and drain")

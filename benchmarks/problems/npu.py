@@ -47,16 +47,22 @@ class NpuProblem:
         image = {"N": self.batch, "C": c.channels, "H": c.image, "W": c.image}
         return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
 
-    def prologue(self, wide: DType, narrow: DType) -> Iterator[tuple[str, int, DType]]:
-        """What the vector unit does to an element of the input: function, tensor operands, widest type."""
+    def prologue(self, wide: DType, narrow: DType, licensed: bool) -> Iterator[tuple[str, int, DType]]:
+        """What the vector unit does to an element of the input: function, tensor operands, widest type.
+
+        Under the licence ``(x - m) * s + t`` is ``x * A + B``, which channels alone decide.
+        """
         if self.roles > 1:
             yield "copy", 1, wide
-            yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
+            yield from (("mul", 2, wide), ("add", 2, wide)) if licensed else _affine(wide)
             yield "copy", 1, wide
             yield "max", 1, narrow
 
-    def epilogue(self, wide: DType, narrow: DType) -> Iterator[tuple[str, int, DType]]:
-        """What it does to an accumulator.
+    def epilogue(
+        self, wide: DType, narrow: DType, licensed: bool, drains: bool
+    ) -> Iterator[tuple[str, int, DType]]:
+        """What it does to an accumulator; under the licence the factor of A is in the weights, and where the machine
+        ``drains`` all the rest, B is where the sum starts.
 
         What depends on parameters alone is computed beforehand. Rounding is monotone, so that ReLU may follow it.
         """
@@ -64,9 +70,15 @@ class NpuProblem:
             yield "reduce_moments", 1, wide
             yield "copy", 1, wide
             return
-        yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
+        if licensed and drains:
+            return
+        yield from (("add", 2, wide),) if licensed else _affine(wide)
         yield "copy", 1, wide
         yield "max", 1, narrow
+
+
+def _affine(wide: DType) -> Iterator[tuple[str, int, DType]]:
+    yield from (("sub", 2, wide), ("mul", 2, wide), ("add", 2, wide))
 
 
 _ROLES = kernels_dsl.source("bn_relu_conv_stats")

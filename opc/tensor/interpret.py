@@ -22,6 +22,7 @@ from opc.tensor.bound import Array, Bounded
 from opc.tensor.domain import parallel_guards
 from opc.tensor.gather import Block, write
 from opc.tensor.ir import Call, DimValue, Expr, Function, Op, Piece, Read, Tensor, walk
+from opc.tensor.licence import first_terms
 from opc.tensor.reduce import (
     Terms,
     reduce_extreme,
@@ -68,7 +69,8 @@ def oracle(
 
 def oracle_under(source: Function, licensed: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
     """Values of ``source``, with the bounds of ``licensed``: what a licence turned it into, which rounds otherwise."""
-    wanted, bounds = oracle(source, arrays), oracle(licensed, viewed(arrays, source, licensed))
+    started = first_terms(licensed)
+    wanted, bounds = oracle(source, arrays), oracle(started, viewed(arrays, source, licensed))
     bounds = viewed_bounds(bounds, licensed, source)
     found = {}
     for name, want in wanted.items():

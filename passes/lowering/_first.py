@@ -27,7 +27,9 @@ def first_term(
     None unless one addition, of a tensor from outside that varies along columns only, is all that reads the sum.
     """
     total = ops[0].name
-    users = [op for op in ops[1:] for n in walk(op.pieces[0].body) if isinstance(n, Read) and n.tensor == total]
+    users = [
+        op for op in ops[1:] for n in walk(op.pieces[0].body) if isinstance(n, Read) and n.tensor == total
+    ]
     if len(users) != 1 or total in stored or users[0].monoid is not None:
         return None
     op, inside = users[0], {t.name for o in ops for t in o.outputs}

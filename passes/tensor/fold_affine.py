@@ -80,14 +80,16 @@ class FoldAffine:
     name: ClassVar[str] = "fold-affine"
     level: ClassVar[str] = "tensor"
 
+    weights: bool = True  # whether factors go into the weights of another op
+
     def run(self, ir: Function, context: Context) -> Function:
         """The function with affine maps folded where that is licensed."""
         if context.numerics != FAST:
             return ir
-        merger = _Merger(ir)
+        merger = _Merger(ir, self.weights)
         ops = tuple(merger.op(op) for op in ir.ops)
         function = ir if ops == ir.ops else ir.with_ops(ops)
-        for op in function.ops:
+        for op in function.ops if self.weights else ():
             function = _scaled(op, function)
         return function
 
@@ -130,10 +132,10 @@ class _Form:
 class _Merger:
     """Chains of sums and products of pointwise ops, as forms."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, weights: bool) -> None:
         self.tensors = function.tensors()
         self.parameters = parameters(function)
-        made = ((op, classify_contraction(op, function)) for op in function.ops)
+        made = ((op, classify_contraction(op, function)) for op in (function.ops if weights else ()))
         self.scalable = {op.name for op, c in made if c is not None and c.b.tensor in self.parameters}
 
     def op(self, op: Op) -> Op:
