@@ -122,21 +122,22 @@ class Lowering:
     def __post_init__(self) -> None:
         self.emit = Emitter(self.function.name, self.machine)
         self.tensors = self.function.tensors()
+        self.groups = list(self._groups())
 
     def run(self) -> Program:
         """The whole program."""
         self._declare()
-        cubes = [group for group in self._groups() if self._is_cube(group)]
+        cubes = [group for group in self.groups if self._is_cube(group)]
         nests = {id(g[0]): nest for g, nest in zip(cubes, self.contractions(), strict=True)}
         inside = {id(n.packing) for n in nests.values() if isinstance(n, ContractionNest) and n.packs}
-        for group in self._groups():
+        for group in self.groups:
             if len(group) > 1 or id(group[0]) not in inside:
                 self._group(group, nests.get(id(group[0])))
         return self.emit.program()
 
     def contractions(self) -> list[ContractionNest | ChainNest]:
         """The nests of the groups that the cube takes, in program order. Raises PassError E0707."""
-        found = [group for group in self._groups() if self._is_cube(group)]
+        found = [group for group in self.groups if self._is_cube(group)]
         if len(self.plans) > len(found):
             message = f"{len(self.plans)} plans for {len(found)} contractions"
             raise fail(PassError, "E0707", message, help="give one plan per contraction, separated by ';'")
@@ -168,7 +169,14 @@ class Lowering:
             yield from self._apart(tuple(op for _, op in members))
 
     def _apart(self, group: tuple[Op, ...]) -> Iterator[tuple[Op, ...]]:
-        """The group; where the machine cannot work on an operand on its way to the cube, what it can do at once."""
+        """The group; where the machine cannot work on an operand on its way to the cube, what it can do at once.
+        Contractions that make one tensor together follow each other.
+        """
+        alone = _contractions(group[0]) if len(group) == 1 else []
+        if alone and all(self._cube(op) is not None for op in alone):
+            yield from ((part.op,) for part in _filled(group[0]))
+            yield from ((op,) for op in alone)
+            return
         found = roles_of(group)
         c = self._cube(found.root) if found is not None else None
         if found is None or (c is not None and nest_type(c, self.tensors, self.machine) is SpaceNest):
@@ -271,13 +279,24 @@ def _packing_guards(op: Op, c: Contraction) -> bool:
     return guards[0].terms == Affine.of({block.name: -inner.extent, inner.name: -1}).terms
 
 
+def _contractions(op: Op) -> list[Op]:
+    """An op for each piece of a sum that has several, or leaves elements out: the phases of a strided gradient."""
+    if op.monoid != "sum" or (len(op.pieces) == 1 and op.fill is None):
+        return []
+    return [replace(op, pieces=(piece,), fill=None) for piece in op.pieces]
+
+
+def _filled(op: Op) -> Iterator[Rectangle]:
+    """What writes the fill of an op, everywhere, before its pieces."""
+    for out in op.outputs if op.fill is not None else ():
+        dims = tuple(Dim(f"f{axis}", extent) for axis, extent in enumerate(out.shape))
+        index = tuple(Affine.var(d.name) for d in dims)
+        yield Rectangle(Op((out,), (Piece(dims, index, Const(op.fill or 0)),), line=op.line), Affine())
+
+
 def _parts(op: Op) -> Iterator[Rectangle]:
     """One single-piece op per piece; a fill becomes a piece over everything that runs first."""
-    if op.fill is not None:
-        for out in op.outputs:
-            dims = tuple(Dim(f"f{axis}", extent) for axis, extent in enumerate(out.shape))
-            index = tuple(Affine.var(d.name) for d in dims)
-            yield Rectangle(Op((out,), (Piece(dims, index, Const(op.fill)),), line=op.line), Affine())
+    yield from _filled(op)
     # Pieces that become a select write fill values around themselves, so they run before exact ones.
     resolved = [without_guards(replace(op, pieces=(piece,))) for piece in op.pieces]
     slanted = [any(len(g.terms) > 1 for g in p.guards) for p in op.pieces]

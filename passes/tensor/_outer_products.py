@@ -15,18 +15,27 @@ from passes.tensor._contraction import Contraction, uses
 def sums_outer_products(c: Contraction, tensors: Mapping[str, Tensor]) -> bool:
     """Whether both operands have vectors along dims of their own, and the sum walks slower axes: a weight gradient.
 
-    Neither operand may be packed before the run, and rows that lie along the sum are no such case, unless
-    windows of ``b`` overlap along it: packing would copy every element once per window position.
+    Neither operand may be packed before the run. Where rows do not lie so, windows of an operand that are shorter
+    than what the sum walks along their axis decide: packing would copy every element once per window position.
     """
     if c.fixed or not c.is_cube:
         return False
     rows, columns = pure(c.a, c.m, c), pure(c.b, c.n, c)
     if not rows or not columns:
         return False
-    if len(columns) < len(c.n) or len(rows) < len(c.m):
-        return True
-    a = tensors[c.a.tensor]
-    return min(apart(a, c.a, d.name) for d in rows) < min(apart(a, c.a, d.name) for d in c.k if uses(c.a, d))
+    a, summed = tensors[c.a.tensor], [d for d in c.k if uses(c.a, d)]
+    across = min(apart(a, c.a, d.name) for d in rows) < min(apart(a, c.a, d.name) for d in summed)
+    return across or _windowed(c.b, c.n, c) or _windowed(c.a, c.m, c)
+
+
+def _windowed(read: Read, own: Sequence[Dim], c: Contraction) -> bool:
+    """Whether dims that only this operand has share axes with summed ones, and each is shorter than those."""
+    extents = {d.name: d.extent for d in (*own, *c.k)}
+    names, summed = {d.name for d in own}, {d.name for d in c.k}
+    mixed = [f for f in read.index if f.names & names and f.names & summed]
+    return bool(mixed) and all(
+        max(extents[n] for n in f.names & names) < max(extents[n] for n in f.names & summed) for f in mixed
+    )
 
 
 def pure(read: Read, dims: Sequence[Dim], c: Contraction) -> tuple[Dim, ...]:

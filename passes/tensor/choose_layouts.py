@@ -62,7 +62,12 @@ class ChooseLayouts:
             if op.prepare:
                 ops.append(op)
                 continue
-            ops += _pack_contraction(op, function, params, taken, context.machine)
+            made = [
+                _pack_contraction(replace(op, pieces=(p,)), function, params, taken, context.machine)
+                for p in op.pieces
+            ]
+            ops += [pack for *packs, _ in made for pack in packs]
+            ops.append(replace(op, pieces=tuple(last.pieces[0] for *_, last in made)))
         ops = _pack_parameters(ops, function, taken)
         return function if tuple(ops) == function.ops else replace(function, ops=tuple(ops))
 

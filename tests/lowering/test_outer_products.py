@@ -104,3 +104,13 @@ def test_operands_are_copied_once_per_chunk_and_not_per_window(name: str) -> Non
         and i.dst[0].buffer.endswith(tuple(f"near{n}" for n in ("", "_1", "_2")))
     )
     assert moved < 1.5 * 2 * 8 * 64 * 28 * 28
+
+
+@pytest.mark.parametrize("layout", ["nhwc", None])
+def test_a_convolution_with_weights_of_the_run_is_none(layout: str | None) -> None:
+    text = """kernel f(x: T[N, C, H, W], w: T[K, C, 3, 3]) -> (y: T[N, K, H, W]) {
+      y[n, k, p, q] = sum[c, r < 3, s < 3]((x[n, c, p + r - 1, q + s - 1] else 0) * w[k, c, r, s]) }"""
+    sizes = {"N": 4, "C": 32, "H": 14, "W": 14, "K": 32}
+    function = driver.specialise(text, "f", machine.load("avx2"), None, sizes, "f32", layout)
+    module = lowered(function, "avx2")
+    assert all(i.init is not None for i, _ in instructions(module.run.body) if i.opcode == "cube.mma")
