@@ -11,9 +11,19 @@ from opc.dtypes import DType
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Arg, Call, Const, Dim, DimValue, Expr, Function, Op, Piece, Read, Tensor
 from opc.tensor.types import expression_type
-from passes.tensor._algebra import expr_reads, fresh, substitute
+from passes.tensor._algebra import expr_reads, fresh, skips_terms, substitute
 from passes.tensor._derivatives import Term, collected, derivatives, expression
-from passes.tensor._parts import Part, canonical_dims, element, everywhere, filled, parts, plain, total
+from passes.tensor._parts import (
+    Part,
+    canonical_dims,
+    element,
+    everywhere,
+    filled,
+    merged,
+    parts,
+    plain,
+    total,
+)
 
 
 class Adjoint:
@@ -63,9 +73,9 @@ class Adjoint:
     # One op.
 
     def _op(self, op: Op) -> None:
-        for tensor in op.outputs:
+        for tensor, scale in zip(op.outputs, _scales(op), strict=True):
             if tensor.name in self.parts:
-                self._settle(tensor)
+                self._settle(tensor, scale)
         winner = (
             self._winner(op) if op.monoid in ("max", "min") and any(p.reduce for p in op.pieces) else None
         )
@@ -97,17 +107,12 @@ class Adjoint:
         return [term.where(Call("eq", (place, Read(winner, piece.index))))]
 
     def _moments(self, op: Op, piece: Piece, mean: Term | None, squares: Term | None) -> list[Term]:
-        """The mean moves by 1/n of a term's change, the sum of squares by twice the term's deviation."""
+        """The mean moves by 1/n of a term's change, the sum of squares by twice the term's deviation: ``_scales``."""
         found = []
         if mean is not None:
-            reduced = {d.name for d in piece.reduce}
-            if any(g.names & reduced for g in piece.guards):
-                found.append(mean.over(Read(self._count(op), piece.index)))
-            else:
-                found.append(mean.scaled(1 / prod(d.extent for d in piece.reduce)))
+            found.append(mean if _terms(op) else mean.over(Read(self._count(op), piece.index)))
         if squares is not None:
-            deviation = Call("sub", (piece.body, Read(op.name, piece.index)))
-            found.append(squares.times(deviation).scaled(2.0))
+            found.append(squares.times(Call("sub", (piece.body, Read(op.name, piece.index)))))
         return found
 
     def _count(self, op: Op) -> str:
@@ -137,20 +142,22 @@ class Adjoint:
 
     # One gradient.
 
-    def _settle(self, tensor: Tensor, result: bool = False) -> None:
-        """Add up the gradient of ``tensor``."""
-        found = self.parts.get(tensor.name, [])
-        if not result and len(found) == 1 and tensor.name in self.function.results:
-            (read,) = expr_reads(found[0].pieces[0].body)
+    def _settle(self, tensor: Tensor, scale: float = 1.0, result: bool = False) -> None:
+        """Add up the gradient of ``tensor``, times ``scale``."""
+        found = merged(self.parts.get(tensor.name, []))
+        single = found[0] if len(found) == 1 and scale == 1.0 else None
+        if single is not None and not result and tensor.name in self.function.results:
+            (read,) = expr_reads(single.pieces[0].body)
             self.gradients[tensor.name] = read.tensor
             return
         out = self._declare(tensor, f"d_{tensor.name}", self._gradient_type(tensor))
         self.gradients[tensor.name] = out.name
-        if len(found) == 1 and found[0].outer is None and not plain(found[0], tensor):
-            self.ops.append(self._made(out, found[0].pieces))
+        if single is not None and single.outer is None and not plain(single, tensor):
+            self.ops.append(self._made(out, single.pieces))
             return
-        exprs = [self._on_elements(part, tensor) for part in found] or [Const(0.0)]
-        self.ops.append(Op((out,), (everywhere(tensor, total(exprs)),), line=self.line))
+        body = total([self._on_elements(part, tensor) for part in found] or [Const(0.0)])
+        body = body if scale == 1.0 else Call("mul", (body, Const(scale)))
+        self.ops.append(Op((out,), (everywhere(tensor, body),), line=self.line))
 
     def _on_elements(self, part: Part, tensor: Tensor) -> Expr:
         """The part as an expression over the canonical dimensions; sums become ops of their own."""
@@ -184,6 +191,20 @@ class Adjoint:
         factors = {f for p in op.pieces for f in _factor_types(p.body, self.tensors)}
         (only, *rest) = factors
         return tensor.dtype if rest or only is None else only
+
+
+def _scales(op: Op) -> tuple[float, ...]:
+    """Constants that go into the gradients of an op's outputs, which have fewer elements than its terms."""
+    if op.monoid != "moments":
+        return (1.0,)
+    terms = _terms(op)
+    return (1 / terms if terms else 1.0, 2.0)
+
+
+def _terms(op: Op) -> int | None:
+    """How many terms each element of a reduction has; None if they differ."""
+    counts = {prod(d.extent for d in p.reduce) for p in op.pieces}
+    return counts.pop() if len(counts) == 1 and not skips_terms(op) else None
 
 
 def _factor_types(body: Expr, tensors: Mapping[str, Tensor]) -> list[DType | None]:

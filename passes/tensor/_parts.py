@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from opc.affine import Affine
 from opc.tensor import domain
@@ -29,7 +29,7 @@ def parts(read: Read, terms: Sequence[Term], piece: Piece, tensors: Mapping[str,
     """What ``read`` adds if ``terms`` are the derivatives by it at every point of ``piece``."""
     tensor = tensors[read.tensor]
     found = preimages(read.index, tensor.shape, piece.extents)
-    for _, boxes in groupby(sorted(found, key=lambda b: b.layer), key=lambda b: b.layer):
+    for _, boxes in itertools.groupby(sorted(found, key=lambda b: b.layer), key=lambda b: b.layer):
         layer = list(boxes)
         if len(layer) == 1 and layer[0].reduce:
             yield from _sums(layer[0], terms, piece, tensors, tensor)
@@ -38,6 +38,29 @@ def parts(read: Read, terms: Sequence[Term], piece: Piece, tensors: Mapping[str,
         pieces = [p for box in layer if (p := _over(box, piece, tensors, body)) is not None]
         if pieces:
             yield Part(tuple(pieces))
+
+
+def merged(found: Sequence[Part]) -> list[Part]:
+    """The parts, where those that write different elements are one of more pieces."""
+    kept: list[Part] = []
+    for part in found:
+        fitting = next((i for i, other in enumerate(kept) if _disjoint(part, other)), None)
+        if fitting is None:
+            kept.append(part)
+        else:
+            kept[fitting] = Part((*kept[fitting].pieces, *part.pieces))
+    return kept
+
+
+def _disjoint(a: Part, b: Part) -> bool:
+    if a.outer is not None or b.outer is not None:
+        return False
+    boxes = [[(p, domain.parallel_box(p)) for p in part.pieces] for part in (a, b)]
+    pairs = itertools.product(*boxes)
+    return all(
+        left is not None and right is not None and domain.disjoint(p, q, left, right)
+        for (p, left), (q, right) in pairs
+    )
 
 
 def _sums(

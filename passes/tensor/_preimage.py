@@ -3,7 +3,7 @@
 For ``t[A(v)]`` with v in a box, ``preimages`` gives boxes whose parallel dimensions run over elements of t and whose
 reduced dimensions run over the points that read that element, each point once. Axes are solved one after the other:
 
-- terms that add up like digits (``g*CG + c``) stay what they are: their dimensions become parallel;
+- terms that add up like digits (``g*CG + c``) and stay inside are kept: their dimensions become parallel;
 - where they overlap (``p*s + r*d``), digit by digit, one dimension is the pivot. With its coefficient s, an element
   is ``s*i + f`` in phase f, and ``r = r0 + s*r'`` with the least r0 for which s divides ``f - r0*d``, so that
   ``p = i + (f - r0*d)/s - d*r'``. Guards hold p in its box. A phase that no r meets has no points;
@@ -97,7 +97,9 @@ def _solve_axis(p: _Partial, axis: int, form: Affine, extent: int) -> Iterator[_
     if known.names & reduced:
         yield _given(p, axis, form, extent)
         return
-    choices = list(_digits(p, axis, unknown)) if unknown.terms else []
+    low, high = form.interval({**p.open, **{d.name: d.extent for d in p.dims}})
+    apart = low >= 0 and high < extent
+    choices = list(_digits(p, axis, unknown, apart)) if unknown.terms else []
     phases = prod(len(c) for c in choices)
     layers = prod(len({d.layer for d in c}) for c in choices)
     shifted = bool(known.terms) and any(len(c) > 1 for c in choices)
@@ -146,8 +148,11 @@ def _given(p: _Partial, axis: int, form: Affine, extent: int) -> _Partial:
     return replace(p, open=left, values=values, reduce=(*p.reduce, *forced), guards=(*p.guards, *guards))
 
 
-def _digits(p: _Partial, axis: int, form: Affine) -> Iterator[list[_Digit]]:
-    """Alternatives for each group of terms that overlap; groups do not overlap with each other."""
+def _digits(p: _Partial, axis: int, form: Affine, apart: bool) -> Iterator[list[_Digit]]:
+    """Alternatives for each group of terms that overlap; groups do not overlap with each other.
+
+    Digits that can leave the tensor together are not kept ``apart``: each dimension shall have bounds of its own.
+    """
     terms = sorted(((abs(c), p.open[n], n, c) for n, c in form.terms if p.open[n] > 1), key=lambda t: t[:2])
     ones = [n for n in form.names if p.open[n] == 1]
     if ones:
@@ -156,7 +161,7 @@ def _digits(p: _Partial, axis: int, form: Affine) -> Iterator[list[_Digit]]:
     reach = count = 0
     for i, (step, extent, name, c) in enumerate(terms):
         above = gcd(*(t[0] for t in terms[i:]))
-        if group and reach < above:
+        if group and reach < above and apart:
             yield _group(p, p.new(f"i{axis}" + "_" * count), group)
             group, reach, count = [], 0, count + 1
         group.append((name, c))

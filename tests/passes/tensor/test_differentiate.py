@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import kernels_dsl
 from opc.errors import PassError
+from opc.tensor.ir import Const, Op
+from opc.tensor.text import parse_function
+from opc.tensor.verify import verify
 from passes.tensor.differentiate import differentiate
 from tests.passes.tensor.gradients import (
     assert_matches_differences,
@@ -59,3 +63,42 @@ def test_no_result_to_start_from(text: str) -> None:
     with pytest.raises(PassError) as error:
         differentiate(written(text, N=4), ["x"])
     assert error.value.code == "E0713"
+
+
+def backward(text: str, **sizes: int) -> list[Op]:
+    """The ops of the gradient by x."""
+    gradient = differentiate(written(text, "f32", **sizes), ["x"])
+    verify(gradient.backward)
+    return list(gradient.backward.ops)
+
+
+def test_readers_of_different_elements_are_pieces_of_one_op() -> None:
+    text = (
+        "kernel f(x: T[N]) -> (y: T[M], z: T[M]) { let M = N // 2 y[i] = x[i] * 2 for i < M z[i] = x[M + i] }"
+    )
+    (op,) = backward(text, N=6)
+    assert len(op.pieces) == 2
+    assert op.fill is None
+
+
+def test_no_gradient_is_zero() -> None:
+    (op,) = backward("kernel f(x: T[N], a: T[N]) -> (y: T[N]) { y[i] = a[i] + f32(i32(x[i])) }", N=6)
+    assert op.pieces[0].body == Const(0.0)
+
+
+GUARDED = """func v1 guarded {
+  arg x: f64[7] input
+  op mean: f64[5], m2: f64[5] moments accumulate f64 {
+    piece i<5 reduce r<4 at i guard i - r + 1 = x[i + r] else 0.5
+  }
+  op y: f64[5] {
+    piece i<5 at i = mul(mean[i], exp(m2[i]))
+  }
+  return y
+}
+"""
+
+
+def test_moments_of_as_many_terms_as_the_guards_leave() -> None:
+    f = parse_function(GUARDED, "")
+    assert_matches_differences(f, {"x": np.random.default_rng(0).standard_normal(7)})
