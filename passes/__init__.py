@@ -22,6 +22,7 @@ PASSES: dict[str, str] = {
     "collapse": "passes.tensor.collapse:Collapse",
     "split-sums": "passes.tensor.split_sums:SplitSums",
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
+    "split-reductions": "passes.tensor.split_reductions:SplitReductions",
     "fuse": "passes.tensor.fuse:Fuse",
     "dce": "passes.tensor.dce:Dce",
     "tile": "passes.lowering.tile:Tile",
@@ -52,6 +53,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "collapse",  # after dce, whose dead readers could hold axes apart; before layouts, which split dims into blocks
         "split-sums",  # after collapse, which would merge what it splits; before layouts and fusion: it makes ops
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
+        "split-reductions",  # after collapse, which says what a row is; before fusion: parts join their terms
         "fuse",  # last: every pass above may add, drop or reorder ops, and groups must stay adjacent
     ),
     # Fused groups of one machine -> program.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
+from typing import ClassVar
 
 from opc.affine import Affine
 from opc.dtypes import DType
@@ -23,6 +24,7 @@ from passes.lowering._expr import Evaluator, Value
 from passes.lowering._first import start
 from passes.lowering._knobs import Knobs
 from passes.lowering._packing import run_of
+from passes.lowering._parts import Parts
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._stage import stage
 from passes.tensor._contraction import Contraction
@@ -58,10 +60,14 @@ class ContractionNest:
     packing: Op | None = None  # makes operand B at run time, for this contraction alone
     licensed: bool = False  # sums may start from what is added to them
 
+    on_chip: ClassVar[bool] = False  # reductions take their terms from tiles, not from what is stored of them
+
     def __post_init__(self) -> None:
         found = roles_of(self.ops)
         self.before = found.before if found is not None else ()
         self.ops = found.inside if found is not None else self.ops
+        summed = found.statistics if found is not None and not self.on_chip else ()
+        self.ops = tuple(op for op in self.ops if op not in summed)
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
         self.first = self._first() if self.licensed else None
@@ -69,6 +75,7 @@ class ContractionNest:
         self.shape = self._shape()
         self.accumulator = self.machine.accumulator_role(self.shape.operand)
         self.ragged = self._ragged()
+        self.parts = Parts(self.emit, summed, self.tensors, self.stored, self.shape)
         self.choose()
 
     def choose(self) -> None:

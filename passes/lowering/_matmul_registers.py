@@ -46,6 +46,8 @@ class RegisterNest(ContractionNest):
         if self.plan.shared:
             self.shared = self._stage_all()
         super().run()
+        if not self.parts.inside(self.plan.outer):
+            self.parts.apart(self.ragged)
 
     def _stage_all(self) -> Access:
         a, frame = self.contraction.a, self._frame({})
@@ -78,6 +80,8 @@ class RegisterNest(ContractionNest):
             sizes = {d.name: tiles[d.name].size for d in self.shape.m}
             cut = cut_of(self.shape, self.machine, self.ready, self.knobs, sizes)
             self._cut(cut, tiles, inside, staged)
+            if self.parts.inside(self.plan.outer):
+                self.parts.block({**tiles, **inside})
             return
         d, rest = dims[0], dims[1:]
         if d.name not in tiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 from opc.affine import Affine
 from opc.program.ir import Access
@@ -33,6 +34,8 @@ class SpaceNest(ContractionNest):
     statistics: Statistics | None = None
     alone: bool = True  # outside what one core does
     summing: bool = False
+
+    on_chip: ClassVar[bool] = True
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""

@@ -76,9 +76,12 @@ class TileNest(ContractionNest):
         dims = [*s.batch, *s.m, *(s.n[-2:-1] if self.tiling.per else ())]
         if self.tiling.parallel in {d.name for d in dims}:
             self._slabs(sorted(dims, key=lambda d: d.name != self.tiling.parallel), {})
-            return
-        with self.emit.loop("one", 1, parallel=True):
-            self._slabs(dims, {})
+        else:
+            with self.emit.loop("one", 1, parallel=True):
+                self._slabs(dims, {})
+        whole = {d.name: self.tiling.slab.get(d.name, 1) for d in s.m}
+        if not self.parts.inside(whole):
+            self.parts.apart(self.ragged)
 
     def _slabs(self, dims: list[Dim], tiles: Tiles) -> None:
         """Loops around slabs of rows, batches, and groups of columns where those are spread."""
@@ -112,6 +115,9 @@ class TileNest(ContractionNest):
         order = [*columns, *rows] if self.tiling.inner == "rows" else [*rows, *columns]
         for inside in self._nest(order, tiles):
             self._block(inside, source)
+        if self.parts.inside({d.name: self.tiling.slab.get(d.name, 1) for d in self.shape.m}):
+            for inside in self._nest(columns, tiles):
+                self.parts.block(inside)
 
     def _nest(self, loops: list, tiles: Tiles) -> Iterator[Tiles]:  # type: ignore[type-arg]
         if not loops:

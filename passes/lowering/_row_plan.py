@@ -21,6 +21,7 @@ class RowPlan:
     ``order``: dims by their steps in memory, largest first (none: as declared); ``moved``: one copy from
     memory to memory, without registers between; ``spilled``: the group does not fit and must be split.
     ``band``: how much of the parallel dim one core walks tile by tile (0: each tile is spread).
+    ``merged``: reduced dims of which a block is summed up before it joins what is there.
     """
 
     shared: tuple[Dim, ...]
@@ -35,6 +36,7 @@ class RowPlan:
     order: tuple[str, ...] = ()
     moved: bool = False
     band: int = 0
+    merged: frozenset[str] = frozenset()
 
     @property
     def shared_names(self) -> frozenset[str]:
@@ -194,6 +196,9 @@ def _plan_lanes(
     sizes = {
         n: min(d.extent, chunk) if n in lanes else d.extent if n in whole else 1 for n, d in every.items()
     }
+    blocks = _moments(ops, tensors, every, lanes | windows, machine)
+    if blocks:
+        sizes |= blocks | {lane: min(every[lane].extent, 2 * machine.vector_bytes // 4) for lane in lanes}
     parallel = next((d.name for d in shared if d.extent > 1 and d.name not in lanes), "")
     spread = [d for d in shared if d.extent // sizes[d.name] > 1]
     if spread:
@@ -210,7 +215,25 @@ def _plan_lanes(
         unrolled=unrolled,
         bordered=bordered,
         order=order,
+        merged=frozenset(blocks),
     )
+
+
+def _moments(
+    ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim], banned: set[str], machine: Machine
+) -> dict[str, int]:
+    """Rows that moments of columns take at once: joining them to others is a division and twice the work of a term."""
+    sizes: dict[str, int] = {}
+    registers, order = (
+        machine.role("vector").capacity // machine.vector_bytes,
+        _memory_order(ops, tensors, every),
+    )
+    for op in ops:
+        rows = {d.name for d in op.pieces[0].reduce}
+        if op.monoid == "moments" and rows and not rows & banned:
+            inner = max(rows, key=order.index)
+            sizes[inner] = min(every[inner].extent, max(1, registers // 4))
+    return sizes
 
 
 def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim]) -> tuple[str, ...]:

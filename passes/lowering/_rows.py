@@ -70,6 +70,10 @@ class RowNest:
         self.plan = replace(plan, parallel="", order=order, unrolled=plan.unrolled | together)
         self._shared(self.plan.in_order(self.plan.shared), {})
 
+    def here(self, tiles: Tiles) -> None:
+        """Emit the nest on one tile of the shared dims, within the caller's loops."""
+        self._shared([], tiles)
+
     def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
         if dims:
             d = dims[0]
@@ -132,11 +136,12 @@ class RowNest:
             return
         extra = [d for d in piece.dims if d.name not in tiles]
         chunked = any(self.plan.size(d) < d.extent for d in extra)
-        scratch = self._scratch(op, tiles) if chunked and self._read_later(op) else None
+        handed = chunked and self._read_later(op) and not self._in_memory(op)
+        scratch = self._scratch(op, tiles) if handed else None
         for inner in self._walk(extra, {}):
             here = {**tiles, **inner}
             values = self._reduce(op, here) if op.monoid else [self._result(op, here)]
-            self._finish(op, here, values, scratch)
+            self._finish(op, here, values, scratch, handed or not chunked)
 
     def _walk(self, dims: list[Dim], tiles: Tiles) -> Iterator[Tiles]:
         if not dims:
@@ -241,7 +246,7 @@ class RowNest:
         looped = any(plan.size(d) < d.extent and d.name not in plan.unrolled for d in piece.reduce)
         if plan.addressable or not looped or op.monoid in ("argmax", "argmin"):
             return Restarting(self.emit, op, frame, dtype, self.number)
-        lanes = tuple(d for d in piece.reduce if plan.size(d) > 1)
+        lanes = tuple(d for d in piece.reduce if plan.size(d) > 1 and d.name not in plan.merged)
         return Lanewise(self.emit, op, frame, dtype, lanes, {d.name: plan.size(d) for d in lanes})
 
     def _stage_windows(self, piece: Piece, tiles: Tiles) -> dict[Read, Access]:
@@ -268,7 +273,7 @@ class RowNest:
         piece, out = op.pieces[0], op.outputs[0]
         sizes = {d.name: tiles[d.name].size if d.name in tiles else d.extent for d in piece.dims}
         dims = [f.as_var() for f in piece.index]
-        names = [d for d in dims if d is not None]
+        names = [d for axis in out.memory_order if (d := dims[axis]) is not None]
         buffer = self.emit.local(
             f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch"
         )
@@ -283,7 +288,11 @@ class RowNest:
             isinstance(n, Read) and n.tensor in names for o in others for p in o.pieces for n in walk(p.body)
         )
 
-    def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None) -> None:
+    def _in_memory(self, op: Op) -> bool:
+        """Whether later ops of the group find all that ``op`` makes where it was stored: a cache keeps it near."""
+        return not self.plan.addressable and all(t.name in self.stored for t in op.outputs)
+
+    def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None, keep: bool) -> None:
         piece = op.pieces[0]
         frame = self._frame(replace(piece, reduce=()), tiles)
         ev = Evaluator(self.emit, frame, no_load)
@@ -292,7 +301,7 @@ class RowNest:
                 value = ev.convert(value, out.dtype)
             if out.name in self.stored:
                 store(ev, value, piece, out, "stream" if out.name in self.ahead.streamed else "")
-            if self._read_later(op):
+            if keep and self._read_later(op):
                 self._keep(ev, piece, out, value, scratch, tiles)
 
     def _keep(

@@ -179,12 +179,13 @@ class Lowering:
             return
         found = roles_of(group)
         c = self._cube(found.root) if found is not None else None
-        if found is None or (c is not None and nest_type(c, self.tensors, self.machine) is SpaceNest):
+        make = nest_type(c, self.tensors, self.machine) if c is not None else None
+        if found is None or make is SpaceNest:
             yield group
             return
         yield from ((op,) for op in found.before)
-        yield (found.root, *(op for op in found.after if op.monoid is None))
-        yield from ((op,) for op in found.statistics)
+        yield tuple(op for op in found.inside if make is not None or op not in found.statistics)
+        yield from ((op,) for op in found.statistics if make is None)
 
     def _declare(self) -> None:
         """Memory buffers of this program: its arguments, what crosses from prepare, workspace, results."""
@@ -205,9 +206,12 @@ class Lowering:
                     self.emit.memory(t, "output")
 
     def _stored(self, group: tuple[Op, ...]) -> frozenset[str]:
-        """Outputs that are results, packed, or read by another group."""
+        """Outputs that are results, packed, or read by another group or from memory."""
         inside = set(map(id, group))
         outside = {r.tensor for op in self.function.ops if id(op) not in inside for r in reads(op)}
+        found = roles_of(group)
+        if found is not None and not self.machine.role("vector").addressable:
+            outside |= {r.tensor for op in found.statistics for r in reads(op)}
         return frozenset(
             t.name for op in group for t in op.outputs if t.name in outside or t.name in self.function.results
         )

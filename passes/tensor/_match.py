@@ -88,6 +88,31 @@ def feed_rows(op: Op, shared: tuple[Dim, ...], read: Read) -> Op | None:
     return None if values is None else _onto_rows(op, values, shared, {})
 
 
+def beside_rows(
+    op: Op, shared: tuple[Dim, ...], group: Iterable[Op], shapes: Mapping[str, tuple[int, ...]]
+) -> Op | None:
+    """``op``, which reads a tensor that the group reads, over the same rows of it."""
+    known = {r.tensor: r.index for member in group for r in reads(member)}
+    for read in reads(op):
+        goal, shape = known.get(read.tensor), shapes[read.tensor]
+        moved = _beside(op, shared, read.index, goal, shape) if goal is not None else None
+        if moved is not None:
+            return moved
+    return None
+
+
+def _beside(op: Op, shared: tuple[Dim, ...], index: Index, goal: Index, shape: tuple[int, ...]) -> Op | None:
+    piece = op.pieces[0]
+    own = [f.split(_names(piece.dims))[0] for f in index]
+    theirs = [f.split(_names(shared))[0] for f in goal]
+    axes = [a for a, form in enumerate(theirs) if form.terms]
+    values = _match(
+        tuple(own[a] for a in axes), tuple(theirs[a] for a in axes), tuple(shape[a] for a in axes),
+        piece, Piece(shared, (), piece.body),
+    )  # fmt: skip
+    return None if values is None else _onto_rows(op, values, shared, {})
+
+
 def same_rows(read: Read, index: Index, shared: tuple[Dim, ...]) -> bool:
     """Whether ``read`` stays in the row that its group iteration writes at ``index``."""
     names = _names(shared)

@@ -20,6 +20,7 @@ from passes.tensor._contraction import Contraction, classify_contraction
 from passes.tensor._groups import run_edges, run_order
 from passes.tensor._match import (
     Index,
+    beside_rows,
     feed_domain,
     feed_rows,
     join_domain,
@@ -29,6 +30,8 @@ from passes.tensor._match import (
 )
 from passes.tensor._prologue import prologue_pays, works_on_operands
 
+# An op that shares one element in so many of its own with a group is not worth moving there.
+_COMMON = 4
 Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
 
 
@@ -157,8 +160,10 @@ class _Grouping:
         c = self.contractions[root]
         staged = c is not None and self.cube[root] and works_on_operands(c, self.tensors, machine)
         fits = [self._fit_domain]
-        if staged and options.statistics:
-            fits.append(self._fit_statistics)
+        # Where memory is cached, what has just been stored is near: parts of reductions are made from it.
+        cached = c is not None and self.cube[root] and not machine.role("vector").addressable
+        if (staged or cached) and options.statistics:
+            fits.append(partial(self._fit_statistics, parts=cached))
         members = self._grow_from(
             root, lambda inside, j: next(filter(None, (f(inside, j) for f in fits)), None)
         )
@@ -229,8 +234,8 @@ class _Grouping:
             return None
         return moved if all(r.index == index and r.fill is None for r in uses) else None
 
-    def _fit_statistics(self, members: list[int], j: int) -> Op | None:
-        """A reduction of what the group writes over everything that only the contraction's rows have."""
+    def _fit_statistics(self, members: list[int], j: int, parts: bool) -> Op | None:
+        """A reduction of what the group writes over everything that only the contraction's rows have, or a part."""
         op, root, written = self.ops[j], members[0], self._written(members)
         c = self.contractions[root]
         if op.monoid not in MERGED or not self.free[j] or self.product[j] or c is None or op.pieces[0].guards:
@@ -240,7 +245,10 @@ class _Grouping:
         }:
             return None
         moved = join_reduction(op, self.ops[root], written, self.shapes)
-        return moved if moved is not None and set(moved.pieces[0].reduce) == set(c.m) else None
+        if moved is None:
+            return None
+        over, rows = set(moved.pieces[0].reduce), set(c.m)
+        return moved if over and (over < rows if parts else over == rows) else None
 
     def _summaries(self, members: list[int]) -> set[str]:
         """Tensors that are complete only when the whole group is."""
@@ -276,14 +284,17 @@ class _Grouping:
         uses = self._uses(members, op)
         if not self.free[j]:
             return None
+        inside = [self.ops[m] for m in members]
         if any(r.tensor in written for r in reads(op)):
             moved = join_rows(op, shared, written, self.shapes)
+        elif uses:
+            moved = feed_rows(op, shared, uses[0])
         else:
-            moved = feed_rows(op, shared, uses[0]) if uses else None
+            moved = beside_rows(op, shared, inside, self.shapes) if near.cached and op.monoid else None
         if moved is None or not all(same_rows(r, moved.pieces[0].index, shared) for r in uses):
             return None
-        inside = [*(self.ops[m] for m in members), moved]
-        return moved if near.holds(inside, shared, self.tensors) else None
+        fits = near.holds([*inside, moved], shared, self.tensors) and near.gains(inside, moved, self.tensors)
+        return moved if fits else None
 
 
 @dataclass(frozen=True)
@@ -320,6 +331,18 @@ class _Near:
                 size = self._row(op, read, names, tensors[read.tensor])
                 kept[read.tensor] = max(size, kept.get(read.tensor, 0))
         return sum(kept.values()) <= self.room
+
+    def gains(self, ops: Sequence[Op], op: Op, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether what ``op`` shares with the group is much beside its own work. For the rest it would have to go the
+        way of the group, which need not be the way its operands lie in memory.
+        """
+        piece = op.pieces[0]
+        made, given = {t.name for o in ops for t in o.outputs}, {t.name for t in op.outputs}
+        mine = {r.tensor for r in reads(op)}
+        theirs = {r.tensor for o in ops for r in reads(o)}
+        common = (mine & made) | (theirs & given) | (mine & theirs)
+        elements = sum(prod(tensors[name].shape) for name in common)
+        return not self.cached or _COMMON * elements >= prod(d.extent for d in (*piece.dims, *piece.reduce))
 
     def _row(self, op: Op, read: Read, shared: set[str], tensor: Tensor) -> int:
         """Bytes that ``op`` reads in an iteration, which has ``lanes`` rows where a shared dim runs along memory."""

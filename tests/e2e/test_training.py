@@ -68,4 +68,4 @@ def test_a_large_mean_costs_no_digits() -> None:
     arrays["x"][...] = x
     found = results(function, target, arrays)
     expected = arrays["x"].astype(np.float64).var((0, 2, 3), ddof=1)
-    np.testing.assert_allclose(found["running_var"], expected, rtol=0.01)
+    np.testing.assert_allclose(found["running_var"], expected, rtol=5e-4)
