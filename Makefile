@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick bench-simulator bench-training mutants timings schedules setup-bench clean
+.PHONY: help demo check setup setup-dev bytecode lint types layers budget test bless bench bench-compile bench-conv bench-conv-grad bench-matmul bench-elementwise bench-npu bench-npu-schedule bench-quick bench-simulator bench-training mutants timings schedules setup-bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,9 @@ bench-compile: setup-dev bytecode ## compile time of every benchmark kernel on e
 
 bench-conv: setup-bench bytecode ## every ResNet-50 convolution against every library; takes an hour
 	$(BIN)/python benchmarks/conv.py
+
+bench-conv-grad: setup-bench bytecode ## both gradients of every ResNet-50 convolution against oneDNN's
+	$(BIN)/python benchmarks/conv_grad.py
 
 bench-matmul: setup-bench bytecode ## matrix products against torch
 	$(BIN)/python benchmarks/matmul.py

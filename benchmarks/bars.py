@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.case import Case
 from benchmarks.problems.elementwise import IMAGES
@@ -181,6 +181,19 @@ def matmul_bars(results: Results) -> list[Bar]:
         _against(results, "matmul_f32", "f32", DIRECT, "torch", {1: 0.97}),
         _against(results, "matmul_bf16", "bf16", DIRECT, "torch", {1: 1.0}, unfit),
     ]
+
+
+def conv_grad_bars(results: Results) -> list[Bar]:
+    """Data and weight gradients apart; all shapes count."""
+    unfit = "" if results.settings.get("amx") else _NO_AMX
+    found = []
+    for of in ("data", "weights"):
+        mine = replace(results, samples=[s for s in results.samples if s.case.name.endswith(of)])
+        found += [
+            _against(mine, f"{of}_f32", "f32", DIRECT, "torch-grad", {1: 1.2, 8: 1.2, 32: 1.2}),
+            _against(mine, f"{of}_bf16", "bf16", DIRECT, "torch-grad", {1: 1.2, 8: 1.2, 32: 1.2}, unfit),
+        ]
+    return found
 
 
 def elementwise_bars(results: Results) -> list[Bar]:

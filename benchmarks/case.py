@@ -41,6 +41,10 @@ class Problem(Protocol):
         """The kernel's text."""
 
     @property
+    def kernel(self) -> str | None:
+        """Which kernel of the text; None: the only one."""
+
+    @property
     def sizes(self) -> Sizes:
         """Sizes and attributes of the kernel."""
 

@@ -83,7 +83,7 @@ def _oracle(what: Problem, dtype: str, sizes: Sizes, arrays: Arrays) -> dict[str
     from opc.tensor.interpret import oracle
 
     machine = driver.target_machine("cpu")
-    function = driver.specialise(what.source, "<benchmark>", machine, None, sizes, dtype, what.layout)
+    function = driver.specialise(what.source, "<benchmark>", machine, what.kernel, sizes, dtype, what.layout)
     return oracle(function, arrays)
 
 
@@ -92,7 +92,9 @@ def _built(what: Problem, dtype: str, numerics: str) -> Build:
     from opc import driver
 
     machine = driver.target_machine("cpu")
-    function = driver.specialise(what.source, "<benchmark>", machine, None, what.sizes, dtype, what.layout)
+    function = driver.specialise(
+        what.source, "<benchmark>", machine, what.kernel, what.sizes, dtype, what.layout
+    )
     return driver.build(function, machine, numerics=numerics)
 
 

@@ -78,7 +78,7 @@ class Entry:
         return made
 
 
-_ALL = ("conv", "matmul", "elementwise")
+_ALL = ("conv", "conv_grad", "matmul", "elementwise")
 ENGINES = {
     e.name: e
     for e in (
@@ -90,6 +90,13 @@ ENGINES = {
         Entry("onnxruntime", "benchmarks.peers.onnx_runtime:OnnxRuntime", ("onnxruntime",)),
         Entry("openvino", "benchmarks.peers.open_vino:OpenVino", ("openvino",)),
         Entry("torch", "benchmarks.peers.pytorch:Matmul", ("torch",), jemalloc=True, families=("matmul",)),
+        Entry(
+            "torch-grad",
+            "benchmarks.peers.pytorch:Gradient",
+            ("torch",),
+            jemalloc=True,
+            families=("conv_grad",),
+        ),
         Entry("triad", "benchmarks.peers.triad:Triad", families=("elementwise",), computes=False),
         Entry("rows", "benchmarks.peers.triad:Rows", families=("elementwise",), computes=False),
         Entry("torch-eager", "benchmarks.peers.pytorch:Eager", ("torch",), jemalloc=True),

@@ -43,7 +43,13 @@ class Own(Engine):
     def compile(self, case: Case) -> opc.Kernel:
         """The kernel of a case."""
         what = problem(case)
-        options: dict[str, Any] = {"dtype": case.dtype, "layout": what.layout, **what.sizes, **self.options}
+        options: dict[str, Any] = {
+            "kernel": what.kernel,
+            "dtype": case.dtype,
+            "layout": what.layout,
+            **what.sizes,
+            **self.options,
+        }
         return opc.compile(what.source, threads=self.threads, **options)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.case import Array, Case, numpy_dtype
 from benchmarks.engine import Engine, Prepared, optional
 from benchmarks.problems.conv import EPS, ConvProblem
+from benchmarks.problems.conv_grad import ConvGradProblem
 from benchmarks.problems.matmul import MatmulProblem
 
 
@@ -71,6 +72,31 @@ class OneDnn(_Torch):
             state["y"] = call(x, packed, b, pad, stride, one, 1, "relu", [], "")
 
         return Prepared(run, lambda: self.array(state["y"]), (self.memory(x),))
+
+
+class Gradient(_Torch):
+    """``aten::convolution_backward``, asked for one gradient: oneDNN's, with its reorders."""
+
+    def prepare(self, case: Case) -> Prepared:
+        what, torch, last = ConvGradProblem(case), self.torch, self.torch.channels_last
+        arrays, c = what.arrays(), what.conv
+        d_y = self.tensor(arrays["d_y"])
+        image = torch.empty(case.batch, c.channels, c.image, c.image, dtype=d_y.dtype)
+        weights = torch.empty(c.filters, c.channels, c.size, c.size, dtype=d_y.dtype)
+        x, w = (
+            self.tensor(arrays[name]) if name in arrays else other.to(memory_format=last)
+            for name, other in (("x", image), ("w", weights))
+        )
+        mask = [what.of == "data", what.of == "weights", False]
+        stride, pad, one, zero = [c.stride] * 2, [c.pad] * 2, [1, 1], [0, 0]
+        call = torch.ops.aten.convolution_backward.default
+        state: dict[str, Any] = {}
+
+        def run() -> None:
+            state["y"] = None
+            state["y"] = call(d_y, x, w, None, stride, pad, one, False, zero, 1, mask)
+
+        return Prepared(run, lambda: self.array(state["y"][mask.index(True)]), (self.memory(d_y),))
 
 
 class Eager(_Torch):

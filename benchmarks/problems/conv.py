@@ -32,6 +32,11 @@ class ConvProblem:
         return kernels_dsl.source("conv_bn_relu")
 
     @property
+    def kernel(self) -> str | None:
+        """The text has no other."""
+        return None
+
+    @property
     def layout(self) -> str | None:
         """Channels last, dense: nothing is padded ahead."""
         return "nhwc"

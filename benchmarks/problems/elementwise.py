@@ -64,6 +64,11 @@ class ElementwiseProblem:
         return {"M": pieces * _PIECE_ROWS, "N": _COLUMNS}
 
     @property
+    def kernel(self) -> str | None:
+        """The text has no other."""
+        return None
+
+    @property
     def layout(self) -> str | None:
         """Channels last."""
         return "nhwc" if self.case.name in IMAGES else None

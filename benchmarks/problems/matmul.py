@@ -66,6 +66,11 @@ class MatmulProblem:
         return {"M": m, "N": n, "K": k} | ({"B": count} if count > 1 else {})
 
     @property
+    def kernel(self) -> str | None:
+        """The text has no other."""
+        return None
+
+    @property
     def layout(self) -> str | None:
         """No images."""
         return None

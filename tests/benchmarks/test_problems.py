@@ -14,7 +14,7 @@ from benchmarks.check import Checker
 from benchmarks.engine import Entry
 from benchmarks.harness import Plan, Session, environment
 from benchmarks.peers import protobuf
-from benchmarks.problems import elementwise, matmul
+from benchmarks.problems import conv_grad, elementwise, matmul
 from benchmarks.process import EngineError, Process
 from benchmarks.results import Results, Sample
 from opc import driver
@@ -124,3 +124,21 @@ def test_a_worker_that_dies_is_an_error_of_its_engine(tmp_path: Path) -> None:
     process.close()
     with pytest.raises(EngineError, match="ended"):
         process.ask("drop")
+
+
+@pytest.mark.parametrize("name", ["c07-data", "c07-weights", "c09-data", "c01-weights"])
+def test_gradients_are_those_of_the_convolution_that_the_name_says(name: str) -> None:
+    case = Case("conv_grad", name, "f32", 8, 1)
+    what, machine = conv_grad.problem(case), driver.target_machine("cpu")
+    function = driver.specialise(what.source, "conv_grad", machine, what.kernel, what.sizes, "f32", "nhwc")
+    assert {x.tensor.name: x.tensor.shape for x in function.args} == {
+        n: x.shape for n, x in what.arrays().items()
+    }
+    wanted = function.tensors()[function.results[0]].shape
+    c = what.conv
+    image, weights = (8, c.channels, c.image, c.image), (c.filters, c.channels, c.size, c.size)
+    assert wanted == (image if what.of == "data" else weights)
+    (sizes, part), *rest = what.parts()
+    assert len(rest) == 7
+    assert sizes.keys() == what.sizes.keys()
+    assert part["d_y"].size * 8 == what.arrays()["d_y"].size
