@@ -64,8 +64,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module("opc.ops")
+    if name in ("ops", "torch"):
+        return import_module(f"opc.{name}")
     if name in __all__:
         return getattr(import_module(_HOME.get(name, "opc.errors")), name)
     raise AttributeError(f"module 'opc' has no attribute '{name}'")

@@ -50,16 +50,16 @@ class Family:
         with _LOCK:
             return self._kernel(tuple(arrays), tuple(attributes.items()))
 
-    def pair(self, arrays: Sequence[Seen], attributes: Mapping[str, Number]) -> Pair:
-        """Its derivative for such arrays. Raises what ``opc.grad`` raises."""
+    def pair(self, arrays: Sequence[Seen], attributes: Mapping[str, Number], wrt: Sequence[str] = ()) -> Pair:
+        """Its derivative for such arrays, by some arguments or all. Raises what ``opc.grad`` raises."""
         with _LOCK:
-            return self._pair(tuple(arrays), tuple(attributes.items()))
+            return self._pair(tuple(arrays), tuple(attributes.items()), tuple(wrt) or self.wrt)
 
     def _compiled(self, arrays: tuple[Seen, ...], attributes: _Attributes) -> Kernel:
         return driver.compile_request(self._request(arrays, attributes))
 
-    def _derived(self, arrays: tuple[Seen, ...], attributes: _Attributes) -> Pair:
-        return driver.compile_pair(self._request(arrays, attributes)._replace(wrt=self.wrt))
+    def _derived(self, arrays: tuple[Seen, ...], attributes: _Attributes, wrt: tuple[str, ...]) -> Pair:
+        return driver.compile_pair(self._request(arrays, attributes)._replace(wrt=wrt))
 
     def _request(self, arrays: tuple[Seen, ...], attributes: _Attributes) -> Request:
         found = settings(self.info, arrays, dict(attributes))

@@ -82,11 +82,11 @@ class Kernel:
         self.run({**inputs, **self._named(outputs)})
         return unpacked(outputs)
 
-    def run(self, memory: Mapping[str, Array]) -> None:
+    def run(self, memory: Mapping[str, Array], threads: int | None = None) -> None:
         """Run on an array for every argument and result, each in the kernel's memory order."""
-        native = self.native
-        packed = native.prepare(memory, self.threads, native.scratch_packed())
-        native.run(memory, packed, self.threads)
+        native, count = self.native, threads or self.threads
+        packed = native.prepare(memory, count, native.scratch_packed())
+        native.run(memory, packed, count)
 
     def results(self, arrays: Mapping[str, object]) -> dict[str, Array]:
         """Run on named arrays; every result by its name."""

@@ -49,9 +49,28 @@ def _mapped() -> list[str]:
     return sorted(set(_MAPPED.findall(text)))
 
 
-@lru_cache(maxsize=1)
+_shared: list[Runtime] = []
+
+
+def share(folder: str) -> bool:
+    """From now on use the runtime that lies under ``folder``, if it is loaded: waiting threads of a second pool
+    would take processors from the first.
+    """
+    for path in _mapped():
+        found = _open(path) if path.startswith(folder.rstrip("/") + "/") else None
+        if found is not None:
+            _shared[:] = [found]
+            return True
+    return False
+
+
 def runtime() -> Runtime | None:
     """An OpenMP runtime, preferring one already loaded; None where there is none (phases then run alone)."""
+    return _shared[0] if _shared else _first()
+
+
+@lru_cache(maxsize=1)
+def _first() -> Runtime | None:
     for path in _mapped():
         found = _open(path)
         if found is not None:

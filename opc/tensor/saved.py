@@ -41,6 +41,14 @@ class SavedLayout(NamedTuple):
         )
 
     @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The ranges of bytes that hold no tensor."""
+        offsets = self.offsets
+        ends = [0, *(offsets[t.name] + _size(t) for t in self.made)]
+        starts = [*(offsets[t.name] for t in self.made), self.size]
+        return [(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every tensor that backward gets this way."""
         return tuple(t.name for t in (*self.kept, *self.made))

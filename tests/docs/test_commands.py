@@ -62,7 +62,7 @@ def test_command(page: str, command: str, workplace: Path) -> None:
 
 PROGRAMS = [
     (page, number)
-    for page in ("README.md", "docs/training.md")
+    for page in ("README.md", "docs/torch.md", "docs/training.md")
     for number in range(len(blocks(page, "python")))
 ]
 
@@ -70,6 +70,8 @@ PROGRAMS = [
 @pytest.mark.parametrize(("page", "number"), PROGRAMS)
 def test_python(page: str, number: int, tmp_path: Path) -> None:
     text = blocks(page, "python")[number].replace('"kernels_dsl/', f'"{ROOT}/kernels_dsl/')
+    if "import torch" in text:
+        pytest.importorskip("torch")
     file = tmp_path / "block.py"
     file.write_text(text, encoding="utf-8")
     done = subprocess.run(
@@ -113,6 +115,8 @@ def test_a_few_epochs_learn_most_digits(dtype: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [e.stem for e in EXAMPLES if e.stem not in LONG])
 def test_example(name: str, tmp_path: Path) -> None:
+    if "import torch" in (ROOT / f"examples/{name}.py").read_text(encoding="utf-8"):
+        pytest.importorskip("torch")
     done = run_example(name, tmp_path)
     assert done.stdout
     assert "False" not in done.stdout
