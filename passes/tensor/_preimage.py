@@ -102,7 +102,7 @@ def _solve_axis(p: _Partial, axis: int, form: Affine, extent: int) -> Iterator[_
     choices = list(_digits(p, axis, unknown, apart)) if unknown.terms else []
     phases = prod(len(c) for c in choices)
     layers = prod(len({d.layer for d in c}) for c in choices)
-    shifted = bool(known.terms) and any(len(c) > 1 for c in choices)
+    shifted = bool(known.terms) and (not apart or any(len(c) > 1 for c in choices))
     if phases > _PHASES or layers > _LAYERS or shifted:
         yield _given(p, axis, form, extent)
         return

@@ -19,7 +19,7 @@ from opc.tensor.verify import verify
 from passes.tensor.differentiate import Gradient, differentiate
 
 Array = Any
-_FLOATS = ("f32", "f16", "bf16")
+_FLOATS = ("f64", "f32", "f16", "bf16")
 
 
 def shipped(name: str, sizes: Mapping[str, int], dtype: str = "f64") -> Function:
@@ -34,21 +34,28 @@ def written(text: str, dtype: str = "f64", **sizes: int | float) -> Function:
 
 
 def widened(f: Function) -> Function:
-    """The function with every float in float64, so that its values have no other rounding than the interpreter's."""
+    """The function in float64, so that its values have no other rounding than the interpreter's."""
+    return in_type(f, DType.F64)
+
+
+def in_type(f: Function, dtype: DType) -> Function:
+    """The function with every float as ``dtype``."""
+    computed = str(dtype.compute)
 
     def tensor(t: Tensor) -> Tensor:
-        return replace(t, dtype=DType.F64) if t.dtype.is_float else t
+        return replace(t, dtype=dtype) if t.dtype.is_float else t
 
     def leaf(node: Expr) -> Expr:
         if isinstance(node, Call) and node.fn in _FLOATS:
-            return Call("f64", node.args)
-        return replace(node, dtype=DType.F64) if isinstance(node, Const) and node.dtype in _FLOATS else node
+            return Call(computed, node.args)
+        typed = isinstance(node, Const) and node.dtype is not None and node.dtype.is_float
+        return replace(node, dtype=dtype.compute) if typed else node
 
     ops = tuple(
         replace(
             op,
             outputs=tuple(map(tensor, op.outputs)),
-            accumulate=DType.F64 if op.accumulate is not None and op.accumulate.is_float else op.accumulate,
+            accumulate=dtype.compute if op.accumulate and op.accumulate.is_float else op.accumulate,
             pieces=tuple(replace(p, body=rewrite(p.body, leaf)) for p in op.pieces),
         )
         for op in f.ops

@@ -13,6 +13,7 @@ from opc.tensor.verify import verify
 from passes.tensor.differentiate import differentiate
 from tests.passes.tensor.gradients import (
     assert_matches_differences,
+    at,
     differentiable,
     random_arrays,
     shipped,
@@ -102,3 +103,42 @@ GUARDED = """func v1 guarded {
 def test_moments_of_as_many_terms_as_the_guards_leave() -> None:
     f = parse_function(GUARDED, "")
     assert_matches_differences(f, {"x": np.random.default_rng(0).standard_normal(7)})
+
+
+def test_what_a_select_leaves_out_is_not_multiplied_by_0() -> None:
+    f = written(
+        "kernel f(x: T[N]) -> (y: T[N]) { y[i] = select(x[i] > 0, log(x[i]) * sqrt(x[i]), x[i]) }", N=3
+    )
+    x = np.array([0.0, -2.0, 4.0])
+    found = at(f, ["x"], {"x": x})
+    seeds = found.seeds["d_y"]
+    np.testing.assert_allclose(found.gradients["x"], seeds * [1, 1, np.log(4.0) / 4 + 0.5])
+
+
+def test_terms_outside_do_not_exist() -> None:
+    """Infinite weights reach the elements that they were multiplied by, and no others."""
+    f = shipped("conv2d", {"N": 1, "C": 1, "CG": 1, "K": 1, "H": 4, "W": 4, "pad": 1})
+    arrays = random_arrays(f, 3)
+    arrays["w"][0, 0, 0, 0] = np.inf
+    found = at(f, ["x"], arrays).gradients["x"][0, 0]
+    wanted = np.ones((4, 4), bool)
+    wanted[3, :] = wanted[:, 3] = False  # the last row and column never meet the first tap
+    assert (~np.isfinite(found) == wanted).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 40])
+def test_batch_norm_at_a_large_mean(size: int) -> None:
+    """Against the formula on deviations, which has no mean; no gradient for one element per channel."""
+    sizes = {"N": size, "C": 3, "H": 1, "W": 1}
+    f = widened(shipped("batch_norm_train", sizes))
+    arrays = random_arrays(f, 4)
+    arrays["x"] = 1e4 + np.round(arrays["x"] * 64) / 64  # deviations without a rounding error
+    found = at(f, ["x", "gamma"], arrays)
+    dy, gamma = found.seeds["d_y"], arrays["gamma"][:, None, None]
+    apart = arrays["x"] - 1e4
+    apart = apart - apart.mean(0)
+    scale = 1 / np.sqrt((apart * apart).mean(0) + np.float32(1e-5))
+    hat = apart * scale
+    wanted = gamma * scale * (dy - dy.mean(0) - hat * (dy * hat).mean(0))
+    np.testing.assert_allclose(found.gradients["x"], wanted, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.gradients["gamma"], (dy * hat).sum((0, 2, 3)), rtol=1e-6, atol=1e-9)
