@@ -17,6 +17,7 @@ from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._first import start
 from passes.lowering._plan import Shape
+from passes.lowering.fold_drain import folded
 
 # Sides of the tiles that are tried; costs between and beyond them lie on a line.
 _TRIED = (64, 128)
@@ -102,8 +103,9 @@ class _Trial:
         target = Evaluator.at(drained, axes)
         emit.emit("scale.drain", frame.axis_dims(axes), [target], [Evaluator.at(acc, axes)])
         epilogue.apply(frame, Value(target, axes, shape.accumulator, True), values)
-        self.buffers = {b.name: self._placed(b) for b in emit.program().buffers}
-        code = [i for i, _ in instructions(emit.program().body[before:])]
+        program = folded(emit.program(), machine)
+        self.buffers = {b.name: self._placed(b) for b in program.buffers}
+        code = [i for i, _ in instructions(program.body[before:])]
         self.pipes = self._pipes(code)
         self.columns, self.elements = self._bytes(code)
 

@@ -104,19 +104,28 @@ def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
             yield {inner.name: t, rows.name: r}
 
 
+def _blocks(extent: int, take: int, size: int, block: int) -> int:
+    """Blocks of depth where a dim around ``size`` others is cut into chunks."""
+    full, tail = divmod(extent, take)
+    return full * ceil(take * size / block) + ceil(tail * size / block)
+
+
 def _round(n: int, to: int) -> int:
     return ceil(n / to) * to
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step."""
+    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step, and the blocks
+    of depth that all steps take together.
+    """
 
     m: int
     n: int
     elements: int
     deep: int
     steps: int
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,9 @@ class _Pricer:
             # A ragged split beats a tiny divisor: peel the remainder instead.
             ragged = balanced(d.extent, room // size // k0 * k0 or 1)
             take = fit[-1] if whole or fit[-1] * 4 > room // size else ragged
+            # What is no multiple of a block pays for whole ones in every chunk.
+            most = balanced(d.extent, max(1, room // size))
+            take = min((take, most), key=lambda t: _blocks(d.extent, t, size, k0))
             chunk[d.name] = take
             size *= take
             if take < d.extent:
@@ -179,8 +191,8 @@ class _Pricer:
         tile = self._tile(plan)
         walked = self._walked(plan)
         tiles = prod(walked.values())
-        blocks = (tile.m // self._block[0]) * (tile.n // self._block[1]) * ceil(tile.deep / self._block[2])
-        deep = _round(tile.deep, self._block[2])
+        blocks = (tile.m // self._block[0]) * (tile.n // self._block[1]) * tile.depth / tile.steps
+        deep = tile.depth * self._block[2] // tile.steps
         size = self.s.operand.bytes
         feed = self._move("stage", "operand_a", tile.m * deep * size * self._window(plan))
         feed += self._move("stage", "operand_b", tile.n * deep * size)
@@ -314,7 +326,17 @@ class _Pricer:
         m, n = self._mn(plan.outer)
         elements = prod(plan.outer[d.name] for d in (*s.m, *s.n))
         steps = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
-        return _Tile(m, n, elements, prod(plan.chunk.values()), steps)
+        return _Tile(m, n, elements, prod(plan.chunk.values()), steps, self._depth(plan.chunk))
+
+    def _depth(self, chunk: dict[str, int]) -> int:
+        """Blocks of depth of a whole sum that is taken in such chunks."""
+        size, dims = 1, list(self.s.k)
+        while dims:
+            d = dims.pop()
+            if chunk[d.name] < d.extent:
+                return prod(o.extent for o in dims) * _blocks(d.extent, chunk[d.name], size, self._block[2])
+            size *= d.extent
+        return ceil(size / self._block[2])
 
     def _mn(self, outer: dict[str, int]) -> tuple[int, int]:
         m = prod(outer[d.name] for d in self.s.m)

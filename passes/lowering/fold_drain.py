@@ -46,10 +46,13 @@ class FoldDrain:
 
     def run(self, module: Module, context: Context) -> Module:
         """The module with less work after its drains."""
-        if not context.machine.scale_forms:
-            return module
-        prepare, run = (_Folder(p, context.machine).program() for p in module.programs)
+        prepare, run = (folded(p, context.machine) for p in module.programs)
         return module if (prepare, run) == module.programs else Module(prepare, run)
+
+
+def folded(program: Program, machine: Machine) -> Program:
+    """The program with less work after its drains."""
+    return _Folder(program, machine).program() if machine.scale_forms else program
 
 
 class _Folder:
