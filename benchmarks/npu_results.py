@@ -41,6 +41,12 @@ class Row:
             return None
         return self.modes[slow].cycles / self.modes[fast].cycles
 
+    def over(self, other: Row | None, slow: str) -> float | None:
+        """How many times mode d's cycles a mode of another run of this kernel takes."""
+        if other is None or slow not in other.modes or "d" not in self.modes:
+            return None
+        return other.modes[slow].cycles / self.modes["d"].cycles
+
     @property
     def over_bound(self) -> float | None:
         """Mode d over the bound alone."""
@@ -60,19 +66,17 @@ class Row:
 def bars(rows: Iterable[Row]) -> list[str]:
     """The lines of every bar, each below its cases.
 
-    What fusing gains is stated under the licence, which separate operators have as well, where that was run; order and
-    the distance from the bound over the runs without and with it, each against the bound of its own epilogue.
+    What fusing gains is stated for fused kernels under the licence, over separate operators as they are written; order
+    and the distance from the bound over the runs without and with it, each against the bound of its own epilogue.
     """
     rows = tuple(rows)
     plain = [r for r in rows if r.roles == 1]
     double = [r for r in rows if r.roles > 1]
-    without = [r for r in plain if r.numerics == STRICT]
-    licensed = [r for r in plain if r.numerics == FAST] or without
     bound = _cases(plain, lambda r: r.over_attainable)
     values = [value for _, value in bound]
     lines = [
-        *_mean("total_gain", 3.0, licensed, lambda r: r.gain("a"), without),
-        *_mean("fusion_gain", 1.4, licensed, lambda r: r.gain("a2"), without),
+        *_fused("total_gain", 3.0, plain, "a"),
+        *_fused("fusion_gain", 1.4, plain, "a2"),
         *_mean("order_gain", 1.3, double, lambda r: r.gain("c")),
         *Least("busiest_pipe_geomean", 1.10, bound, geometric_mean(values)).lines(),
         *Least("busiest_pipe_worst", 1.25, bound, max(values, default=None)).lines()[len(bound) :],
@@ -85,22 +89,34 @@ def _cases(rows: Sequence[Row], value: Callable[[Row], float | None]) -> tuple[t
     return tuple((r.label, found) for r in rows if (found := value(r)) is not None)
 
 
-def _mean(
-    name: str,
-    target: float,
-    rows: list[Row],
-    value: Callable[[Row], float | None],
-    without: Sequence[Row] = (),
-) -> list[str]:
-    """A bar on the geometric mean; ``without`` the licence it is shown only."""
+def _fused(name: str, target: float, rows: list[Row], mode: str) -> list[str]:
+    """The bar on what (d) gains over a mode of separate operators."""
+    written = {r.name: r for r in rows if r.numerics == STRICT}
+    licensed = [r for r in rows if r.numerics == FAST]
+    if not licensed or not written:
+        return _mean(name, target, rows, lambda r: r.gain(mode))
+    without, both = (
+        geometric_mean(v for _, v in _cases(some, lambda r: r.gain(mode)))
+        for some in (list(written.values()), licensed)
+    )
+    shown = [
+        f"  {about}, geometric mean: {found:.3f}"
+        for about, found in (
+            (f"({mode})/(d) without the licence", without),
+            (f"({mode})/(d) with the licence for both, separate operators as x * A + B", both),
+        )
+        if found is not None
+    ]
+    bar = _mean(name, target, licensed, lambda r: r.over(written.get(r.name), mode))
+    return [*bar[:-2], *shown, *bar[-2:]]
+
+
+def _mean(name: str, target: float, rows: list[Row], value: Callable[[Row], float | None]) -> list[str]:
+    """A bar on the geometric mean."""
     cases = _cases(rows, value)
     mean = geometric_mean(v for _, v in cases)
     situations = () if mean is None else (Situation(f"geometric mean of {len(cases)}", mean, target),)
-    strict = geometric_mean(v for _, v in _cases(without, value)) if without and without != rows else None
-    shown = (
-        [] if strict is None else [f"  without the licence, geometric mean of {len(without)}: {strict:.3f}"]
-    )
-    return [*(f"  {label}: {v:.3f}" for label, v in cases), *shown, *Bar(name, target, situations).lines()]
+    return [*(f"  {label}: {v:.3f}" for label, v in cases), *Bar(name, target, situations).lines()]
 
 
 def write(path: Path, machines: dict[str, list[Row]], lines: list[str]) -> None:

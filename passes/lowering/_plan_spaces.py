@@ -116,8 +116,8 @@ def _round(n: int, to: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step, and the blocks
-    of depth that all steps take together.
+    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step, and
+    the blocks of depth that all steps take together.
     """
 
     m: int

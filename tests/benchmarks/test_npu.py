@@ -75,10 +75,12 @@ def test_bars_say_what_is_short() -> None:
     modes = {
         m: Measured(cycles, {"M": 90.0}, 1) for m, cycles in {"a": 400, "a2": 120, "c": 110, "d": 105}.items()
     }
-    faster = {m: Measured(cycles, {"M": 90.0}, 1) for m, cycles in {"a": 400, "a2": 120, "d": 100}.items()}
+    faster = {m: Measured(cycles, {"M": 90.0}, 1) for m, cycles in {"a": 380, "a2": 110, "d": 100}.items()}
     rows = [Row("c00", "shape", 1, least, modes), Row("c00", "shape", 1, least, faster, {}, FAST)]
     lines = bars(rows)
-    assert "  without the licence, geometric mean of 1: 3.810" in lines
+    assert "  (a)/(d) without the licence, geometric mean: 3.810" in lines
+    both = "(a2)/(d) with the licence for both, separate operators as x * A + B"
+    assert f"  {both}, geometric mean: 1.100" in lines
     assert "  c00+: 4.000" in lines
     assert [line for line in lines if line.startswith("bar ")] == [
         "bar total_gain 4.000 3 ok",
