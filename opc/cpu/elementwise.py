@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.cpu import access, nest, ops, transpose, values
+from opc.cpu import access, nest, ops, pairs, transpose, values
 from opc.cpu.function import Function
 from opc.cpu.layout import STACK, View
 from opc.cpu.values import Vec
@@ -97,7 +97,7 @@ def _emit(f: Function, e: Element) -> None:
     e, form = _with_forms(e, forms[:-1]), forms[-1]
     if e.move and _block_move(f, e, dims):
         return
-    if _turn(f, e, dims):
+    if _turn(f, e, dims) or (e.move and _pair(f, e, dims)):
         return
     vector = _vector_dim(e, dims)
     lanes = _lanes(f, e, vector.extent)
@@ -154,6 +154,18 @@ def _turn(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
     for name, box in ((found.across, extents), (found.along, {**extents, found.across: whole[found.across]})):
         if whole[name] < extents[name]:
             _remainder(f, e, name, whole[name], {**box, name: extents[name] - whole[name]})
+    return True
+
+
+def _pair(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
+    """Copies that lay two rows side by side go vector by vector."""
+    source = e.src[0]
+    assert isinstance(source, View)
+    found = pairs.find(f, e.dst, source, [(d.name, d.extent) for d in dims])
+    if found is None:
+        return False
+    blocks = nest.by_stride([d for d in dims if d.name != found.across], e.dst)
+    nest.walk_steps(f, blocks, {found.along: found.size}, lambda: pairs.block(f, found))
     return True
 
 

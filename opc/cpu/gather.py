@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
-from opc.cpu import access, checks, guarded, nest, spread, transpose, values
+from opc.cpu import access, checks, guarded, nest, pairs, spread, transpose, values
 from opc.cpu.checks import Check, Gather
 from opc.cpu.elementwise import copy_bytes
 from opc.cpu.function import Function, Index
@@ -102,9 +102,16 @@ class _Run:
             self._row(first, low, high)
             return
         if len(rest) == 1 and (
-            self._turn(first, rest[0], low, high) or self._spread(first, rest[0], low, high)
+            self._turn(first, rest[0], low, high)
+            or self._spread(first, rest[0], low, high)
+            or self._pair(first, rest[0])
         ):
             return
+        self._each(first, rest, low, high)
+
+    def _each(self, first: _Dim, rest: list[_Dim], low: Index, high: Index) -> None:
+        """Step by step of the first dimension."""
+        f = self.f
 
         def body(i: Index, _: list[str]) -> list[str]:
             f.bind({first.name: i})
@@ -190,6 +197,31 @@ class _Run:
         if first.checks:
             f.loop(low, border)
             f.loop(first.extent, border, start=high)
+        return True
+
+    def _pair(self, first: _Dim, inner: _Dim) -> bool:
+        """Two rows side by side, where both are there; else element by element."""
+        g, f = self.g, self.f
+        if first.checks or any(c.form.coefficient(first.name) for c in inner.checks) or not self.move:
+            return False
+        found = pairs.find(f, g.dst, g.src, [(first.name, first.extent), (inner.name, inner.extent)])
+        if found is None or found.across != inner.name:
+            return False
+
+        def one(i: Index, _: list[str]) -> list[str]:
+            f.bind({first.name: i})
+            pairs.block(f, found)
+            return []
+
+        def whole() -> None:
+            f.loop(first.extent, one, step=found.size)
+
+        low, high = _range(f, inner)
+        if isinstance(low, int) and isinstance(high, int) and (low, high) == (0, 2):
+            whole()
+            return True
+        both = f.op(f"icmp eq i64 {f.op(f'sub i64 {high}, {low}')}, 2")
+        f.branch(both, whole, lambda: self._each(first, [inner], 0, first.extent))
         return True
 
     def _middle(self, low: Index, high: Index, step: int) -> Index:

@@ -8,7 +8,7 @@ from math import ceil, prod
 
 from opc.affine import Affine
 from opc.machine.model import Machine
-from opc.tensor.ir import Call, Dim, Op, Read, Tensor, walk
+from opc.tensor.ir import Call, Dim, Op, Piece, Read, Tensor, walk
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._stage import staged_bytes
 
@@ -73,7 +73,7 @@ def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine
     """
     piece = ops[0].pieces[0]
     read, out, memory = piece.body, ops[0].outputs[0], machine.roles["memory"]
-    if len(ops) > 1 or piece.guards or piece.reduce or not isinstance(read, Read) or read.fill is not None:
+    if len(ops) > 1 or piece.guards or piece.reduce or not isinstance(read, Read):
         return None
     source = tensors[read.tensor]
     past = 0 < machine.limits.get("l3_bytes", 0) < out.dtype.bytes * prod(out.shape)  # stored past the caches
@@ -90,6 +90,10 @@ def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine
     if len(along) != 1 or len(across) != 1 or 0 in sum(steps.values(), ()) or not wide:
         return None
     row, turned = across[0], along[0] is not across[0]
+    if turned and row.extent == 2 == steps[along[0].name][1]:
+        return _plan_pairs(piece, along[0], row, steps)
+    if read.fill is not None:
+        return None
     if row.extent < _MOVED // 2 or (not turned and row.extent > _MOVED):
         return None
     beside = along[0] if turned else min(wide, key=lambda d: steps[d.name][1])
@@ -103,6 +107,23 @@ def _plan_move(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine
     lanes = frozenset({row.name})
     return RowPlan(
         piece.dims, sizes, spread[0] if spread else "", lanes, frozenset(), False, order=order, moved=True
+    )
+
+
+def _plan_pairs(piece: Piece, along: Dim, row: Dim, steps: dict[str, tuple[int, int]]) -> RowPlan:
+    """Two rows laid side by side: whole ones, walked the way the result lies."""
+    order = tuple(sorted(steps, key=lambda n: -steps[n][1]))
+    sizes = {**dict.fromkeys(steps, 1), row.name: 2, along.name: along.extent}
+    spread = [n for n in order if n not in (row.name, along.name)]
+    return RowPlan(
+        piece.dims,
+        sizes,
+        spread[0] if spread else "",
+        frozenset({row.name}),
+        frozenset(),
+        False,
+        order=order,
+        moved=True,
     )
 
 

@@ -127,7 +127,7 @@ class RowNest:
         assert isinstance(read, Read)
         source = memory_access(self.tensors[read.tensor], [frame.global_form(f) for f in read.index])
         target = memory_access(out, [frame.global_form(f) for f in piece.index])
-        self.emit.emit("copy_in.copy", frame.dims(frame.axes), [target], [source])
+        self.emit.emit("copy_in.copy", frame.dims(frame.axes), [target], [source], fill=read.fill)
 
     def _op(self, op: Op, tiles: Tiles) -> None:
         piece = op.pieces[0]

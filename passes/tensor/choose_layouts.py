@@ -15,7 +15,7 @@ from opc.pipeline import Context
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite
 from passes.tensor._algebra import parameters
 from passes.tensor._contraction import Contraction, classify_contraction
-from passes.tensor._outer_products import sums_outer_products
+from passes.tensor._outer_products import nearest, pure, sums_outer_products
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,11 @@ def _pack_contraction(
         operand = promote(operand, tensor.dtype)  # a product of two types is one of the wider
     if operand not in machine.cube_shape:
         return [op]
-    if not machine.feeds(operand) and sums_outer_products(c, table):
-        return [op]  # both operands are copied near in blocks, as the sum goes on
+    if sums_outer_products(c, table):
+        if not machine.feeds(operand):
+            return [op]  # both operands are copied near in blocks, as the sum goes on
+        column = nearest(c.b, pure(c.b, c.n, c), table)
+        c = replace(c, n=(*(d for d in c.n if d is not column), column))
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
     if not fixed and (scheme is None or not _worth_packing(c, tensor, scheme)):
         return [op]
@@ -180,6 +183,33 @@ def _groups(d: Dim, scheme: _Scheme) -> _Split:
     return _Split(d, dims, form, blocks * size * scheme.k_pack != d.extent)
 
 
+@dataclass(frozen=True, slots=True)
+class _Halo:
+    """An axis of B along which windows overlap: packed once, with all that they touch. ``form`` is the index over
+    windows and sum in ``dim``, which ``source`` is over.
+    """
+
+    dim: Dim
+    form: Affine
+    source: Affine
+
+
+def _halos(c: Contraction, pair: Dim) -> dict[int, _Halo]:
+    """By axis; an axis along which pairs are made stays apart for every window position."""
+    extents = {d.name: d.extent for d in (*c.n, *c.k)}
+    windows, summed = {d.name for d in c.n[:-1]}, {d.name for d in c.k} - {pair.name}
+    found = {}
+    for axis, form in enumerate(c.b.index):
+        elsewhere = {n for other, f in enumerate(c.b.index) if other != axis for n in f.names}
+        mixed = form.names & windows and form.names & summed
+        if not mixed or not form.names <= windows | summed or form.names & elsewhere:
+            continue
+        low, high = form.interval(extents)
+        dim = Dim(f"h{axis}", high - low + 1)
+        found[axis] = _Halo(dim, form - low, Affine.var(dim.name) + low)
+    return found
+
+
 def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: bool, name: str) -> list[Op]:
     rows_of = {m.name for m in c.m}
     mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and f.names & rows_of}
@@ -189,12 +219,24 @@ def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: boo
     pairs = _groups(order[-1], scheme)
     *k_blocks, k_groups, k_inner = pairs.dims if len(pairs.dims) > 1 else (*pairs.dims, None)
     whole: dict[str, Affine | int] = {columns.old.name: columns.form, pairs.old.name: pairs.form}
-    blocks = (*c.batch, *c.n[:-1], *columns.dims[:-1], *k_blocks, *order[:-1])
-    dims = (*blocks, k_groups, columns.dims[-1], *((k_inner,) if k_inner is not None else ()))
+    halos = _halos(c, pairs.old)
+    covered = {n for h in halos.values() for n in h.form.names}
+    outside = (*c.batch, *c.n[:-1], *columns.dims[:-1], *pairs.dims[: len(k_blocks)], *order[:-1])
+    kept = [d for d in outside if d.name not in covered]
+    dims = (
+        *kept,
+        *(h.dim for h in halos.values()),
+        k_groups,
+        columns.dims[-1],
+        *((k_inner,) if k_inner is not None else ()),
+    )
     ragged = columns.ragged or pairs.ragged
-    source = Read(c.b.tensor, tuple(f.substitute(whole) for f in c.b.index), 0 if ragged else c.b.fill)
+    shown = [halos[axis].source if axis in halos else f for axis, f in enumerate(c.b.index)]
+    source = Read(c.b.tensor, tuple(f.substitute(whole) for f in shown), 0 if ragged else c.b.fill)
     index = tuple(Affine.var(d.name) for d in dims)
     packed = Tensor(name, scheme.dtype, tuple(d.extent for d in dims))
+    inside = {h.dim.name: h.form for h in halos.values()}
+    place = tuple(inside.get(d.name, Affine.var(d.name)) for d in dims)
     pack = Op((packed,), (Piece(dims, index, source),), prepare=fixed, line=op.line)
     rows = Read(c.a.tensor, tuple(f.substitute(whole) for f in c.a.index), c.a.fill)
     if pairs.ragged and rows.fill is None:
@@ -208,10 +250,13 @@ def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: boo
     guards = tuple(g.substitute(whole) for g in piece.guards)
     if columns.ragged:
         guards = (*guards, columns.form * -1 + (columns.old.extent - 1))
+    free = spread(piece.dims)
+    if c.n != tuple(d for d in piece.dims if d in c.n):
+        free = (*(d for d in free if d not in columns.dims), *columns.dims)
     new = Piece(
-        spread(piece.dims),
+        free,
         tuple(f.substitute(whole) for f in piece.index),
-        Call("mul", (rows, Read(name, index))),
+        Call("mul", (rows, Read(name, place))),
         spread(piece.reduce),
         guards,
     )

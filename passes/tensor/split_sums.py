@@ -62,12 +62,12 @@ class SplitSums:
             c = classify_contraction(op, ir)
             operand = table[c.a.tensor].dtype if c is not None else None
             count = 0
-            if c is not None and operand in machine.cube_shape and not machine.feeds(operand):
+            if c is not None and operand in machine.cube_shape:
                 count = _parts(c) if sums_outer_products(c, table) else 0
             if c is None or operand is None or not count or op.prepare or op.fill is not None:
                 ops.append(op)
                 continue
-            c = oriented(c, table, machine, operand)
+            c = c if machine.feeds(operand) else oriented(c, table, machine, operand)
             column = nearest(c.b, pure(c.b, c.n, c), table)
             ops += _split(op, c, column, count, fresh(f"{op.name}_parts", table))
         return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))

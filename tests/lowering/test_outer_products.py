@@ -13,7 +13,9 @@ from opc.tensor.bound import check
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from opc.tensor.text import parse_function
+from tests.cpu import tile_trap
 from tests.lowering.test_lowering import lowered
+from tests.lowering.test_machine_code import run
 
 GRADIENT = """
 kernel gradient(x: T[N, C, H, W], dy: T[N, K, P, Q], R: int, S: int, stride: int, pad: int, dilation: int)
@@ -114,3 +116,32 @@ def test_a_convolution_with_weights_of_the_run_is_none(layout: str | None) -> No
     function = driver.specialise(text, "f", machine.load("avx2"), None, sizes, "f32", layout)
     module = lowered(function, "avx2")
     assert all(i.init is not None for i, _ in instructions(module.run.body) if i.opcode == "cube.mma")
+
+
+SMALL = {"P": 6, "Q": 6, "pad": 1, "dilation": 1}
+
+
+@pytest.mark.skipif(not tile_trap.available(), reason="needs an x86-64 host without AMX, and gcc")
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"N": 8, "C": 40, "K": 33, "R": 3, "S": 3, "H": 16, "W": 16, "P": 16, "Q": 16, "stride": 1},
+        {"N": 2, "C": 32, "K": 16, "R": 3, "S": 3, "H": 12, "W": 12, "stride": 2},
+        {"N": 3, "C": 20, "K": 70, "R": 1, "S": 1, "H": 6, "W": 6, "stride": 1, "pad": 0},
+        {"N": 1, "C": 3, "K": 32, "R": 5, "S": 5, "H": 13, "W": 13, "stride": 2, "pad": 2},
+    ],
+    ids=["long", "strided", "1x1", "few-channels"],
+)
+def test_on_tiles(
+    sizes: dict[str, int], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = machine.load("amx")
+    function = driver.specialise(GRADIENT, "gradient", target, None, {**SMALL, **sizes}, "bf16", "nhwc")
+    arrays = data.arguments(function, 2, "normal")
+    with tile_trap.trapping(tmp_path_factory.getbasetemp(), monkeypatch) as trapped:
+        one, two = (run(function, "amx", arrays, threads, tiles=True)["dw"] for threads in (1, 2))
+    assert trapped.faults == 0, trapped.message
+    assert trapped.counts["tdpbf16ps"] > 0
+    report = check(one, oracle(function, arrays)["dw"])
+    assert report.ok, str(report)
+    assert one.tobytes() == two.tobytes()
