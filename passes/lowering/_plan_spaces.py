@@ -165,9 +165,10 @@ class _Pricer:
             # A ragged split beats a tiny divisor: peel the remainder instead.
             ragged = balanced(d.extent, room // size // k0 * k0 or 1)
             take = fit[-1] if whole or fit[-1] * 4 > room // size else ragged
-            # What is no multiple of a block pays for whole ones in every chunk.
-            most = balanced(d.extent, max(1, room // size))
-            take = min((take, most), key=lambda t: _blocks(d.extent, t, size, k0))
+            if size > 1 and not whole:
+                # What is no multiple of a block pays for whole ones in every chunk; a remainder has buffers of its own.
+                least = [t for t in range(1, room // size + 1) if t + d.extent % t <= room // size]
+                take = min(least, key=lambda t: (_blocks(d.extent, t, size, k0), -t))
             chunk[d.name] = take
             size *= take
             if take < d.extent:
