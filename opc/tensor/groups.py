@@ -132,18 +132,24 @@ def _rows(name: str, ops: list[Op]) -> Iterator[Problem]:
     for op, piece in zip(ops, pieces, strict=True):
         for read in reads(op):
             writer = made.get(read.tensor)
-            if writer is not None and not _same_row(writer, read, shared):
+            if writer is not None and not _same_row(writer, read, shared, piece.extents):
                 yield op, "E0549", f"'{read.tensor}' is made in group '{name}' and read in another row"
         made.update((t.name, piece) for t in op.outputs)
 
 
-def _same_row(writer: Piece, read: Read, shared: set[str]) -> bool:
+def _same_row(writer: Piece, read: Read, shared: set[str], extents: Mapping[str, int]) -> bool:
     if len(writer.index) != len(read.index):
         return False
     for written, index in zip(writer.index, read.index, strict=True):
         if written.names <= shared and written.names:
             if index != written:
                 return False
-        elif written.split(shared)[0] != index.split(shared)[0]:
+            continue
+        rows, inside = index.split(shared)
+        if written.split(shared)[0] != rows:
             return False
+        if rows.terms:  # pieces of an axis: what is read of one lies between its ends
+            low, high = inside.interval(extents)
+            if low < 0 or high >= min(abs(c) for _, c in rows.terms):
+                return False
     return True

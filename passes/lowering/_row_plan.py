@@ -128,15 +128,19 @@ def _plan_pairs(piece: Piece, along: Dim, row: Dim, steps: dict[str, tuple[int, 
 
 
 def _windows(op: Op) -> Iterator[str]:
-    """Reduced dims that share an index form with a parallel dim."""
+    """Reduced dims that share an index form with a parallel dim, unless they are long pieces that do not overlap."""
     piece = op.pieces[0]
     parallel, reduced = {d.name for d in piece.dims}, {d.name for d in piece.reduce}
     for node in walk(piece.body):
         if not isinstance(node, Read):
             continue
         for form in node.index:
-            if form.names & parallel:
-                yield from form.names & reduced
+            outside, _ = form.split(parallel)
+            inside, _ = form.split(reduced)
+            low, high = inside.interval(piece.extents)
+            apart = all(abs(c) > high - low for _, c in outside.terms)
+            if outside.terms and not (apart and high - low >= _LONG):
+                yield from inside.names
 
 
 def _bordered(op: Op, tensors: dict[str, Tensor]) -> Iterator[str]:
@@ -182,6 +186,7 @@ def lane_dim(op: Op, tensors: dict[str, Tensor], banned: frozenset[str]) -> str 
     return best[1] if best else None
 
 
+_LONG = 15  # positions between the ends of a piece that is walked like any other dim
 _NEAR = 4  # elements: neighbours at most that far apart are loaded as vectors and shuffled
 _WRITTEN_OUT = 16  # operations of windows that are written out rather than looped over
 

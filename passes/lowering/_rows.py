@@ -209,8 +209,11 @@ class RowNest:
         for form, dim in zip(read.index, kept.axes, strict=True):
             if dim is None:
                 continue
-            shared = form.as_var() == dim and dim in self.plan.shared_names
-            by_dim[dim] = local.get(dim, Affine()) if shared else ev.frame.global_form(form)
+            if form.as_var() == dim and dim in self.plan.shared_names:
+                by_dim[dim] = local.get(dim, Affine())
+            else:  # within the row, where shared dims number rows along the same axis
+                row = dim not in self.plan.shared_names
+                by_dim[dim] = ev.frame.global_form(form.split(self.plan.shared_names)[row])
         index = tuple(f.substitute(by_dim) for f in kept.value.operand.index)
         access = Access(kept.value.operand.buffer, index)
         axes = ev.frame.used(index)
@@ -272,13 +275,18 @@ class RowNest:
         """Memory for an intermediate that is produced chunk by chunk, indexed by the op's dims."""
         piece, out = op.pieces[0], op.outputs[0]
         sizes = {d.name: tiles[d.name].size if d.name in tiles else d.extent for d in piece.dims}
-        dims = [f.as_var() for f in piece.index]
+        dims = self._axis_dims(piece)
         names = [d for axis in out.memory_order if (d := dims[axis]) is not None]
         buffer = self.emit.local(
             f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch"
         )
         access = Access(buffer, tuple(Affine.var(n) for n in names) or (Affine(),))
-        return Kept(Value(access, (), out.dtype.compute), tuple(dims), scratch=True)
+        return Kept(Value(access, (), out.dtype.compute), dims, scratch=True)
+
+    def _axis_dims(self, piece: Piece) -> tuple[str | None, ...]:
+        """The dim that writes each axis; where shared dims number rows along it, the one within a row."""
+        rests = (f if f.as_var() else f.split(self.plan.shared_names)[1] for f in piece.index)
+        return tuple(f.as_var() for f in rests)
 
     def _read_later(self, op: Op) -> bool:
         """Whether another op of the group reads what this one writes (its own in-place read is of the old value)."""
@@ -312,7 +320,7 @@ class RowNest:
         if scratch is None:
             dense = materialise(ev, value, axes, replace(out, dtype=value.dtype or out.dtype))
             alike = all(d.name in self.plan.shared_names for o in self.ops for d in o.pieces[0].dims)
-            dims = () if alike else tuple(f.as_var() for f in piece.index)
+            dims = () if alike else self._axis_dims(piece)
             self.kept[out.name] = Kept(replace(dense, temporary=False), dims)
             return
         array = scratch.value

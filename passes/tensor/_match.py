@@ -62,30 +62,55 @@ def join_rows(
 ) -> Op | None:
     """``op``, reading ``written`` tensors, with the group's ``shared`` dimensions beside its own."""
     read = next(r for r in reads(op) if r.tensor in written)
-    rows = Piece(shared, (), op.pieces[0].body)
-    axes = [a for a, form in enumerate(written[read.tensor]) if form.names & _names(shared)]
-    values = _match(
-        tuple(read.index[a] for a in axes),
-        tuple(written[read.tensor][a] for a in axes),
-        tuple(shapes[read.tensor][a] for a in axes),
-        op.pieces[0],
-        rows,
-    )
+    values = _rows_of(op, shared, read.index, written[read.tensor], shapes[read.tensor])
     return None if values is None else _onto_rows(op, values, shared, written)
+
+
+def _rows_of(
+    op: Op, shared: tuple[Dim, ...], index: Index, goal: Index, shape: tuple[int, ...]
+) -> dict[str, Affine] | None:
+    """What the parallel dims of ``op`` must be for ``index`` to be in the row of ``goal``."""
+    piece = op.pieces[0]
+    own = [f.split(_names(piece.dims))[0] for f in index]
+    theirs = [f.split(_names(shared))[0] for f in goal]
+    axes = [a for a, form in enumerate(theirs) if form.terms]
+    return _match(
+        tuple(own[a] for a in axes), tuple(theirs[a] for a in axes), tuple(shape[a] for a in axes),
+        piece, Piece(shared, (), piece.body),
+    )  # fmt: skip
 
 
 def feed_rows(op: Op, shared: tuple[Dim, ...], read: Read) -> Op | None:
     """``op``, writing the tensor that a group reads by ``read``, over ``shared`` and its own dims."""
     extents = {d.name: d.extent for d in shared}
     axes = [a for a, form in enumerate(read.index) if form.names & extents.keys()]
-    forms = [read.index[a] for a in axes]
-    shape = tuple(op.outputs[0].shape[a] for a in axes)
-    # Each shared dimension runs over one whole axis, so that the rows together are the tensor.
-    if any(extents.get(f.as_var() or "") != extent for f, extent in zip(forms, shape, strict=True)):
-        return None
     own = op.pieces[0]
-    values = _match(tuple(own.index[a] for a in axes), tuple(forms), shape, own, Piece(shared, (), own.body))
-    return None if values is None else _onto_rows(op, values, shared, {})
+    values: dict[str, Affine] = {}
+    for axis in axes:
+        pair = _row_of(own, own.index[axis], read.index[axis], op.outputs[0].shape[axis], extents)
+        if pair is None or values.setdefault(*pair) != pair[1]:
+            return None
+    return _onto_rows(op, values, shared, {})
+
+
+def _row_of(
+    own: Piece, written: Affine, form: Affine, extent: int, shared: Mapping[str, int]
+) -> tuple[str, Affine] | None:
+    """The dim of ``own`` that numbers rows along an axis, and the shared one that it must be: each runs over the whole
+    axis, or over all pieces of it, so that the rows together are the tensor.
+    """
+    name, goal = written.as_var(), form.as_var()
+    if name is not None and goal is not None:
+        return (name, form) if own.extents[name] == shared.get(goal) == extent else None
+    part, _ = form.split(shared)
+    if len(part.terms) != 1 or form.const != written.const:
+        return None
+    goal, step = part.terms[0]
+    name = next((n for n, c in written.terms if c == step and own.extents.get(n) == shared[goal]), None)
+    rest = Affine(tuple(t for t in written.terms if t[0] != name))
+    if name is None or step * shared[goal] != extent or rest.interval(own.extents) != (0, step - 1):
+        return None
+    return name, Affine.var(goal)
 
 
 def beside_rows(
@@ -95,31 +120,28 @@ def beside_rows(
     known = {r.tensor: r.index for member in group for r in reads(member)}
     for read in reads(op):
         goal, shape = known.get(read.tensor), shapes[read.tensor]
-        moved = _beside(op, shared, read.index, goal, shape) if goal is not None else None
+        values = _rows_of(op, shared, read.index, goal, shape) if goal is not None else None
+        moved = _onto_rows(op, values, shared, {}) if values is not None else None
         if moved is not None:
             return moved
     return None
 
 
-def _beside(op: Op, shared: tuple[Dim, ...], index: Index, goal: Index, shape: tuple[int, ...]) -> Op | None:
-    piece = op.pieces[0]
-    own = [f.split(_names(piece.dims))[0] for f in index]
-    theirs = [f.split(_names(shared))[0] for f in goal]
-    axes = [a for a, form in enumerate(theirs) if form.terms]
-    values = _match(
-        tuple(own[a] for a in axes), tuple(theirs[a] for a in axes), tuple(shape[a] for a in axes),
-        piece, Piece(shared, (), piece.body),
-    )  # fmt: skip
-    return None if values is None else _onto_rows(op, values, shared, {})
-
-
-def same_rows(read: Read, index: Index, shared: tuple[Dim, ...]) -> bool:
-    """Whether ``read`` stays in the row that its group iteration writes at ``index``."""
+def same_rows(read: Read, index: Index, shared: tuple[Dim, ...], extents: Mapping[str, int]) -> bool:
+    """Whether ``read``, over dims of these extents, stays in the row that its group iteration writes at ``index``."""
     names = _names(shared)
     for form, want in zip(read.index, index, strict=True):
-        if want.names & names and not (want.names <= names and form == want):
+        if want.names and want.names <= names:
+            if form != want:
+                return False
+            continue
+        mine, inside = form.split(names)
+        theirs, _ = want.split(names)
+        if mine != theirs:
             return False
-        if not want.names & names and form.names & names:
+        # Pieces of an axis: what is read of one lies between its ends.
+        low, high = inside.interval(extents) if mine.terms else (0, 0)
+        if mine.terms and not 0 <= low <= high < min(abs(c) for _, c in mine.terms):
             return False
     return True
 
@@ -190,7 +212,8 @@ def _onto_rows(op: Op, values: Mapping[str, Affine], shared: tuple[Dim, ...], wr
     moved = apply_to_piece(replace(piece, reduce=reduce), everything, (*shared, *rest))
     result = replace(op, pieces=(moved,))
     inner = [r for r in reads(result) if r.tensor in written]
-    return result if all(same_rows(r, written[r.tensor], shared) for r in inner) else None
+    extents = moved.extents
+    return result if all(same_rows(r, written[r.tensor], shared, extents) for r in inner) else None
 
 
 def _without_fills(piece: Piece, written: Written) -> Piece:

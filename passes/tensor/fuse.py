@@ -291,10 +291,19 @@ class _Grouping:
             moved = feed_rows(op, shared, uses[0])
         else:
             moved = beside_rows(op, shared, inside, self.shapes) if near.cached and op.monoid else None
-        if moved is None or not all(same_rows(r, moved.pieces[0].index, shared) for r in uses):
+        extents = _largest(inside)
+        if moved is None or not all(same_rows(r, moved.pieces[0].index, shared, extents) for r in uses):
             return None
         fits = near.holds([*inside, moved], shared, self.tensors) and near.gains(inside, moved, self.tensors)
         return moved if fits else None
+
+
+def _largest(ops: Sequence[Op]) -> dict[str, int]:
+    """The extent of every dim; the largest where several ops have one of that name."""
+    found: dict[str, int] = {}
+    for name, extent in (item for op in ops for item in op.pieces[0].extents.items()):
+        found[name] = max(extent, found.get(name, 0))
+    return found
 
 
 @dataclass(frozen=True)

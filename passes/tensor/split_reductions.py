@@ -12,7 +12,7 @@ from opc.dtypes import DType
 from opc.pipeline import Context
 from opc.tensor.ir import Call, Const, Dim, Expr, Function, Op, Piece, Read, Tensor, reads
 from opc.tensor.roles import MERGED, is_contraction
-from passes.tensor._algebra import apply_to_piece, expr_reads, fresh, is_total, substitute
+from passes.tensor._algebra import apply_to_piece, expr_reads, fresh, is_pointwise, is_total, substitute
 
 # Terms of a part: few enough to stay near while every reduction of a group goes over them, and enough for parts to
 # be few beside their terms.
@@ -29,8 +29,8 @@ class SplitReductions:
 
     Parts of ``moments`` have equal counts n. Their means are averaged as differences from the first, which loses
     no digits where the mean is large, and the sum of squares is that of the parts and n times the squared distances of
-    their means (Chan's rule for all parts at once). Where a part is a piece of the only row dim of a contraction,
-    the contraction gets two dims in its place, so that parts may be made from its tiles.
+    their means (Chan's rule for all parts at once). Where a part is a piece of one dim of the op that makes the terms,
+    that op gets two dims in its place, so that parts may be made where their terms are.
 
     Machines whose vector unit has a memory of its own tile reductions by themselves.
 
@@ -197,8 +197,9 @@ def _step(dim: Dim, piece: Piece, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _rows_apart(op: Op, cut: Mapping[str, tuple[int, int]]) -> Op:
-    """A contraction over two dims where its result is read in pieces along an axis that one dim writes."""
-    if op.outputs[0].name not in cut or not is_contraction(op) or not is_total(op):
+    """An op over two dims where its result is read in pieces along an axis that one dim writes."""
+    makes_terms = is_contraction(op) or is_pointwise(op)
+    if op.outputs[0].name not in cut or not makes_terms or not is_total(op):
         return op
     piece, (axis, size) = op.pieces[0], cut[op.outputs[0].name]
     name = piece.index[axis].as_var()

@@ -69,3 +69,21 @@ def test_a_large_mean_costs_no_digits() -> None:
     found = results(function, target, arrays)
     expected = arrays["x"].astype(np.float64).var((0, 2, 3), ddof=1)
     np.testing.assert_allclose(found["running_var"], expected, rtol=5e-4)
+
+
+SUMS = """kernel sums(x: T[M, C], y: T[M, C]) -> (first: f32[C], second: f32[C], top: f32[C]) {
+  "Several reductions of columns over one intermediate that nobody else reads."
+  d[m, c] = exp(x[m, c]) - y[m, c]
+  first[c] = sum[m](d[m, c] * y[m, c])
+  second[c] = sum[m](d[m, c])
+  top[c] = max[m](d[m, c])
+}"""
+
+
+@pytest.mark.parametrize("rows", [64, 1000, 1021, 1536])
+@pytest.mark.parametrize("columns", [3, 40])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_sums_of_one_intermediate(rows: int, columns: int, dtype: str) -> None:
+    target = machine.load(HOST)
+    sizes = {"M": rows, "C": columns}
+    hold(driver.specialise(SUMS, "sums", target, None, sizes, dtype, None), target, "normal")

@@ -74,6 +74,26 @@ def test_layers_as_machine_code(
     assert found[0].tobytes() == found[1].tobytes()
 
 
+@pytest.mark.skipif(not tile_trap.available(), reason="needs an x86-64 host without AMX, and gcc")
+@pytest.mark.parametrize("name", ["images-side-by-side", "long-rows", "odd-columns", "odd-batch"])
+def test_statistics_as_machine_code(
+    name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, c, h, k, window, stride, pad = SMALL[name]
+    sizes = {"N": n, "C": c, "H": h, "W": h, "K": k, "CG": c, "R": window, "S": window}
+    sizes |= {"stride": stride, "pad": pad}
+    text = source("conv_bn_relu_train")
+    function = driver.specialise(text, "layer.k", AMX, None, sizes, "bf16", "nhwc")
+    arrays = random_inputs(function, 5)
+    expected = oracle(function, arrays)
+    with tile_trap.trapping(tmp_path_factory.getbasetemp(), monkeypatch):
+        found = [run_module(lowered(function, "amx"), function, "amx", arrays, n, True) for n in (1, 2)]
+    for result in function.results:
+        report = check(found[0][result], expected[result])
+        assert report.ok, f"{result}: {report}"
+        assert found[0][result].tobytes() == found[1][result].tobytes()
+
+
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("number", range(1, len(LAYERS) + 1))
 def test_plans_of_resnet_layers(number: int, batch: int) -> None:
