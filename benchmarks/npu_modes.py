@@ -38,7 +38,7 @@ class Mode:
 
 _APART = {"fuse": {"enabled": False}, "fold-affine": {"weights": False}}
 _SINGLE = {"multi-buffer": {"max_slots": 1}}
-_ORDERING = frozenset({"pipeline", "list-schedule"})
+_ORDERING = frozenset({"pipeline", "unroll", "list-schedule"})
 
 MODES = {
     m.name: m

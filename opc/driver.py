@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.tuning.choose import Choice
 
 NPU = "ascend910"
-REORDERING = frozenset({"pipeline", "stagger", "interleave", "list-schedule"})
+REORDERING = frozenset({"pipeline", "stagger", "interleave", "unroll", "list-schedule"})
 
 
 def target_machine(target: str, name: str | Machine | None = None) -> Machine:

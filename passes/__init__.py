@@ -36,6 +36,7 @@ PASSES: dict[str, str] = {
     "stagger": "passes.program.stagger:Stagger",
     "expand-slots": "passes.program.expand_slots:ExpandSlots",
     "interleave": "passes.program.interleave:Interleave",
+    "unroll": "passes.program.unroll:Unroll",
     "list-schedule": "passes.program.list_schedule:ListSchedule",
     "insert-sync": "passes.program.insert_sync:InsertSync",
 }
@@ -72,6 +73,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "stagger",  # likewise: the work on a tile's sums and the next tile's sums become neighbours
         "expand-slots",  # spaces without addresses need constant slots; the unrolled body feeds the scheduler
         "interleave",  # on the neighbours that stagger made, as whole loops: unrolled they would not be found
+        "unroll",  # on loops that overlap as far as loops can; what it makes is scheduled like any other body
         "list-schedule",  # on final addresses and slots: the dependence graph is exact now
         "insert-sync",  # last: flags follow the final order and add nothing but waiting
     ),

@@ -13,7 +13,7 @@ from functools import lru_cache
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.program.footprints import Memory
-from opc.program.intervals import Footprint, Runs, box_runs
+from opc.program.intervals import Footprint, Runs, box_runs, within
 from opc.program.ir import Access, Buffer, Instr, Loop, Program, instructions
 from opc.program.pipes import pipe_of
 from opc.program.unroll import Ranges, text_order, values
@@ -154,9 +154,13 @@ class _Touched:
         offsets = buffer.offsets or tuple(n * buffer.slot_bytes for n in range(buffer.slots))
         slots = values(access.slot, ranges) if len(offsets) > 1 else [0] * len(values(Affine(), ranges))
         memory = self._of(buffer)
+        starts = values(base, ranges)
+        inside = [runs] * len(starts)
+        if i.fill is not None:  # what lies before the buffer and behind it is filled, not read
+            inside = [within(runs, -at, buffer.slot_bytes - at) for at in starts]
         return memory, [
-            memory.intern(Footprint(at + offsets[slot % len(offsets)], runs))
-            for at, slot in zip(values(base, ranges), slots, strict=True)
+            memory.intern(Footprint(at + offsets[slot % len(offsets)], touched))
+            for at, slot, touched in zip(starts, slots, inside, strict=True)
         ]
 
     def _of(self, buffer: Buffer) -> Memory:

@@ -56,6 +56,14 @@ def box_runs(extents: tuple[int, ...], strides: tuple[int, ...], size: int) -> R
     return runs
 
 
+@lru_cache(maxsize=4096)
+def within(runs: Runs, low: int, high: int) -> Runs:
+    """The runs between two bytes; all of them if none is there."""
+    if runs[0][0] >= low and runs[-1][1] <= high:
+        return runs
+    return tuple((max(a, low), min(b, high)) for a, b in runs if a < high and b > low) or runs
+
+
 @lru_cache(maxsize=65536)
 def overlap(a: Runs, b: Runs, shift: int) -> tuple[int, int] | None:
     """The first run of bytes in both ``a`` and ``b`` moved up by ``shift``, in a's addresses."""

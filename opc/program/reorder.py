@@ -38,7 +38,7 @@ class Reordered:
     bodies: list[Body] = field(default_factory=list)
 
 
-def reorder(program: Program, machine: Machine, gain: float = GAIN) -> Reordered:
+def reorder(program: Program, machine: Machine, gain: float = GAIN, thorough: bool = True) -> Reordered:
     """Reorder body by body, innermost first; an order stays unless another saves ``gain`` of its time.
 
     Machines on which one stream of instructions feeds all pipes have no bodies here.
@@ -48,7 +48,7 @@ def reorder(program: Program, machine: Machine, gain: float = GAIN) -> Reordered
         return Reordered(program)  # one pipe runs everything in turn, and flags belong to their places
     found = Reordered(program)
     estimator = Estimator(program, machine)
-    body = tuple(_inside(s, (), estimator, gain, found.bodies) for s in program.body)
+    body = tuple(_inside(s, (), estimator, gain, thorough, found.bodies) for s in program.body)
     found.program = program if body == program.body else program.with_body(body)
     return found
 
@@ -73,16 +73,21 @@ def loops(program: Program, machine: Machine) -> list[Body]:
 
 
 def _inside(
-    stmt: Stmt, loops: tuple[Loop, ...], estimator: Estimator, gain: float, bodies: list[Body]
+    stmt: Stmt,
+    loops: tuple[Loop, ...],
+    estimator: Estimator,
+    gain: float,
+    thorough: bool,
+    bodies: list[Body],
 ) -> Stmt:
     if isinstance(stmt, Instr):
         return stmt
-    body = tuple(_inside(s, (*loops, stmt), estimator, gain, bodies) for s in stmt.body)
+    body = tuple(_inside(s, (*loops, stmt), estimator, gain, thorough, bodies) for s in stmt.body)
     around = (*loops, replace(stmt, body=body))
     problem = estimator.body(body, around)
     # Where a core runs several iterations of a parallel loop, a barrier keeps them apart.
     iterations = 1 if stmt.parallel else stmt.extent
-    found = schedule(problem, iterations)
+    found = schedule(problem, iterations, thorough)
     given = range(len(body))
     order = found.order if found.cost < duration(problem, given, iterations) * (1 - gain) else given
     bodies.append(Body(around, body, problem, iterations, tuple(order)))

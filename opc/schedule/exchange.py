@@ -63,11 +63,13 @@ def improve(search: Search) -> None:
         step += 1
         best: tuple[float, list[int], tuple[int, int]] | None = None
         for first, second in exchanges(problem, order, min(search.iterations, SETTLED)):
+            if budget <= 0:
+                break
+            budget -= 1  # one that is not possible takes as long to find out as one that is takes to replay
             moved = exchanged(problem, order, first, second)
-            if moved is None or budget <= 0:
+            if moved is None:
                 continue
             cost = search.cost(moved)
-            budget -= 1
             held = forbidden.get((first, second), 0) > step and cost >= search.best.cost
             if not held and (best is None or cost < best[0]):
                 best = cost, moved, (first, second)

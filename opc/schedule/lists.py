@@ -11,6 +11,7 @@ from opc.schedule.problem import Problem, Run, heights, replay
 LOOK = 16  # ready tasks of a pipe that are considered at a time
 EFFORT = 40_000  # tasks placed while improving, over all passes: large problems get few passes
 PASSES = 40
+QUICK = 4  # passes where the search is not thorough
 STALE = 6  # passes without progress after which a start is given up
 
 
@@ -101,15 +102,16 @@ class _Queues:
         return top
 
 
-def schedule(problem: Problem, iterations: int = 1) -> Found:
+def schedule(problem: Problem, iterations: int = 1, thorough: bool = True) -> Found:
     """The best order found, never worse than the given one; the same for the same problem.
 
     Starts from several priorities (longest path; longest path plus what the pipes still hold), and
     from each goes backward and forward: a backward schedule says how late each task may be, which
     makes a priority for the forward one, and so on. At last tasks on the critical path change places.
+    Unless it is to be ``thorough`` a few passes are all.
     """
     search = Search(problem, iterations)
-    passes = max(1, min(PASSES, EFFORT // max(1, len(problem))))
+    passes = max(1, min(PASSES, EFFORT // max(1, len(problem)))) if thorough else QUICK
     back = problem.reversed() if passes > 1 else problem
     for rule in (carried_heights, heights, pressure):
         if search.done or passes <= 0:
@@ -119,7 +121,7 @@ def schedule(problem: Problem, iterations: int = 1) -> Found:
         priority = rule(problem)
         for look in (LOOK, 1):
             passes -= _iterate(search, back, priority, look, passes)
-    if not search.done:
+    if thorough and not search.done:
         improve(search)
     return search.best
 

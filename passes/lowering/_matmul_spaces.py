@@ -60,8 +60,9 @@ class SpaceNest(ContractionNest):
         """See the base class; parts of statistics are merged when all cores are done."""
         c, plan = self.contraction, self.plan
         if self.before:
+            slices = {d.name: plan.chunk[d.name] for d in self.channels}
             self.prologue = Prologue(
-                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room()
+                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room(), slices
             )
         reductions = tuple(op for op in self.ops if op.monoid is not None and op is not self.ops[0])
         if reductions:
@@ -135,6 +136,12 @@ class SpaceNest(ContractionNest):
     def _within(self, inside: Tiles) -> Tiles:
         """Nothing: the tile is all that is staged."""
         return {}
+
+    def _chunks(self, dims: list[Dim], chunk: Tiles) -> Iterator[Tiles]:
+        """See the base class; the sum begins with what is made first."""
+        if self.prologue is not None:
+            dims = sorted(dims, key=lambda d: d not in self.channels)
+        yield from super()._chunks(dims, chunk)
 
     def _operand(self, read: Read, frame: Frame, staged: Access | None, blocks: Tiles) -> Access:
         """What is staged already, or a block staged now."""

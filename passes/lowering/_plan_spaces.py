@@ -21,6 +21,8 @@ from passes.lowering._plan import Plan, Shape, balanced, divisors, parallel_dim,
 _SLOTS = 2
 # Cycles that a tile costs the busiest pipe beyond its work: flags, and waiting for its neighbours.
 _HAND_OVER = 20
+_STEP = 8  # instructions that a step takes, each of them dispatched, beside much else
+_WORK = 1e-3  # what a cycle of a pipe is worth that holds nothing up
 _HANDS = 4  # flags between the pipes that a step passes
 _ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 448, 512, 1024)
 _COLUMNS = (1, 2, 4, 8, 16)
@@ -206,17 +208,12 @@ class _Pricer:
         last = self.finish.cycles(ceil(tile.elements / parts))
         out = {pipe: parts * cycles for pipe, cycles in last.items()}
         made = self.s.made / size * rows
-        columns = prod(walked[d.name] for d in self.s.n) if plan.rows_outer else 1
-        if made and (columns > 1 or len(plan.whole) < 2):
-            # Rows are made outside the loop that overlaps its tiles, or between loads that steps wait for.
-            vector = out.get(self.machine.vector_pipe, 0.0)
-            alone += made + tiles / columns * min(cube * tile.steps, vector)
-            made = 0.0
+        waits = self._waits(plan, tile, cube, rows)
         pipes: dict[str, float] = {}
         for pipe, cycles in (
-            (self._pipe("copy_in", "memory", "stage"), loads),
-            (self._pipe("copy_in", "stage", "operand_a"), feed * tile.steps * tiles),
-            (self.machine.cube_pipe, cube * tile.steps * tiles),
+            (self._pipe("copy_in", "memory", "stage"), loads + ("columns" not in plan.whole) * waits),
+            (self._pipe("copy_in", "stage", "operand_a"), feed * tile.steps * tiles + waits),
+            (self.machine.cube_pipe, cube * tile.steps * tiles + waits),
             (self.machine.vector_pipe, made),
             *((pipe, cycles * tiles) for pipe, cycles in out.items()),
         ):
@@ -225,12 +222,34 @@ class _Pricer:
         first = self._first(plan, tile)
         edges = {self._pipe("copy_in", "memory", "stage"): first, self.machine.cube_pipe: cube}
         edges[self._pipe("copy_in", "stage", "operand_a")] = feed
+        if made:
+            return self._overlapped(pipes, edges, out) + (_HAND_OVER + _STEP * tile.steps) * tiles
         if busiest not in edges:
             edges[self.machine.cube_pipe] = cube * tile.steps
         exposed = sum(c for p, c in (*edges.items(), *last.items()) if p != busiest)
-        if made and busiest != self.machine.vector_pipe:
-            exposed += self.s.made / size * self._operands(plan)[0]
         return pipes[busiest] + _HAND_OVER * tiles + exposed + alone
+
+    def _overlapped(self, pipes: dict[str, float], edges: dict[str, float], out: dict[str, float]) -> float:
+        """Cycles where the vector unit makes rows and finishes tiles, mixed so that it has something to do but at the
+        very begin. Of plans as fast the one with less work is better.
+        """
+        load, vector = self._pipe("copy_in", "memory", "stage"), self.machine.vector_pipe
+        found = {
+            p: cycles + sum(c for q, c in (*edges.items(), *out.items()) if q != p)
+            for p, cycles in pipes.items()
+        }
+        found[vector] = pipes[vector] + edges[load] + sum(c for p, c in out.items() if p != vector)
+        return max(found.values()) + sum(pipes.values()) * _WORK
+
+    def _waits(self, plan: Plan, tile: _Tile, cube: float, rows: float) -> float:
+        """Cycles that the cube waits for rows that are made: for the first slice of them, or, where one tile's sums
+        take less time than its rows, for what these take longer.
+        """
+        made = self.s.made / self.s.operand.bytes * min(rows, self._operands(plan)[0])
+        if "rows" not in plan.whole:
+            return made / tile.steps
+        channels = self.s.k[-1]
+        return max(made * plan.chunk[channels.name] / channels.extent, made - cube * tile.steps)
 
     def _window(self, plan: Plan) -> float:
         """How many times longer rows take because they are picked by a sliding window."""

@@ -52,7 +52,8 @@ class Cell:
 @dataclass
 class Prologue:
     """``ops`` make ``tensor``, pointwise and in order, for the contraction's ``read`` of the last one's output.
-    ``room``: bytes next to the vector unit for a part of a box.
+    ``room``: bytes next to the vector unit for a part of a box. ``slices``: of the contraction's dims that alone index
+    an axis, how much its sum takes at a time; boxes are made slice by slice, so that it may begin with the first.
     """
 
     emit: Emitter
@@ -61,6 +62,7 @@ class Prologue:
     read: Read
     extents: dict[str, int]  # of the contraction's dims
     room: int
+    slices: dict[str, int]
     known: dict[Expr, Read] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     inside: dict[int, str] = field(default_factory=dict)  # axis -> conditions
@@ -110,20 +112,41 @@ class Prologue:
         line = self.emit.line
         self.pool = {}
         edge = next((c for c in kept if c.low + c.high and c.box.count > c.low + c.high), None)
-        if edge is None:
-            self._parts(name, cells, kept, {}, self.room)
-        else:
+        for part in self._sliced(kept, edge):
+            if edge is None:
+                self._parts(name, cells, kept, part, self.room)
+                continue
             segments = list(_segments(edge))
-            room = self._shared_room(kept, edge, segments)
-            for part in segments:
-                every, some = ([part if c is edge else c for c in found] for found in (cells, kept))
-                self._parts(name, every, some, {}, room)
+            room = self._shared_room(kept, edge, segments, part)
+            for segment in segments:
+                every, some = ([segment if c is edge else c for c in found] for found in (cells, kept))
+                self._parts(name, every, some, part, room)
         self.emit.line = line
         return Access(name, tuple(c.box.local for c in kept))
 
-    def _shared_room(self, kept: list[Cell], edge: Cell, segments: list[Cell]) -> int:
+    def _sliced(self, kept: list[Cell], edge: Cell | None) -> Iterator[dict[str, Tile]]:
+        """Slices of the axis that the sum goes along, as thick as fits as a whole; the whole box if there is none."""
+        found = next((c for c in kept if c is not edge and self._slice(c) < c.box.count), None)
+        if found is None:
+            yield {}
+            return
+        unit, count = self._slice(found), found.box.count
+        fit = self.room // self._bytes([1 if c is found else c.box.count for c in kept])
+        size = _part(count // unit, fit // unit) * unit if count % unit == 0 else max(1, fit // unit) * unit
+        for tile in self.emit.tiles(found.dim, count, min(count, size)):
+            yield {found.dim: tile}
+
+    def _slice(self, c: Cell) -> int:
+        """Positions of an axis that the sum takes at a time, in whole vectors; all if it takes all."""
+        name = self.read.index[c.box.axis].as_var() or ""
+        size = self.slices.get(name, c.box.count)
+        lanes = max(1, self.emit.machine.vector_bytes // (self.tensor.dtype.compute.bytes))
+        return size * -(-lanes // size)
+
+    def _shared_room(self, kept: list[Cell], edge: Cell, segments: list[Cell], part: dict[str, Tile]) -> int:
         """Bytes for a part, if parts of the ends, unless they are as large as others, have buffers of their own."""
-        each = self._bytes([1 if c is edge else c.box.count for c in kept])
+        sizes = {c.dim: part[c.dim].size if c.dim in part else c.box.count for c in kept}
+        each = self._bytes(list({**sizes, edge.dim: 1}.values()))
         ends = max(c.box.count for c in segments[1:])
         if _part(segments[0].box.count, self.room // each) == ends:
             return self.room

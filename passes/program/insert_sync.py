@@ -87,12 +87,15 @@ def _synchronise(program: Program, machine: Machine) -> Program:
         message = f"program '{program.name}' already has sync instructions"
         raise fail(PassError, "E0705", message, help="run insert-sync once, last")
     # A bare instruction stands between two grid barriers already.
-    body = tuple(_top(s, program, machine) if isinstance(s, Loop) else s for s in program.body)
+    body = tuple(
+        prune(synchronised(s, program, machine), program, machine) if isinstance(s, Loop) else s
+        for s in program.body
+    )
     return program if body == program.body else program.with_body(body)
 
 
-def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
-    """A parallel loop; a sequential one becomes the only iteration of a parallel one."""
+def synchronised(loop: Loop, program: Program, machine: Machine) -> Loop:
+    """A parallel loop with all flags and barriers; a sequential one becomes the only iteration of a parallel one."""
     if not loop.parallel:
         loop = Loop("core", 1, (loop,), True)
     straight_on = runs_straight(loop, program)
@@ -100,7 +103,7 @@ def _top(loop: Loop, program: Program, machine: Machine) -> Loop:
     if loop.extent > machine.cores:
         # The same core goes on with another iteration, which knows nothing of this one.
         body = (*body, _barrier(ALL))
-    return prune(Loop(loop.var, loop.extent, body, True), program, machine)
+    return Loop(loop.var, loop.extent, body, True)
 
 
 def runs_straight(loop: Loop, program: Program) -> bool:

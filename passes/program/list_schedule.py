@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from opc.collection import paused
+from opc.machine.model import Machine
 from opc.pipeline import Context
-from opc.program.ir import Module, Program, map_programs
+from opc.program.ir import Module, Program, Stmt, map_programs
 from opc.program.reorder import GAIN, reorder
+from passes.program._judge import judged
 from passes.program._shapes import mix
 from passes.program._spread import spread
 
@@ -72,4 +74,19 @@ class ListSchedule:
         if machine.window:
             return mix(ir, machine, lambda p: spread(p, machine))
         with paused():
-            return map_programs(ir, lambda p: reorder(p, machine, self.gain).program)
+            return map_programs(ir, lambda p: self.better(p, reorder(p, machine, self.gain).program, machine))
+
+    def better(self, given: Program, ordered: Program, machine: Machine) -> Program:
+        """Of each top-level loop the order that takes less time with its flags: ids may run out in the new one."""
+        body = tuple(
+            new if new is old or self.pays(new, old, given, machine) else old
+            for old, new in zip(given.body, ordered.body, strict=True)
+        )
+        return given if body == given.body else given.with_body(body)
+
+    def pays(self, new: Stmt, old: Stmt, program: Program, machine: Machine) -> bool:
+        """Whether an order saves the time that it should."""
+        if new == old or self.gain < 0:
+            return new != old
+        ours, theirs = (judged(s, program, machine) for s in (new, old))
+        return ours is None or theirs is None or ours.cycles < theirs.cycles * (1 - self.gain)

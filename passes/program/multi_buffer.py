@@ -21,8 +21,9 @@ from opc.program.rewrite import map_accesses, map_instrs
 class MultiBuffer:
     """Give local buffers several slots, so that one pipe fills the next while another reads this one.
 
-    A buffer qualifies when two pipes touch it and every iteration of a loop around it writes it before
-    reading it: its value starts a new life there, so consecutive lives may use different slots. The slot
+    A buffer qualifies when two pipes touch it, or one that overlaps its own instructions, and every iteration of a
+    loop around it writes it before reading it: its value starts a new life there, so consecutive lives may use
+    different slots. The slot
     is the number of that life, linearised over the sequential loops around the whole life (for an
     accumulator these exclude the loops it sums over). Machines without flags keep one slot: their
     program order is the order of execution. So do spaces without addresses.
@@ -118,7 +119,7 @@ def lives(program: Program, machine: Machine) -> dict[str, Affine]:
 
 
 def _candidates(program: Program, machine: Machine) -> list[Buffer]:
-    """Local single-slot buffers in addressable spaces that two pipes touch."""
+    """Local single-slot buffers in addressable spaces that two pipes touch, or one that does not keep its order."""
     table = program.table()
     pipes: dict[str, set[str]] = {}
     for instr, _ in instructions(program.body):
@@ -131,7 +132,7 @@ def _candidates(program: Program, machine: Machine) -> list[Buffer]:
         and b.slots == 1
         and not b.offsets
         and machine.spaces[b.space].addressable
-        and len(pipes.get(b.name, ())) > 1
+        and (len(pipes.get(b.name, ())) > 1 or pipes.get(b.name, set()) & machine.unordered_pipes)
     ]
 
 

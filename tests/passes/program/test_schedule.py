@@ -1,18 +1,23 @@
-"""pipeline and list-schedule only change the order of instances, and never that of dependent ones."""
+"""pipeline, unroll and list-schedule only change the order of instances, and never that of dependent ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 
+from opc import npu
 from opc.pipeline import Context
 from opc.program.estimate import Estimator
 from opc.program.ir import Loop, Program
 from opc.program.text import parse_program
+from passes.program._judge import judged
 from passes.program.insert_sync import InsertSync
 from passes.program.list_schedule import ListSchedule
 from passes.program.pipeline import Pipeline
+from passes.program.unroll import Unroll
+from tests.npu.samples import place
 from tests.passes.program.programs import ASCEND, assert_order_only, programs, tile_loops, trace
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -41,7 +46,7 @@ TWO_ROLES = """program v1 two_roles machine ascend910 {
 """
 
 
-def run(pass_: ListSchedule | Pipeline | InsertSync, program: Program) -> Program:
+def run(pass_: ListSchedule | Pipeline | Unroll | InsertSync, program: Program) -> Program:
     result = pass_.run(program, Context(ASCEND))
     assert isinstance(result, Program)
     return result
@@ -65,6 +70,27 @@ def test_pipeline_keeps_dependent_instances_in_order(program: Program) -> None:
     result = run(Pipeline(gain=FORCE), program)
     assert_order_only(program, result)
     assert_order_only(program, run(ListSchedule(gain=FORCE), result))
+
+
+@settings(max_examples=25, deadline=None)
+@given(programs())
+def test_unroll_keeps_dependent_instances_in_order(program: Program) -> None:
+    assert_order_only(program, run(Unroll(size=300, gain=FORCE), program))
+
+
+def test_what_is_played_is_what_the_simulator_finds() -> None:
+    (planned,) = [parse_program(p.read_text()) for p in SAMPLES.glob("conv_bn_relu.ascend910.program")]
+    program = place(planned, ASCEND)
+    (loop,) = program.body
+    found = judged(loop, program, ASCEND)
+    listing = npu.emit(run(InsertSync(), program), ASCEND)
+    assert found is not None
+    assert found.cycles == pytest.approx(npu.time(listing, ASCEND).cycles, rel=0.01)
+
+
+def test_long_code_stays_a_loop() -> None:
+    program = parse_program(TWO_ROLES)
+    assert run(Unroll(size=95, gain=FORCE), program) is program
 
 
 @settings(max_examples=30, deadline=None)
