@@ -58,13 +58,15 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
         module, f"{symbol}.body", f"{listed}, i64 %phase, i64 %begin, i64 %end", linkage="internal"
     )
 
+    scratch = _scratch(body, entry)
+
     def one(number: int) -> None:
         extent = phases[number].extent
         ends: tuple[Index, Index] = ("%begin", "%end") if extent > 1 else (0, extent)
         statements = phases[number].statements
 
         def version(stream: bool, bases: dict[str, str], begin: Index, end: Index) -> None:
-            Phase(body, program, machine, plan, stream, bases).emit(statements, begin, end)
+            Phase(body, program, machine, plan, stream, bases, scratch).emit(statements, begin, end)
 
         streams.emit(body, program, machine, statements, ends, version)
 
@@ -72,6 +74,22 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
     body.finish()
     launch.emit(module, symbol, names, [p.extent for p in phases], plan.scratch if width > 1 else None)
     return entry
+
+
+def _scratch(body: Function, entry: Entry) -> str:
+    """Where scratch memory begins: as far into a page as the largest operand. A store there is then never a little
+    ahead of where the operand is read, where later loads would wait for it in vain.
+    """
+    page, read = entry.layout.page, [b for b in entry.arguments if b.kind != "output"]
+    if not page or not read:
+        return "%scratch"
+    largest = max(read, key=lambda b: b.slot_bytes)
+    place = body.op(f"ptrtoint ptr %a{entry.arguments.index(largest)} to i64")
+    away = body.op(f"sub i64 {place}, {body.op('ptrtoint ptr %scratch to i64')}")
+    shift = body.op(f"and i64 {away}, {page - layout.ALIGN}")
+    found = body.op(f"getelementptr i8, ptr %scratch, i64 {shift}")
+    body.note_depth(found)
+    return found
 
 
 def _phases(body: tuple[Stmt, ...]) -> list[_Share]:

@@ -8,7 +8,7 @@ from opc.affine import Affine
 from opc.cpu.function import Function
 from opc.dtypes import DType
 from opc.machine.model import Machine
-from opc.program.ir import Access, Buffer, Program
+from opc.program.ir import Access, Buffer, Program, instructions
 from opc.program.memory import space_bytes
 
 ALIGN = 64
@@ -55,6 +55,7 @@ class Layout:
     workspace: int
     scratch: int  # per thread
     offsets: dict[str, tuple[int, ...]]
+    page: int = 0  # of a scratch that is shifted to begin as far into a page as what is read
 
 
 def _starts(program: Program, machine: Machine) -> dict[str, int]:
@@ -96,7 +97,17 @@ def plan(program: Program, machine: Machine) -> Layout:
         offsets[b.name] = tuple(first + i * step for i in range(b.slots))
         sizes[b.kind] = first + b.slots * step
     total = {k: round_up(v, ALIGN) for k, v in sizes.items()}
-    return Layout(total["packed"], total["workspace"], total["local"], offsets)
+    page = _page(program, machine) if total["local"] else 0
+    return Layout(total["packed"], total["workspace"], total["local"] + page, offsets, page)
+
+
+def _page(program: Program, machine: Machine) -> int:
+    """The distance at which a processor takes a load for one that waits for an earlier store. It matters where
+    stores beside the core follow loads from memory step by step, not in products, which stage what they read.
+    """
+    if any(i.opcode_class == "cube" for i, _ in instructions(program.body)):
+        return 0
+    return machine.limits.get("alias_bytes", 0)
 
 
 def register_row(buffer: Buffer, vector_bytes: int) -> int:

@@ -23,7 +23,8 @@ def arguments(program: Program) -> tuple[Buffer, ...]:
 class Phase:
     """Emits one phase into a function in which ``%a0``… are the arguments, ``%packed``, ``%workspace`` and
     ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's. With
-    ``stream``, buffers whose stores bypass the caches begin at a cache line; ``bases`` replace arguments.
+    ``stream``, buffers whose stores bypass the caches begin at a cache line; ``bases`` replace arguments,
+    ``scratch`` that blob.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Phase:
         plan: Layout,
         stream: bool = False,
         bases: Mapping[str, str] | None = None,
+        scratch: str = "%scratch",
     ) -> None:
         self.program, self.machine, self.plan = program, machine, plan
         self.buffers = program.table()
         self.order = {b.name: i for i, b in enumerate(arguments(program))}
-        self.f, self.stream, self.bases = f, stream, bases or {}
+        self.f, self.stream, self.bases, self.scratch = f, stream, bases or {}, scratch
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
         self.views: dict[Access, View] = {}  # of registers
@@ -156,7 +158,7 @@ class Phase:
             if access not in self.views:
                 self.views[access] = self._register(b, access)
             return self.views[access]
-        base = {"packed": "%packed", "workspace": "%workspace", "local": "%scratch"}.get(b.kind)
+        base = {"packed": "%packed", "workspace": "%workspace", "local": self.scratch}.get(b.kind)
         base = base or self.bases.get(b.name) or f"%a{self.order[b.name]}"
         return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
 

@@ -210,8 +210,7 @@ def _plan_lanes(
         lanes = {lane for op in ops if (lane := lane_dim(op, tensors, banned)) is not None}
     elif wanted and (last := next((w for w in reversed(wanted) if w), None)):
         lanes = {last}
-    nodes = sum(isinstance(n, Call | Read) for op in ops for n in walk(op.pieces[0].body))
-    written_out = nodes * prod(every[w].extent for w in windows) <= _WRITTEN_OUT
+    written_out = sum(_window_nodes(op, windows) for op in ops) <= _WRITTEN_OUT
     unrolled = windows if written_out else frozenset()
     # Terms that are written out hide latency by themselves.
     vectors = _CHUNK_VECTORS // 2 if unrolled else _CHUNK_VECTORS
@@ -260,6 +259,13 @@ def _moments(
             inner = max(rows, key=order.index)
             sizes[inner] = min(every[inner].extent, max(1, registers // 4))
     return sizes
+
+
+def _window_nodes(op: Op, windows: frozenset[str]) -> int:
+    """Operations of an op that slides a window, over all of that."""
+    piece = op.pieces[0]
+    over = [d.extent for d in piece.reduce if d.name in windows]
+    return prod(over) * sum(isinstance(n, Call | Read) for n in walk(piece.body)) if over else 0
 
 
 def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim]) -> tuple[str, ...]:

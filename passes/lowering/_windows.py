@@ -1,8 +1,9 @@
 """Lowering of windows that separate: blocks of results, each with what it shares made once, near the core.
 
-A block takes a few results along the slowest axis of the window and as many along the fastest as let the partial
-results stay in the nearest cache. Memory is then read row by row from end to end, a few rows at a time, which is what
-hardware prefetches; a window at a time would jump between rows and pixels.
+A block takes a few results along the slowest axis of the window and, where lanes lie along the fastest, as many of
+those as let the partial results stay in the nearest cache; else all of them, one position after the other. Memory is
+then read row by row from end to end, a few rows at a time, which is what hardware prefetches; a window at a time
+would jump between rows and pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from opc.machine.model import Machine
 from opc.tensor.blocks import Block, Restriction
 from opc.tensor.ir import Dim, Op, Tensor
 from passes.lowering._emit import Emitter
-from passes.lowering._row_plan import stride
+from passes.lowering._rolling import RollingNest
+from passes.lowering._row_plan import plan_rows, stride
 from passes.lowering._rows import RowNest
 from passes.lowering._separate import Separated, separate
 
@@ -31,6 +33,7 @@ class WindowNest:
     tensors: dict[str, Tensor]
     stored: frozenset[str]
     blocks: dict[str, int]
+    rolling: bool
 
     @property
     def dims(self) -> list[Dim]:
@@ -60,6 +63,9 @@ class WindowNest:
 
     def _block(self, blocks: dict[str, Block]) -> None:
         s = self.split
+        if self.rolling:
+            RollingNest(self.emit, s, self.rest, self.tensors, self.stored).run(blocks)
+            return
         inner = blocks.get(s.inner.along)
         if inner is not None:
             blocks = {**blocks, s.position: Block(inner.base * s.inner.step, s.inner.span(inner.size))}
@@ -85,11 +91,12 @@ def window_nest(
         return None
     if any(op.monoid or op.pieces[0].dims != ops[0].pieces[0].dims for op in ops[1:]):
         return None
-    blocks = _blocks(split, emit.machine)
-    return WindowNest(emit, split, ops[1:], tensors, stored, blocks) if blocks else None
+    rolling = split.position not in plan_rows((split.first,), tensors, emit.machine).lanes
+    blocks = _blocks(split, rolling, emit.machine)
+    return WindowNest(emit, split, ops[1:], tensors, stored, blocks, rolling) if blocks else None
 
 
-def _blocks(s: Separated, machine: Machine) -> dict[str, int] | None:
+def _blocks(s: Separated, rolling: bool, machine: Machine) -> dict[str, int] | None:
     """Results per block along every dimension; None if one row of one result's partial results is too long."""
     piece, out = s.second.pieces[0], s.second.outputs[0]
     room = machine.limits.get("l1_bytes", 0) // 2
@@ -98,12 +105,17 @@ def _blocks(s: Separated, machine: Machine) -> dict[str, int] | None:
     for d in sorted(piece.dims, key=lambda d: stride(piece.index, out, d.name)):
         if d.name == s.outer.along:
             break
+        if rolling and d.name == s.inner.along:
+            sizes[d.name] = d.extent
+            continue
         fits = [n for n in range(1, d.extent + 1) if _bytes(s, {**sizes, d.name: n}) <= room]
         if not fits:
             return None
         sizes[d.name] = _even(d.extent, fits[-1])
         if sizes[d.name] < d.extent:
             break
+    if rolling:
+        sizes[s.inner.along] = piece.extents[s.inner.along]
     return sizes
 
 

@@ -80,6 +80,30 @@ def test_windows_over_wide_images(layout: str, size: int) -> None:
     hold(specialise("max_pool2d", target, sizes, "f32", layout), target)
 
 
+SLIDING = """
+kernel sliding(
+  x: T[N, C, H, W], r: int = 2, s: int = 2, step: int = 1, pace: int = 1, pad: int = 0
+) -> (y: T[N, C, P, Q]) {
+  "Sums of windows whose positions lie `pace` apart."
+  require step >= 1 "the step is positive"
+  let P = (H + 2*pad - pace*(r - 1) - 1) // step + 1
+  let Q = (W + 2*pad - pace*(s - 1) - 1) // step + 1
+  y[n, c, p, q] = sum[i < r, j < s](x[n, c, p*step + i*pace - pad, q*step + j*pace - pad] else 0) * 0.5
+}
+"""
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+@pytest.mark.parametrize("window", [(2, 2, 1), (3, 3, 1), (2, 5, 1), (3, 4, 2), (2, 3, 3)])
+def test_windows_that_slide_by_any_step(window: tuple[int, int, int], step: int) -> None:
+    r, s, pace = window
+    target = streaming(HOST) if (r + step) % 2 else machine.load(HOST)
+    sizes = {"N": 2, "C": 8 * s + step, "H": 13, "W": 17, "r": r, "s": s, "step": step, "pace": pace}
+    dtype, layout = FLOATS[(s + step) % 3], ("nhwc", "nhwc", "nchw")[(r + s) % 3]
+    sizes["pad"] = (r + step) % 2
+    hold(driver.specialise(SLIDING, "sliding", target, None, sizes, dtype, layout), target)
+
+
 def test_results_in_place_are_not_streamed() -> None:
     target = streaming(HOST)
     function = specialise("sgd", target, {"N": 1000}, "f32")
