@@ -83,7 +83,7 @@ ENGINES = {
     e.name: e
     for e in (
         Entry("opc", "benchmarks.peers.own:Own", families=_ALL),
-        Entry("opc-tuned", "benchmarks.peers.own:Tuned", families=_ALL),
+        Entry("opc-tuned", "benchmarks.peers.own:Tuned", families=("conv", "matmul")),  # where plans differ
         Entry("opc-fast", "benchmarks.peers.own:Fast", numerics="fast"),
         Entry("opc-source-order", "benchmarks.peers.own:SourceOrder"),
         Entry("onednn", "benchmarks.peers.pytorch:OneDnn", ("torch",), jemalloc=True),

@@ -279,7 +279,10 @@ def _timed(
     def make(plans: str) -> Kernel:
         return callable_kernel(build(function, target, numerics=numerics, plans=plans), threads)
 
-    return choose(candidates(lowered, target), make, data.arguments(function), tell)
+    found = candidates(lowered, target)
+    if len(found) < 2:  # nothing to time, and arguments may be huge
+        return Choice(MODEL)
+    return choose(found, make, data.arguments(function), tell)
 
 
 def _compiled(request: Request, key: str | None, threads: int) -> Kernel:

@@ -9,9 +9,11 @@ from opc.cpu import access, nest, ops, pairs, transpose, values
 from opc.cpu.function import Function
 from opc.cpu.layout import STACK, View
 from opc.cpu.values import Vec
+from opc.dtypes import DType
 from opc.program.ir import Instr
 
 UNROLL_LIMIT = 128  # vectors; a register buffer with more lives on the stack anyway
+NARROW = (DType.BF16, DType.F16)
 COPIES = ("copy_in.copy", "copy_out.copy", "vector.copy", "scale.drain")
 
 
@@ -200,8 +202,11 @@ def _vector_dim(e: Element, dims: list[nest.Dim]) -> nest.Dim:
 
 def _lanes(f: Function, e: Element, extent: int) -> int:
     width = max((v.dtype.compute.bytes for v in e.views), default=4)
-    if e.move and not any(v.register for v in e.views):
+    sources = [v.register for v in e.views[1:]]
+    if e.move and (not any(v.register for v in e.views) or (all(sources) and not e.dst.register)):
         width = e.dst.dtype.bytes
+    elif not e.move and e.instr.opcode in COPIES and e.dst.dtype in NARROW:
+        width = e.dst.dtype.bytes  # two vectors are packed to one
     if extent == 1:
         f.bind({"one.": 0})
         return 1

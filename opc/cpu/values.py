@@ -200,8 +200,7 @@ def _to_bf16(f: Function, v: Vec) -> Vec:
     odd = binary(f, "and", high, splat("i32", n, 1))
     biased = binary(f, "add", bits, binary(f, "add", odd, splat("i32", n, 0x7FFF)))
     rounded = binary(f, "lshr", biased, splat("i32", n, 16))
-    quiet = binary(f, "or", high, splat("i32", n, 0x40))
-    chosen = select(f, compare(f, "fcmp uno", v, v), quiet, rounded)
+    chosen = select(f, compare(f, "fcmp uno", v, v), splat("i32", n, 0x7FC0), rounded)
     return convert_bits(f, "trunc", chosen, "bf16")
 
 

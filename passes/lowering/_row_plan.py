@@ -190,7 +190,7 @@ _LONG = 15  # positions between the ends of a piece that is walked like any othe
 _NEAR = 4  # elements: neighbours at most that far apart are loaded as vectors and shuffled
 _WRITTEN_OUT = 16  # operations of windows that are written out rather than looped over
 
-_TERM_VECTORS = 8  # of the register file, that the terms of a window may take at once
+_TERM_VECTORS = 12  # of the register file, that the terms of a window may take at once
 
 # Elements per chunk in vectors: enough for latency, few enough for the register file.
 _CHUNK_VECTORS = 4
@@ -214,7 +214,10 @@ def _plan_lanes(
     unrolled = windows if written_out else frozenset()
     # Terms that are written out hide latency by themselves.
     vectors = _CHUNK_VECTORS // 2 if unrolled else _CHUNK_VECTORS
-    chunk = vectors * machine.vector_bytes // 4
+    # Whole lines of every result, which stores past the caches need.
+    narrow = min(t.dtype.bytes for op in ops for t in op.outputs)
+    chunk = max(vectors * machine.vector_bytes // 4, machine.line_bytes // narrow)
+    vectors = chunk * 4 // machine.vector_bytes
     # Few terms are one instruction: together they cost less than one after the other.
     terms = prod(every[w].extent for w in unrolled)
     whole = unrolled if terms * vectors <= _TERM_VECTORS else frozenset()
