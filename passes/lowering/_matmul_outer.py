@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from opc.affine import Affine
 from opc.program.ir import Access, Imm
@@ -35,6 +36,11 @@ class OuterNest(ContractionNest):
         c, machine = self.contraction, self.emit.machine
         self.contraction = oriented(c, self.tensors, machine, operand_type(c, self.tensors, machine))
         super().__post_init__()
+
+    def _shape(self) -> Shape:
+        """Narrow types are widened as they are copied near."""
+        shape = super()._shape()
+        return replace(shape, operand=shape.operand.compute)
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
