@@ -237,7 +237,13 @@ def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: boo
     packed = Tensor(name, scheme.dtype, tuple(d.extent for d in dims))
     inside = {h.dim.name: h.form for h in halos.values()}
     place = tuple(inside.get(d.name, Affine.var(d.name)) for d in dims)
-    pack = Op((packed,), (Piece(dims, index, source),), prepare=fixed, line=op.line)
+    # Beyond the end of such an axis is not nothing, but what other dims have there.
+    shared = pairs.ragged and any(
+        f.coefficient(pairs.old.name) and f.names != {pairs.old.name} for f in c.b.index
+    )
+    inner = (pairs.form * -1 + (pairs.old.extent - 1),) if shared else ()
+    fill = 0 if shared else None
+    pack = Op((packed,), (Piece(dims, index, source, (), inner),), fill=fill, prepare=fixed, line=op.line)
     rows = Read(c.a.tensor, tuple(f.substitute(whole) for f in c.a.index), c.a.fill)
     if pairs.ragged and rows.fill is None:
         rows = replace(rows, fill=0)  # meets the zeros that pad the packed operand

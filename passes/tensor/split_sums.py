@@ -40,10 +40,10 @@ class SplitSums:
           arg x: f32[16384,48] input
           arg dy: f32[16384,8] input
           op dw_parts: f32[16,8,48] sum accumulate f32 {
-            piece n_b<16, k<8, c<48 reduce n<1024 at n_b, k, c = mul(dy[n + n_b*1024, k], x[n + n_b*1024, c])
+            piece n_t<16, k<8, c<48 reduce n<1024 at n_t, k, c = mul(dy[n + n_t*1024, k], x[n + n_t*1024, c])
           }
           op dw: f32[8,48] sum accumulate f32 {
-            piece k<8, c<48 reduce n_b<16 at k, c = dw_parts[n_b, k, c]
+            piece k<8, c<48 reduce n_t<16 at k, c = dw_parts[n_t, k, c]
           }
           return dw
         }
@@ -63,7 +63,7 @@ class SplitSums:
             operand = table[c.a.tensor].dtype if c is not None else None
             count = 0
             if c is not None and operand in machine.cube_shape:
-                count = _parts(c) if sums_outer_products(c, table) else 0
+                count = _parts(c, machine.cube_shape[operand][2]) if sums_outer_products(c, table) else 0
             if c is None or operand is None or not count or op.prepare or op.fill is not None:
                 ops.append(op)
                 continue
@@ -73,17 +73,17 @@ class SplitSums:
         return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
 
 
-def _parts(c: Contraction) -> int:
-    """How many; 0: the sum stays whole."""
-    slowest = c.k[0].extent
+def _parts(c: Contraction, depth: int) -> int:
+    """How many, of whole products ``depth`` terms deep; 0: the sum stays whole."""
+    slowest, unit = c.k[0].extent, depth if len(c.k) == 1 else 1
     most = min(_MOST, prod(d.extent for d in c.k) // _TERMS)
-    count = max((n for n in range(1, most + 1) if slowest % n == 0), default=1)
+    count = max((n for n in range(1, most + 1) if slowest % (n * unit) == 0), default=1)
     return count if count >= _FEWEST and not c.batch else 0
 
 
 def _split(op: Op, c: Contraction, column: Dim, count: int, name: str) -> list[Op]:
     (piece,), out, cut = op.pieces, op.outputs[0], c.k[0]
-    part = Dim(fresh(f"{cut.name}_b", piece.extents), count)
+    part = Dim(fresh(f"{cut.name}_t", piece.extents), count)
     rest = Dim(cut.name, cut.extent // count)
     inside = Affine.var(rest.name) if rest.extent > 1 else Affine()
     place: dict[str, Affine | int] = {cut.name: Affine.var(part.name, rest.extent) + inside}

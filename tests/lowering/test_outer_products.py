@@ -128,9 +128,10 @@ SMALL = {"P": 6, "Q": 6, "pad": 1, "dilation": 1}
         {"N": 8, "C": 40, "K": 33, "R": 3, "S": 3, "H": 16, "W": 16, "P": 16, "Q": 16, "stride": 1},
         {"N": 2, "C": 32, "K": 16, "R": 3, "S": 3, "H": 12, "W": 12, "stride": 2},
         {"N": 3, "C": 20, "K": 70, "R": 1, "S": 1, "H": 6, "W": 6, "stride": 1, "pad": 0},
+        {"N": 8, "C": 33, "K": 17, "R": 1, "S": 1, "H": 18, "W": 18, "P": 18, "Q": 18, "stride": 1, "pad": 0},
         {"N": 1, "C": 3, "K": 32, "R": 5, "S": 5, "H": 13, "W": 13, "stride": 2, "pad": 2},
     ],
-    ids=["long", "strided", "1x1", "few-channels"],
+    ids=["long", "strided", "1x1", "long-1x1", "few-channels"],
 )
 def test_on_tiles(
     sizes: dict[str, int], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
