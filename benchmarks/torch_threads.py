@@ -2,14 +2,13 @@
 
     python benchmarks/torch_threads.py [--threads N] [--seconds S]
 
-Both work on the same tensors: a training step of convolution, batch norm and ReLU (channels last, f32), by torch and by
-``opc.torch``. A round times calls of torch by itself, of opc by itself, and of both in turn, in an order that changes
-from round to round; the first calls of each part are not counted. A case is the median over the rounds of
-(time in turn) / (time by itself). In turn means: always the other one in between, so that caches and threads are as
-the other left them. ``torch+torch`` says what another torch step on other tensors does to torch, which is no fault of
-threads.
+A call is a training step of convolution, batch norm and ReLU (channels last, f32), by torch or by ``opc.torch``. A
+call of one after a call of the other is compared with a call of the same after another of its own kind on tensors of
+its own: caches are as cold, and what differs is whose threads ran before. A round times all ways of taking turns, in
+an order that changes from round to round; a case is the median of its rounds. Beside them stands what a step gains
+from running again and again on the same tensors, which is caches and nothing else.
 
-    bar torch_threads VALUE 1.05 ok|short          the largest ratio of torch beside opc, and of opc beside torch
+    bar torch_threads VALUE 1.05 ok|short          the larger of torch after opc and opc after torch
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 Call = Callable[[], Any]
-Part = Callable[[], list[float]]
+Steps = dict[str, tuple[Call, Call]]
 TARGET = 1.05
+CASES = (
+    "torch after opc, over torch after torch",
+    "opc after torch, over opc after opc",
+    "torch again on the same tensors, over on others in turn",
+    "opc again on the same tensors, over on others in turn",
+)
 WARM, CALLS = 2, 6
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two kinds of calls that take turns."""
-
-    label: str
-    first: Call
-    second: Call
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,11 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.threads:
         torch.set_num_threads(options.threads)
-    ours, theirs, others = steps(torch)
     sys.stdout.write(f"{torch.get_num_threads()} threads, OpenMP runtime {runtime()}\n")
-    mixed = measured(Pair("torch and opc", theirs, ours), options.seconds)
-    alike = measured(Pair("torch and torch", theirs, others), options.seconds / 3)
-    sys.stdout.write("\n".join(report(mixed, alike)) + "\n")
+    sys.stdout.write("\n".join(report(measured(steps(torch), options.seconds))) + "\n")
     return 0
 
 
@@ -72,8 +65,8 @@ def runtime() -> str:
     return found.name if found else "none"
 
 
-def steps(torch: Any) -> tuple[Call, Call, Call]:
-    """A training step by opc, the same by torch, and one by torch on tensors of its own."""
+def steps(torch: Any) -> Steps:
+    """A training step by torch and by opc, on one set of tensors and on another."""
     import opc.torch
 
     F = torch.nn.functional  # noqa: N806 -- its name in every torch program
@@ -94,38 +87,34 @@ def steps(torch: Any) -> tuple[Call, Call, Call]:
         return torch.autograd.grad(y, leaves, dy)
 
     torch.manual_seed(0)
-    same, other = block(), block()
-    return lambda: by_opc(*same), lambda: by_torch(*same), lambda: by_torch(*other)
+    one, other = block(), block()
+    kinds = {"torch": by_torch, "opc": by_opc}
+    return {name: (partial(step, *one), partial(step, *other)) for name, step in kinds.items()}
 
 
-def measured(pair: Pair, seconds: float) -> tuple[list[float], list[float]]:
-    """For both kinds: time in turn over time by itself, one for each round."""
-    parts: list[Callable[[], list[float]]] = [
-        lambda: alone(pair.first),
-        lambda: alone(pair.second),
-        lambda: in_turn(pair),
-    ]
-    for part in parts:
-        part()
-    ratios: tuple[list[float], list[float]] = ([], [])
+def measured(steps: Steps, seconds: float) -> dict[str, list[float]]:
+    """What each case costs, as ratios of times, one for each round."""
+    (torch, torch_too), (opc, opc_too) = steps["torch"], steps["opc"]
+    ways = ((torch, torch_too), (opc_too, opc), (torch, opc), (torch, torch), (opc, opc))
+    for way in ways:
+        in_turn(*way)
+    found: dict[str, list[float]] = {name: [] for name in CASES}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(ratios[0]) < 5:
-        turn = len(ratios[0]) % 3
-        found = {n: parts[n]() for n in (*range(turn, 3), *range(turn))}
-        for own, both, kept in zip((found[0], found[1]), found[2], ratios, strict=True):
-            kept.append(both / own[0])
-    return ratios
+    while time.perf_counter() < end or len(found[CASES[0]]) < 5:
+        turn = len(found[CASES[0]]) % len(ways)
+        times = {n: in_turn(*ways[n]) for n in (*range(turn, len(ways)), *range(turn))}
+        ratios = times[2][0] / times[0][0], times[2][1] / times[1][1]
+        again = times[3][0] / times[0][0], times[4][1] / times[1][1]
+        for name, ratio in zip(CASES, (*ratios, *again), strict=True):
+            found[name].append(ratio)
+    return found
 
 
-def alone(call: Call) -> list[float]:
-    """The median time of calls one after the other."""
-    return [statistics.median([timed(call) for _ in range(WARM + CALLS)][WARM:])]
-
-
-def in_turn(pair: Pair) -> list[float]:
-    """The median time of each kind, with one of the other kind before every call."""
-    times = [(timed(pair.first), timed(pair.second)) for _ in range(WARM + CALLS)][WARM:]
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+def in_turn(first: Call, second: Call) -> tuple[float, float]:
+    """The median time of each of two calls that take turns."""
+    times = [(timed(first), timed(second)) for _ in range(WARM + CALLS)][WARM:]
+    firsts, seconds = zip(*times, strict=True)
+    return statistics.median(firsts), statistics.median(seconds)
 
 
 def timed(call: Call) -> float:
@@ -135,17 +124,13 @@ def timed(call: Call) -> float:
     return time.perf_counter() - start
 
 
-def report(mixed: tuple[list[float], list[float]], alike: tuple[list[float], list[float]]) -> list[str]:
+def report(found: dict[str, list[float]]) -> list[str]:
     """The cases and the bar."""
     from benchmarks.bars import Least
 
-    torch_beside, opc_beside = map(statistics.median, mixed)
-    cases = (
-        (f"torch beside opc ({len(mixed[0])} rounds)", torch_beside),
-        ("opc beside torch", opc_beside),
-        ("torch beside other tensors of torch, for comparison", statistics.median(alike[0])),
-    )
-    return Least("torch_threads", TARGET, cases, max(torch_beside, opc_beside)).lines()
+    medians = {name: statistics.median(ratios) for name, ratios in found.items()}
+    worst = max(medians[name] for name in CASES[:2])
+    return Least("torch_threads", TARGET, tuple(medians.items()), worst).lines()
 
 
 if __name__ == "__main__":
