@@ -39,6 +39,7 @@ class Adjoint:
         self.flows = _flows(function, wrt, self.updated)
         self.parts: dict[str, list[Part]] = {}
         self.gradients: dict[str, str] = {}
+        self.masked: dict[str, Term] = {}
         self.args: list[Arg] = []
         self.ops: list[Op] = []
         self.winners: list[Op] = []
@@ -80,16 +81,30 @@ class Adjoint:
             self._winner(op) if op.monoid in ("max", "min") and any(p.reduce for p in op.pieces) else None
         )
         for piece in op.pieces:
-            found: dict[Read, list[Term]] = {}
-            stored = Read(op.name, piece.index) if op.monoid is None else None
-            for seed in self._seeds(op, piece, winner):
-                for read, term in derivatives(
-                    piece.body, seed, self.flows.__contains__, stored, op.outputs[0].dtype
-                ):
-                    found.setdefault(read, []).append(term)
+            found = self._terms_of_reads(op, piece, self._seeds(op, piece, winner))
+            seen = self._seen_through(op, piece)
+            through = self._terms_of_reads(op, piece, seen)
             for read, terms in found.items():
-                for part in parts(read, collected(terms), piece, self.tensors):
+                made = list(parts(read, through[read], piece, self.tensors)) if through else []
+                if not made or not all(plain(part, self.tensors[read.tensor]) for part in made):
+                    made = list(parts(read, terms, piece, self.tensors))
+                for part in made:
                     self._add(read.tensor, part)
+
+    def _seen_through(self, op: Op, piece: Piece) -> list[Term]:
+        """What the gradient of the op is by another one, if that is remembered."""
+        known = self.masked.get(op.name)
+        return [] if known is None else [known.map(lambda e: _at(e, piece.index))]
+
+    def _terms_of_reads(self, op: Op, piece: Piece, seeds: list[Term]) -> dict[Read, list[Term]]:
+        """The derivatives of a piece by each of its reads, times the gradients of the op in ``seeds``."""
+        found: dict[Read, list[Term]] = {}
+        stored = Read(op.name, piece.index) if op.monoid is None else None
+        for seed in seeds:
+            flowing = derivatives(piece.body, seed, self.flows.__contains__, stored, op.outputs[0].dtype)
+            for read, term in flowing:
+                found.setdefault(read, []).append(term)
+        return {read: collected(terms) for read, terms in found.items()}
 
     def _seeds(self, op: Op, piece: Piece, winner: str | None) -> list[Term]:
         """The gradient of the op by its body, as terms."""
@@ -156,8 +171,29 @@ class Adjoint:
             self.ops.append(self._made(out, single.pieces))
             return
         body = total([self._on_elements(part, tensor) for part in found] or [Const(0.0)])
+        if single is not None and not result and self._is_only_here(single, tensor):
+            self._see_through(body, tensor, out)
         body = body if scale == 1.0 else Call("mul", (body, Const(scale)))
         self.ops.append(Op((out,), (everywhere(tensor, body),), line=self.line))
+
+    def _is_only_here(self, part: Part, tensor: Tensor) -> bool:
+        others = [q for name, found in self.parts.items() if name != tensor.name for q in found]
+        return part.outer is None and all(part.pieces != other.pieces for other in others)
+
+    def _see_through(self, body: Expr, tensor: Tensor, out: Tensor) -> None:
+        """Remember a gradient that is another one under a condition: pointwise work does better to read that one
+        again than to have this one stored, and sums may still read this one, which then stays near.
+        """
+        if self.makers[tensor.name].monoid is not None or not isinstance(body, Call) or body.fn != "select":
+            return
+        condition, yes, no = body.args
+        value = yes if no == Const(0.0) else no
+        if (
+            isinstance(value, Read)
+            and Const(0.0) in (yes, no)
+            and self.tensors[value.tensor].dtype is out.dtype
+        ):
+            self.masked[tensor.name] = Term((value,)).where(condition, value is yes)
 
     def _on_elements(self, part: Part, tensor: Tensor) -> Expr:
         """The part as an expression over the canonical dimensions; sums become ops of their own."""
@@ -191,6 +227,11 @@ class Adjoint:
         factors = {f for p in op.pieces for f in _factor_types(p.body, self.tensors)}
         (only, *rest) = factors
         return tensor.dtype if rest or only is None else only
+
+
+def _at(expr: Expr, index: tuple[Affine, ...]) -> Expr:
+    """An expression over the canonical dimensions, at an index."""
+    return substitute(expr, {f"i{axis}": form for axis, form in enumerate(index)})
 
 
 def _scales(op: Op) -> tuple[float, ...]:

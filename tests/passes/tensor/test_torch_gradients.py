@@ -18,7 +18,7 @@ import kernels_dsl
 from opc import driver, machine
 from opc.lang import File, kernel_info, parse
 from opc.tensor.ir import Function
-from tests.passes.tensor.gradients import at, differentiable, widened
+from tests.passes.tensor.gradients import at, differentiable, widened, written
 from tests.passes.tensor.operators import OPERATORS, Operator
 
 torch = pytest.importorskip("torch")
@@ -113,3 +113,33 @@ def test_gradients(name: str) -> None:
 def assert_close(got: Array, want: Array, what: str, slack: float) -> None:
     """Equal to what float64 can tell: terms cancel, against the largest element and against a large mean."""
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=slack * (1 + np.abs(want).max()), err_msg=what)
+
+
+SCALARS: dict[str, Any] = {
+    "exp(x[i])": torch.exp,
+    "log(x[i])": torch.log,
+    "sqrt(x[i])": torch.sqrt,
+    "rsqrt(x[i])": torch.rsqrt,
+    "tanh(x[i])": torch.tanh,
+    "erf(x[i])": torch.erf,
+    "sigmoid(x[i])": torch.sigmoid,
+    "abs(x[i])": torch.abs,
+    "1 / x[i]": torch.reciprocal,
+    "x[i] / (1 + x[i])": lambda x: x / (1 + x),
+    "max(x[i], 0)": torch.relu,
+    "min(max(x[i], 0), 6)": torch.nn.functional.relu6,
+    "max(x[i], -x[i])": lambda x: torch.maximum(x, -x),
+    "min(x[i], 2 * x[i])": lambda x: torch.minimum(x, 2 * x),
+    "select(x[i] > 1, x[i] * x[i], -x[i])": lambda x: torch.where(x > 1, x * x, -x),
+}
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_scalar_functions(text: str) -> None:
+    """Ties, both sides of every bend, poles and infinities included."""
+    values = np.array([-3, -1, -0.5, 0.0, 0.5, 1, 2, 6, 7.5, 1e-3, np.inf])
+    f = written(f"kernel f(x: T[N]) -> (y: T[N]) {{ y[i] = {text} }}", N=len(values))
+    found = at(f, ["x"], {"x": values})
+    x = torch.tensor(values, requires_grad=True)
+    (SCALARS[text](x) * torch.tensor(found.seeds["d_y"])).sum().backward()
+    np.testing.assert_allclose(found.gradients["x"], x.grad.numpy(), rtol=1e-9)
