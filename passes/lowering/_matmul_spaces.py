@@ -20,6 +20,7 @@ from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces, result_room
 from passes.lowering._prologue import Prologue
 from passes.lowering._statistics import Statistics
+from passes.tensor._outer_products import apart
 
 # Rows of an accumulator tile that one epilogue block holds in vector registers.
 _EPILOGUE_ROWS = 4
@@ -41,6 +42,13 @@ class SpaceNest(ContractionNest):
         """See the base class."""
         self.finish = finish(self.ops, self.tensors, self.stored, shape, self.machine, self.first)
         return plan_spaces(shape, self.machine, self.finish)
+
+    def _shape(self) -> Shape:
+        """See the base class; columns that lie next to each other are innermost."""
+        shape, b = super()._shape(), self.contraction.b
+        place = {d: apart(self.tensors[b.tensor], b, d.name) for d in shape.n}
+        columns = tuple(tuple((name, abs(step)) for name, step in f.terms) for f in b.index)
+        return replace(shape, n=tuple(sorted(shape.n, key=lambda d: -place[d])), columns=columns)
 
     def _first(self) -> tuple[Op, Read] | None:
         """See the base class; in place of an addition the accumulator is written before the first product."""
@@ -117,10 +125,18 @@ class SpaceNest(ContractionNest):
         return not dims or dims[0] in rows or not rows & set(dims)
 
     def _stage(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access:
-        """See the base class; what makes the operand runs on the way."""
+        """See the base class; what makes the operand runs on the way. A matrix is staged as it lies, since operand
+        memories take it either way; a window needs its channels innermost.
+        """
         if self.prologue is None or read != self.contraction.a:
-            return super()._stage(read, frame, last)
+            return super()._stage(read, frame, () if self._matrix(read) else last)
         return self.prologue.stage(frame, {d.name for d in last})
+
+    def _matrix(self, read: Read) -> bool:
+        """Whether operand memories reorder what is staged for a read, and it is no window."""
+        long = {name for name, extent in self.piece.extents.items() if extent > 1}
+        whole = all(len(f.names & long) <= 1 for f in read.index)
+        return whole and self.machine.role("operand_a").fractal is not None
 
     def _tiles(self, d: Dim, size: int, tiles: Tiles, parallel: bool = False) -> Iterator[Tile]:
         """See the base class; blocks of the dim that is spread stay inside the core's band."""

@@ -7,8 +7,9 @@ memory, and tiles must fit operand, accumulator and vector spaces).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, gcd, prod
 
 from opc.dtypes import DType
 from opc.tensor.ir import Dim
@@ -31,6 +32,7 @@ class Shape:
     made: float = 0.0  # vector cycles per element of A that is made while it is loaded; 0: it is only loaded
     reductions: int = 0  # passes over the result that sum it up
     run: int | None = None  # bytes in a row where columns packed at run time come from; 0: a column's are
+    columns: tuple[tuple[tuple[str, int], ...], ...] = ()  # per axis of B, if known: (dim, step) of its index
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,17 @@ def slab_bytes(s: Shape, tile: dict[str, int]) -> int:
         t = tile.get(d.name, 1)
         size *= t if not extra else (t - 1) * stride + 1 + extra  # staging leaves out what a step skips
     return size
+
+
+def column_share(s: Shape, sizes: Mapping[str, int]) -> float:
+    """Elements of B that blocks of its dims touch, per element of the columns: windows that overlap share theirs."""
+    touched = 1
+    for form in s.columns:
+        moving = [(step, sizes[name] - 1) for name, step in form if sizes[name] > 1]
+        common = gcd(*(step for step, _ in moving)) or 1
+        touched *= 1 + sum(step // common * last for step, last in moving)
+    dims = {name for form in s.columns for name, _ in form}
+    return touched / prod(sizes[name] for name in dims)
 
 
 def parallel_dim(s: Shape, outer: dict[str, int], cores: int) -> str:

@@ -15,7 +15,7 @@ from opc.machine.model import Machine
 from opc.program.cost import Window, cube_cost, slower, transfer_cost
 from opc.tensor.ir import Dim
 from passes.lowering._finish import Finish
-from passes.lowering._plan import Plan, Shape, balanced, divisors, parallel_dim, slab_bytes
+from passes.lowering._plan import Plan, Shape, balanced, column_share, divisors, parallel_dim, slab_bytes
 
 # Of every operand and accumulator memory a tile takes a part, and leaves as much to the next tile.
 _SLOTS = 2
@@ -72,14 +72,20 @@ def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
 
 def _tilings(s: Shape) -> Iterator[dict[str, int]]:
     base = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
-    n = s.n[-1] if s.n else None
-    ns = sorted({balanced(n.extent, 16 * b) for b in _COLUMNS}) if n else [1]
     for tile in _m_tiles(s.m):
-        for nt in ns:
-            outer = {**base, **tile}
-            if n:
-                outer[n.name] = nt
-            yield outer
+        for columns in _n_tiles(s.n):
+            yield {**base, **tile, **columns}
+
+
+def _n_tiles(n: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
+    """Blocks of the innermost dim, beside them none, some or all of the others: a window's taps share their columns."""
+    if not n:
+        yield {}
+        return
+    *others, inner = n
+    for size in sorted({balanced(inner.extent, 16 * b) for b in _COLUMNS}):
+        for i in range(len(others), -1, -1):
+            yield {**{d.name: d.extent for d in others[i:]}, inner.name: size}
 
 
 def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
@@ -128,6 +134,7 @@ class _Tile:
     deep: int
     steps: int
     depth: int
+    columns: int  # bytes of columns that a step brings to the staging memory
 
 
 @dataclass(frozen=True)
@@ -270,7 +277,7 @@ class _Pricer:
         rows, columns = self._operands(plan)
         size = self.s.operand.bytes
         whole = rows if "rows" in plan.whole else tile.m * tile.deep * size
-        whole += columns if "columns" in plan.whole else tile.n * tile.deep * size
+        whole += columns if "columns" in plan.whole else tile.columns
         return self._transfer("memory", "stage", whole)
 
     def _loads(self, plan: Plan, walked: dict[str, int], tile: _Tile) -> tuple[float, float, float]:
@@ -295,7 +302,7 @@ class _Pricer:
             slab, often = tile.m * tile.deep * tile.steps * s.operand.bytes, each
             load_rows = tile.steps * self._stream(slab / tile.steps)
         if "columns" not in plan.whole:
-            again, load_columns = each, tile.steps * self._stream(weights / tile.steps)
+            again, load_columns = each, tile.steps * self._stream(min(tile.columns, weights / tile.steps))
         alone = 0.0
         if len(plan.whole) == 1:
             alone = often * load_rows if "rows" in plan.whole else again * load_columns
@@ -319,15 +326,16 @@ class _Pricer:
         if "rows" not in plan.whole:
             slab, lives_rows = tile.m * tile.deep * s.operand.bytes, _SLOTS
         if "columns" not in plan.whole:
-            weights, lives_columns = tile.n * tile.deep * s.operand.bytes, _SLOTS
+            weights, lives_columns = tile.columns, _SLOTS
         return slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
 
     def _operands(self, plan: Plan) -> tuple[int, int]:
         """Bytes of the rows and of the columns that one tile needs."""
         s = self.s
         depth = prod(d.extent for d in s.k)
+        sizes = {**plan.outer, **{d.name: d.extent for d in s.k}}
         columns = prod(plan.outer[d.name] for d in s.n) * depth * s.operand.bytes
-        return slab_bytes(s, plan.outer), columns
+        return slab_bytes(s, plan.outer), int(columns * column_share(s, sizes))
 
     def _walked(self, plan: Plan) -> dict[str, int]:
         """Tiles of every dim that the busiest core walks one after another."""
@@ -346,7 +354,9 @@ class _Pricer:
         m, n = self._mn(plan.outer)
         elements = prod(plan.outer[d.name] for d in (*s.m, *s.n))
         steps = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
-        return _Tile(m, n, elements, prod(plan.chunk.values()), steps, self._depth(plan.chunk))
+        deep, depth = prod(plan.chunk.values()), self._depth(plan.chunk)
+        share = column_share(s, {**plan.outer, **plan.chunk})
+        return _Tile(m, n, elements, deep, steps, depth, int(n * deep * s.operand.bytes * share))
 
     def _depth(self, chunk: dict[str, int]) -> int:
         """Blocks of depth of a whole sum that is taken in such chunks."""
