@@ -144,10 +144,10 @@ def stage_shared(
     found = boxes(read, tensor, frame, last)
     kept = [b for b in found if b.count > 1] or found[-1:]
     name = emit.workspace(f"{tensor.name}_stage", dtype, [b.count for b in kept])
-    most = max(b.count for b in kept[:-1] or kept)
-    spread = next(
-        b for b in kept if 2 * b.count >= most
-    )  # the slower the axis, the longer what is copied at once
+    # Both ends of rows that are turned are copied at once; else, the slower the axis, the longer what is.
+    spreadable = [b for b in kept[:-1] if b.axis != tensor.memory_order[-1]] or kept
+    most = max(b.count for b in spreadable)
+    spread = next(b for b in spreadable if 2 * b.count >= most)
     with emit.loop(f"h{spread.axis}_o", spread.count, parallel=True) as var:
         index = [b.first for b in sorted(found, key=lambda b: b.axis)]
         dims, target = [], []
