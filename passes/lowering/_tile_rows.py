@@ -41,11 +41,17 @@ class TileRows:
         return self._source(self.tensor.name, in_place(self.read, self.tensor), {})
 
     def copy_everything(self) -> Source:
-        """Copy A in a parallel loop of its own, spread along the axis that is longest."""
+        """Copy A in a parallel loop of its own, spread along the axis that is longest; where rows are turned, not
+        along the one that is contiguous in memory: blocks of both ends are turned at once.
+        """
         layout = self.plan.layout
         shape = [p.count for p in layout.parts]
         name = self.emit.workspace(f"{self.tensor.name}_rows", self.tensor.dtype, shape)
         spread = max(range(max(1, len(shape) - 1)), key=lambda i: shape[i])
+        near = self.tensor.memory_order[-1]
+        outside = [i for i, p in enumerate(layout.parts[:-1]) if p.axis != near]
+        if layout.parts[-1].axis != near and outside:
+            spread = next(i for i in outside if 2 * shape[i] >= max(shape[o] for o in outside))
         index, dims = copy_source(layout, self._base({})), copy_dims(layout)
         with self.emit.loop(dims[spread][0], shape[spread], parallel=True) as var:
             at: dict[str, Affine | int] = {dims[spread][0]: var}
