@@ -149,11 +149,17 @@ class Pair:
         self.layout = layout_of(forward.signature, backward.signature)
         self.fwd = Forward(self, forward, forward.run, {})
         self.bwd = Backward(self, backward, backward.run, {})
-        self.wrt = tuple(s.name.removeprefix("d_") for s in backward.signature.results)
+        self.wrt = tuple(self.meant(s.name) for s in backward.signature.results)
 
     def __repr__(self) -> str:
         forward = self.fwd.kernel
         return f"<opc.Pair {self.name}{forward.signature.visible()} wrt {', '.join(self.wrt)} on {forward.machine}>"
+
+    def meant(self, gradient: str) -> str:
+        """The argument or result that a gradient belongs to: of NAME it is d_NAME, or d_NAME_2 if that is taken."""
+        signature, name = self.fwd.kernel.signature, gradient.removeprefix("d_")
+        known = {s.name for s in (*signature.args, *signature.results)}
+        return name if name in known else name.rpartition("_")[0]
 
     @cached_property
     def npu_layout(self) -> SavedLayout:

@@ -147,7 +147,7 @@ class Operators:
     ) -> tuple[Tensor | None, ...]:
         """A gradient or None for everything that the forward operator takes."""
         pair = self.kernels.pair(call)
-        given = [gradients[n.removeprefix("d_")] for n in _wanted(pair)]
+        given = [gradients[pair.meant(n)] for n in _wanted(pair)]
         found = dict(zip(pair.wrt, self.backward(kept, saved, given, call.key()), strict=True))
         return (*(found.get(n) for n in self.names), *(None for _ in (*self.kernels.attributes, "wrt")))
 

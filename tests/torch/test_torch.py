@@ -173,6 +173,16 @@ def test_a_source_a_pair_and_a_kernel_as_functions() -> None:
     torch.testing.assert_close(y, a.relu(), rtol=1e-5, atol=1e-5)
 
 
+def test_names_that_gradients_would_have() -> None:
+    text = "kernel f(x: T[N], d_x: T[N], d_y: T[N]) -> (y: T[N]) { y[i] = x[i] * d_x[i] + d_y[i] }"
+    x, d_x, d_y = (torch.randn(6, requires_grad=True) for _ in range(3))
+    pair = opc.grad(text, "f", wrt=["d_x", "x"], N=6)
+    assert pair.wrt == ("d_x", "x")
+    for made in (opc.torch.function(pair), opc.torch.function(text, wrt=["x", "d_x"])):
+        found = torch.autograd.grad(made(x, d_x, d_y.detach()).sum(), (x, d_x))
+        assert [torch.equal(p, q) for p, q in zip(found, (d_x, x), strict=True)] == [True, True]
+
+
 def test_what_cannot_be_used_says_so() -> None:
     made = opc.torch.function(DENSE, wrt=["x"])
     x, w, bias = (torch.randn(s) for s in ((5, 8), (8, 6), (6,)))
