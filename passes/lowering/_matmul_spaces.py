@@ -239,8 +239,12 @@ class SpaceNest(ContractionNest):
             yield tiles, Affine()
             return
         d, inner = s.m[wide[0]], prod(tiles[o.name].size for o in s.m[wide[0] + 1 :])
-        whole = tiles[d.name]
-        for t in self.emit.even_tiles(f"{d.name}_e", whole.size, max(1, most // inner)):
+        whole, size = tiles[d.name], max(1, most // inner)
+        if self.prologue is not None and whole.size % -(-whole.size // size):
+            size = (
+                size + 1
+            ) // 2  # parts of two sizes have buffers of their own, and the operand needs the rest
+        for t in self.emit.even_tiles(f"{d.name}_e", whole.size, size):
             yield {**tiles, d.name: Tile(whole.base + t.base, t.size, t.order)}, t.base * inner
 
     def _drain_part(self, tiles: Tiles, first: Affine, acc: str, staged: Staged) -> None:
