@@ -70,17 +70,27 @@ def oracle(
 def oracle_under(source: Function, licensed: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
     """Values of ``source``, with the bounds of ``licensed``: what a licence turned it into, which rounds otherwise."""
     started = first_terms(licensed)
-    wanted, bounds = oracle(source, arrays), oracle(started, viewed(arrays, source, licensed))
-    bounds = viewed_bounds(bounds, licensed, source)
+    views = viewed(arrays, source, licensed)
+    wanted, made = oracle(source, arrays), oracle(started, views)
+    bounds = viewed_bounds(_ranged(made, started, views), licensed, source)
     found = {}
     for name, want in wanted.items():
         # The reference is computed in float64, whose share of its bound counts where the result is no wider.
         share = DType.F64.roundoff / (want.dtype.roundoff or 1.0)
-        made = bounds[name]
-        # What overflows on the licensed way, or meets an infinity there, may do so whatever the source gives.
-        open_ = np.isfinite(want.value) & ~np.isfinite(made.value)
-        bound = np.where(open_, np.inf, made.bound + share * want.bound)
-        found[name] = replace(made, value=want.value, bound=bound)
+        # What meets an infinity on the licensed way may do so whatever the source gives.
+        spoilt = np.isfinite(want.value) & ~np.isfinite(bounds[name].value)
+        bound = np.where(spoilt, np.inf, bounds[name].bound + share * want.bound)
+        found[name] = replace(bounds[name], value=want.value, bound=bound)
+    return found
+
+
+def _ranged(made: dict[str, Bounded], f: Function, arrays: Mapping[str, Array]) -> dict[str, Bounded]:
+    """Bounds with none where a value differs from its like without limits on magnitude: it overflowed on the way."""
+    free = evaluate(f, arrays)
+    found = {}
+    for name, b in made.items():
+        near = (free[name] == b.value) | ~(np.abs(free[name] - b.value) > b.bound)
+        found[name] = replace(b, bound=np.where(near, b.bound, np.inf))
     return found
 
 

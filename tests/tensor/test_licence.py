@@ -45,3 +45,30 @@ def test_values_stay() -> None:
 def test_only_additions_to_sums_change() -> None:
     f = parse_function(TEXT.replace("add(b[n], a[m, n])", "sub(mul(a[m, n], 2.0), b[n])"), "other")
     assert print_function(first_terms(f)) == print_function(f)
+
+
+OVERFLOW = """func v1 overflows {
+  arg x: f32[4] input
+  arg s: f32[] param
+  op a: f32[4] {
+    piece i<4 at i = mul(x[i], s[])
+  }
+  op y: f32[4] {
+    piece i<4 at i = max(add(a[i], 1.0), 0.0)
+  }
+  return y
+}
+"""
+
+
+def test_what_leaves_the_range_of_its_type_on_the_licensed_way_has_no_bound() -> None:
+    source = parse_function(
+        OVERFLOW.replace("mul(x[i], s[])", "x[i]").replace("add(a[i], 1.0)", "a[i]"), "source"
+    )
+    licensed = parse_function(
+        OVERFLOW.replace("add(a[i], 1.0)", "div(a[i], s[])"), "licensed"
+    )  # x * s / s, which overflows to an infinity of the wrong sign for ReLU to take away
+    arrays = {"x": np.full(4, 1e30, np.float32), "s": np.float32(-1e20)}
+    bounded = oracle_under(source, licensed, arrays)["y"]
+    assert np.isinf(bounded.bound).all()
+    assert np.isfinite(oracle_under(source, licensed, {**arrays, "s": np.float32(-2)})["y"].bound).all()
