@@ -146,3 +146,37 @@ def test_the_same_as_torch_sgd(nesterov: bool) -> None:
         step.step()
         d.update(evaluate(f, d))
     same(d["w"], w.detach().numpy(), ROUNDED)
+
+
+def scaled_step(state: dict[str, Array], g: Array) -> None:
+    """One optimiser step of float16 gradients, ``state`` in place."""
+    flags = evaluate(shipped("all_finite", N=g.size), {"g": g})["finite"]
+    scaling = shipped("loss_scale", M=1, interval=2, most=16)
+    found = evaluate(scaling, {"scale": state["scale"], "steps": state["steps"], "flags": flags})
+    given = {n: state[n] for n in ("w", "m", "rate")} | {"g": g}
+    given |= {n: found[n] for n in ("inverse", "finite")}
+    after = evaluate(shipped("sgd_momentum_scaled", N=g.size), given)
+    for name in ("scale", "steps", "w", "m"):
+        state[name] = (found | after)[name].astype(np.float32)
+
+
+def test_a_step_that_overflows_is_skipped_and_the_scale_recovers() -> None:
+    state = {"w": np.ones(4), "m": np.zeros(4), "rate": np.array([0.5])}
+    state |= {"scale": np.array([8.0]), "steps": np.zeros(1)}
+    good = np.full(4, 2.0)
+    scales = []
+    for bad in (np.inf, None, np.nan, None, None, None, None, None, None):
+        before = state["w"].copy()
+        g = good * state["scale"]
+        if bad is not None:
+            g[1] = bad
+        scaled_step(state, g)
+        assert np.array_equal(state["w"], before) == (bad is not None)
+        scales.append(float(state["scale"][0]))
+    assert scales == [4, 4, 2, 2, 4, 4, 8, 8, 16]
+    plain = shipped("sgd_momentum", N=4)
+    w, m = np.ones(4), np.zeros(4)
+    for _ in range(7):
+        step = evaluate(plain, {"w": w, "m": m, "g": good, "rate": state["rate"]})
+        w, m = step["w"], step["m"]
+    same(state["w"], w, ROUNDED)
