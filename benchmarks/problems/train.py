@@ -18,8 +18,8 @@ WRT = ("x", "w", "gamma", "beta")
 RESULTS = ("y", *(f"d_{name}" for name in WRT))
 # 3x3 of every stage, 1x1 that narrow, widen and stride, a strided 3x3. The first layer's image needs no gradient.
 NAMES = ("c03", "c05", "c07", "c08", "c11", "c14", "c15", "c17", "c20", "c23")
-QUICK = ("c03", "c14", "c23")
-QUICK_SIMULATED = ("c20",)
+QUICK = ("c03", "c14")
+QUICK_SIMULATED = ("c17",)
 _SEED = 54
 
 
