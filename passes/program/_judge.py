@@ -8,7 +8,7 @@ from opc.program.playback import Played, playback
 from opc.program.unroll import length
 from passes.program.insert_sync import synchronised
 
-LONGEST = 20_000  # executed instructions; a longer loop is not played
+LONGEST = 8_000  # executed instructions; a longer loop is not played
 
 
 def judged(stmt: Stmt, program: Program, machine: Machine) -> Played | None:
