@@ -146,7 +146,8 @@ def covers(piece: Piece, tensor: Tensor) -> bool:
     if any(not g.names & reduced for g in piece.guards):
         return False
     names = [form.as_var() for form in piece.index]
-    if len({n for n in names if n}) < len(piece.dims):
+    used = [n for n in names if n is not None]
+    if len(used) != len(piece.dims) or len(set(used)) < len(used):
         return False
     return all(
         piece.extents[name] == extent if name is not None else extent == 1 and form.is_const

@@ -89,6 +89,8 @@ class Gradient:
 def differentiate(function: Function, wrt: Sequence[str]) -> Gradient:
     """The gradient of ``function`` by its arguments ``wrt``. Raises PassError E0710 to E0713."""
     _check(function, wrt)
+    # What is saved is a result, which `prepare` cannot compute; groups are for ops that will have others beside them.
+    function = function.with_ops(tuple(replace(op, prepare=False, group=None) for op in function.ops))
     adjoint = Adjoint(function, wrt)
     adjoint.run()
     results = tuple(adjoint.gradients[name] for name in wrt)

@@ -95,7 +95,8 @@ def _simplify_piece(piece: Piece, keep_one: bool, tensors: Tensors) -> Piece:
 def _covers(op: Op, piece: Piece) -> bool:
     """Whether the piece writes every element of the output, plainly."""
     extents = {d.name: d.extent for d in piece.dims}
-    if piece.guards:
+    names = [name for form in piece.index if (name := form.as_var()) is not None]
+    if piece.guards or len(set(names)) < len(names):
         return False
     for form, extent in zip(piece.index, op.outputs[0].shape, strict=True):
         name = form.as_var()

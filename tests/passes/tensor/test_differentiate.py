@@ -142,3 +142,30 @@ def test_batch_norm_at_a_large_mean(size: int) -> None:
     wanted = gamma * scale * (dy - dy.mean(0) - hat * (dy * hat).mean(0))
     np.testing.assert_allclose(found.gradients["x"], wanted, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(found.gradients["gamma"], (dy * hat).sum((0, 2, 3)), rtol=1e-6, atol=1e-9)
+
+
+PREPARED = """func v1 prepared {
+  arg x: f32[4] input
+  arg w: f32[4] param
+  op s: f32[1] sum accumulate f32 prepare {
+    piece reduce i<4 at 0 = mul(w[i], w[i])
+  }
+  op y: f32[4] {
+    piece i<4 at i = mul(x[i], s[0])
+  }
+  return y
+}
+"""
+
+
+def test_what_was_prepared_can_be_saved() -> None:
+    gradient = differentiate(parse_function(PREPARED, ""), ["x", "w"])
+    verify(gradient.forward)
+    assert gradient.saved == ("x", "w", "s")
+
+
+def test_a_diagonal_is_not_the_whole_matrix() -> None:
+    (op,) = backward("kernel f(x: T[N, N]) -> (y: T[N]) { y[i] = x[i, i] }", N=3)
+    assert op.fill == 0.0
+    f = written("kernel f(x: T[N, N]) -> (y: T[N, N]) { y[i, j] = x[i, i] * x[i, j] }", N=3)
+    assert_matches_differences(f, random_arrays(f, 1))
