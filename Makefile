@@ -31,7 +31,7 @@ $(VENV)/.opc-run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.opc-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
-	$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
+	$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0 || echo "torch cannot be installed: its tests are skipped" >&2
 	@touch $@ $(VENV)/.opc-run
 
 setup-bench: $(VENV)/.opc-bench ## the environment that measures opc beside its peers
