@@ -109,7 +109,7 @@ def test_matrix_products_are_held_against_torch() -> None:
 
 
 def test_a_licence_without_use_keeps_the_strict_bound() -> None:
-    case = Case("conv", "c02", "f32", 1, 1)
+    case = Case("matmul", "32x48x16", "f32", 1, 1)
     checker = Checker()
     value, _ = checker._reference("strict", case)
     assert checker.own("fast", case, value.astype(np.float32)).problem is None
