@@ -134,13 +134,10 @@ def jobs(quick: bool) -> Iterator[Job]:
     for name in QUICK if quick else RESNET50:
         c = RESNET50[name]
         for batch in (1, 8):
-            sizes = {"N": batch, "C": c.channels, "H": c.image, "W": c.image, "K": c.filters}
-            sizes |= {"R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
             for target in MACHINES:
                 for dtype in ("f32", "bf16"):
-                    yield Job(
-                        f"{name} batch {batch}", "conv_bn_relu", target, dtype, "nhwc", tuple(sizes.items())
-                    )
+                    layer = tuple(c.sizes(batch).items())
+                    yield Job(f"{name} batch {batch}", "conv_bn_relu", target, dtype, "nhwc", layer)
     others = (
         "matmul",
         "softmax",

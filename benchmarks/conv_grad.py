@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bars import DIRECT, conv_grad_bars
-from benchmarks.problems.conv_grad import NAMES, QUICK, shape_of
+from benchmarks.problems.conv_grad import NAMES, QUICK
+from benchmarks.problems.resnet50 import layer
 from benchmarks.report import View
 from benchmarks.suite import Suite, run
 
@@ -28,7 +29,7 @@ SUITE = Suite(
     view=View(
         peers=("torch-grad",),
         ours={"ratio": DIRECT},
-        describe=lambda case: f"{case.name}  {shape_of(case)}",
+        describe=lambda case: f"{case.name}  {layer(case.name)}",
     ),
     bars=conv_grad_bars,
 )

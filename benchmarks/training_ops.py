@@ -1,6 +1,6 @@
 """Blocks of ResNet-50 in training: convolution, batch norm with batch statistics, ReLU, and all their gradients.
 
-    python benchmarks/training_ops.py --quick     c03 c14 c23, about a minute where torch.compile has its cache
+    python benchmarks/training_ops.py --quick     c03 c14 (NPU: c17), about a minute
     python benchmarks/training_ops.py             ten blocks, 80 cells, three sets of processes: this decides the bars
 
 On the CPU a call is a step: y, and the gradients of x, w, gamma and beta from that of y, on weights that change before

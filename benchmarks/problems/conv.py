@@ -9,22 +9,15 @@ import numpy as np
 
 import kernels_dsl
 from benchmarks.case import Array, Arrays, Case, Sizes, numpy_dtype
-from benchmarks.problems.resnet50 import RESNET50, Conv
+from benchmarks.problems.layer import LayerProblem
 
 EPS = 1e-5
 _SEED = 50
 
 
 @dataclass(frozen=True)
-class ConvProblem:
+class ConvProblem(LayerProblem):
     """One convolution of ResNet-50."""
-
-    case: Case
-
-    @property
-    def conv(self) -> Conv:
-        """Its shape."""
-        return RESNET50[self.case.name]
 
     @property
     def source(self) -> str:
@@ -35,35 +28,6 @@ class ConvProblem:
     def kernel(self) -> str | None:
         """The text has no other."""
         return None
-
-    @property
-    def layout(self) -> str | None:
-        """Channels last, dense: nothing is padded ahead."""
-        return "nhwc"
-
-    @property
-    def sizes(self) -> Sizes:
-        """Sizes and attributes of the kernel."""
-        c = self.conv
-        image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
-        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
-
-    @property
-    def flops(self) -> int:
-        """Operations of the convolution."""
-        return self.conv.flops(self.case.batch)
-
-    @property
-    def moved(self) -> int:
-        """Bytes of image, weights and result."""
-        c = self.conv
-        image = self.case.batch * (c.channels * c.image**2 + c.filters * c.out**2)
-        return (image + c.filters * c.channels * c.size**2) * numpy_dtype(self.case.dtype).itemsize
-
-    @property
-    def repeats(self) -> int:
-        """Images differ."""
-        return 1
 
     def arrays(self) -> Arrays:
         """Normal data, weights scaled so that the convolution's result has variance one."""

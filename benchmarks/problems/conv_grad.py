@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.case import Arrays, Case, Sizes, numpy_dtype
-from benchmarks.problems.resnet50 import RESNET50, Conv
+from benchmarks.problems.layer import LayerProblem
+from benchmarks.problems.resnet50 import RESNET50
 
 # The network never asks for the gradient of its own input.
 NAMES = tuple(f"{n}-{of}" for n in RESNET50 for of in ("data", "weights") if (n, of) != ("c01", "data"))
@@ -31,15 +32,8 @@ kernel weights = grad(conv, wrt=[w])
 
 
 @dataclass(frozen=True)
-class ConvGradProblem:
+class ConvGradProblem(LayerProblem):
     """One gradient of one convolution. Weights change from step to step: none of it is packed ahead."""
-
-    case: Case
-
-    @property
-    def conv(self) -> Conv:
-        """Its shape."""
-        return shape_of(self.case)
 
     @property
     def of(self) -> str:
@@ -55,35 +49,6 @@ class ConvGradProblem:
     def kernel(self) -> str | None:
         """The backward kernel of one of them."""
         return f"{self.of}.bwd"
-
-    @property
-    def layout(self) -> str | None:
-        """Channels last."""
-        return "nhwc"
-
-    @property
-    def sizes(self) -> Sizes:
-        """Sizes and attributes of the convolution."""
-        c = self.conv
-        image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
-        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
-
-    @property
-    def flops(self) -> int:
-        """As many operations as the convolution has, which is what libraries count."""
-        return self.conv.flops(self.case.batch)
-
-    @property
-    def moved(self) -> int:
-        """Bytes of both images and the weights."""
-        c = self.conv
-        images = self.case.batch * (c.channels * c.image**2 + c.filters * c.out**2)
-        return (images + c.filters * c.channels * c.size**2) * numpy_dtype(self.case.dtype).itemsize
-
-    @property
-    def repeats(self) -> int:
-        """No two pieces are alike."""
-        return 1
 
     def arrays(self) -> Arrays:
         """Normal data, the result's gradient scaled so that both gradients have about the variance one."""
@@ -111,11 +76,6 @@ class ConvGradProblem:
         step = max(1, c.filters // 8)
         for k in range(0, c.filters, step):
             yield {**self.sizes, "K": step}, {**arrays, "d_y": arrays["d_y"][:, k : k + step]}
-
-
-def shape_of(case: Case) -> Conv:
-    """The convolution that a case's name begins with."""
-    return RESNET50[case.name.split("-")[0]]
 
 
 def problem(case: Case) -> ConvGradProblem:

@@ -43,9 +43,7 @@ class NpuProblem:
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes and attributes of the kernel."""
-        c = self.conv
-        image = {"N": self.batch, "C": c.channels, "H": c.image, "W": c.image}
-        return {**image, "K": c.filters, "R": c.size, "S": c.size, "stride": c.stride, "pad": c.pad}
+        return self.conv.sizes(self.batch)
 
     def prologue(self, wide: DType, narrow: DType, licensed: bool) -> Iterator[tuple[str, int, DType]]:
         """What the vector unit does to an element of the input: function, tensor operands, widest type.

@@ -31,6 +31,12 @@ class Conv:
         """Operations of the convolution alone, a multiply-add counting as two."""
         return 2 * batch * self.out**2 * self.filters * self.channels * self.size**2
 
+    def sizes(self, batch: int) -> dict[str, int]:
+        """Sizes and attributes of a kernel that has the names of ``conv2d``."""
+        image = {"N": batch, "C": self.channels, "H": self.image, "W": self.image}
+        weights = {"K": self.filters, "R": self.size, "S": self.size}
+        return {**image, **weights, "stride": self.stride, "pad": self.pad}
+
     def __str__(self) -> str:
         return (
             f"{self.channels}x{self.image}x{self.image}->{self.filters} {self.size}x{self.size}/{self.stride}"
@@ -70,5 +76,12 @@ def _row(line: str) -> Conv:
 
 
 RESNET50 = {c.name: c for c in map(_row, _TABLE.strip().splitlines())}
+
+
+def layer(name: str) -> Conv:
+    """The convolution that a case's name begins with, as in ``c03-data``."""
+    return RESNET50[name.split("-")[0]]
+
+
 # What --quick measures: 3x3 and 1x1 of the first, middle and last stages, a strided one included.
 QUICK = ("c03", "c05", "c14", "c19", "c22")

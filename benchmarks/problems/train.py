@@ -10,7 +10,7 @@ import numpy as np
 
 import kernels_dsl
 from benchmarks.case import Array, Arrays, Case, Sizes, numpy_dtype
-from benchmarks.problems.resnet50 import RESNET50, Conv
+from benchmarks.problems.layer import LayerProblem
 
 EPS = 1e-5
 MOMENTUM = 0.1
@@ -24,15 +24,8 @@ _SEED = 54
 
 
 @dataclass(frozen=True)
-class TrainProblem:
+class TrainProblem(LayerProblem):
     """One block of ResNet-50: y, and the gradients of everything that goes in, from the gradient of y."""
-
-    case: Case
-
-    @property
-    def conv(self) -> Conv:
-        """Its convolution."""
-        return RESNET50[self.case.name]
 
     @property
     def source(self) -> str:
@@ -40,34 +33,19 @@ class TrainProblem:
         return kernels_dsl.source("conv_bn_relu_train")
 
     @property
-    def layout(self) -> str | None:
-        """Channels last."""
-        return "nhwc"
-
-    @property
     def sizes(self) -> Sizes:
-        """Sizes and attributes of the kernel."""
-        c = self.conv
-        image = {"N": self.case.batch, "C": c.channels, "H": c.image, "W": c.image}
-        filters = {"K": c.filters, "CG": c.channels, "R": c.size, "S": c.size}
-        return {**image, **filters, "stride": c.stride, "pad": c.pad}
+        """Sizes and attributes of the kernel, which knows groups."""
+        return {**super().sizes, "CG": self.conv.channels}
 
     @property
     def flops(self) -> int:
         """Operations of the convolution and of its two gradients."""
-        return 3 * self.conv.flops(self.case.batch)
+        return 3 * super().flops
 
     @property
     def moved(self) -> int:
         """Bytes of the two images, the weights and their gradients."""
-        shapes = self.shapes
-        elements = sum(prod(shapes[name]) for name in ("x", "w", "y"))
-        return 2 * elements * numpy_dtype(self.case.dtype).itemsize
-
-    @property
-    def repeats(self) -> int:
-        """Images differ."""
-        return 1
+        return 2 * super().moved
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

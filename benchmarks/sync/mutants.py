@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.progress import Progress  # noqa: E402
 from benchmarks.sync.edits import mutants  # noqa: E402
-from benchmarks.sync.shipped import arrays, listings  # noqa: E402
+from benchmarks.sync.shipped import arrays, listings, parser  # noqa: E402
 from opc import machine as machines  # noqa: E402
 from opc import npu  # noqa: E402
 from opc.errors import ListingError  # noqa: E402
@@ -72,18 +72,10 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--machine", default="ascend910")
-    parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name has this in it")
-    parser.add_argument("--count", type=int, metavar="N", help="this many, drawn at random (default: all)")
-    parser.add_argument(
-        "--timings", type=int, default=200, metavar="N", help="timings of each (default: 200)"
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--list", metavar="FILE", help="write the mutants that only the checker objects to")
-    return parser.parse_args()
+    found = parser(__doc__)
+    found.add_argument("--count", type=int, metavar="N", help="this many, drawn at random (default: all)")
+    found.add_argument("--list", metavar="FILE", help="write the mutants that only the checker objects to")
+    return found.parse_args()
 
 
 def collect(target: Machine, options: argparse.Namespace) -> list[Mutant]:

@@ -1,7 +1,8 @@
-"""The listings of the shipped kernels, and arrays for them."""
+"""The listings of the shipped kernels, arrays for them, and the arguments of a command that goes through them."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,4 +50,14 @@ def arrays(listing: Listing, seed: int = 7) -> dict[str, Array]:
             continue
         values = random.standard_normal(t.shape) if t.dtype.is_float else random.integers(-9, 10, t.shape)
         found[t.name] = values.astype(t.dtype.numpy)
+    return found
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The command line of what runs listings under random timings."""
+    found = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--machine", default="ascend910")
+    found.add_argument("--only", default="", metavar="TEXT", help="kernels whose name has this in it")
+    found.add_argument("--timings", type=int, default=200, metavar="N", help="timings of each (default: 200)")
+    found.add_argument("--seed", type=int, default=1)
     return found

@@ -5,7 +5,6 @@ On every core each dispatch, start and duration is drawn anew, and instructions 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.progress import Progress  # noqa: E402
-from benchmarks.sync.shipped import arrays, listings  # noqa: E402
+from benchmarks.sync.shipped import arrays, listings, parser  # noqa: E402
 from opc import machine as machines  # noqa: E402
 from opc.errors import ListingError  # noqa: E402
 from opc.machine import Machine  # noqa: E402
@@ -24,7 +23,7 @@ from opc.npu.listing import Listing  # noqa: E402
 
 def main() -> int:
     """Print what differed; 1 if anything did."""
-    options = arguments()
+    options = parser(__doc__).parse_args()
     target = machines.load(options.machine)
     start = time.monotonic()
     chosen = list(listings(target, options.only))
@@ -42,18 +41,6 @@ def main() -> int:
     )
     print(f"bar timings_differ {differing} 0 {'short' if differing else 'ok'}")
     return 1 if differing else 0
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--machine", default="ascend910")
-    parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name has this in it")
-    parser.add_argument("--timings", type=int, default=200, metavar="N")
-    parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
 
 
 def differs(listing: Listing, timings: int, seed: int, target: Machine) -> str:
