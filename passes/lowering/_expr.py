@@ -7,8 +7,8 @@ temporary of the right shape is reused in place, so an epilogue needs few buffer
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from opc.affine import Affine
 from opc.dtypes import DType, promote
@@ -30,6 +30,7 @@ class Value:
 
 
 Load = Callable[[Read], Value]
+_PICKING = frozenset(("select", "max", "min", "neg", "abs"))  # functions that round nothing
 
 
 @dataclass
@@ -54,26 +55,24 @@ class Evaluator:
             uses.update(found)
         products = self._products(calls, args, uses)
         entering = set(products.values())
-        done: dict[int, Value] = {}
+        done = _Done(uses)
         for expr, own in zip(exprs, nodes, strict=True):
             for node in own:
                 at = number[id(node)]
-                if at in done or at in entering:
+                if at in done.values or at in entering:
                     continue
                 if at in products:
-                    done[at] = self._multiply_add(args[products[at]], args[at], products[at], done, uses)
+                    done.values[at] = self._multiply_add(args[products[at]], args[at], products[at], done)
                 else:
-                    done[at] = self._node(node, args.get(at, []), done, uses, node is expr)
-            yield done[number[id(expr)]]
+                    done.values[at] = self._node(node, args.get(at, []), done, node is expr)
+            yield done.values[number[id(expr)]]
             uses[number[id(expr)]] -= 1
 
     def stored(self, expr: Expr, dtype: DType) -> Value:
         """The value of what is stored as ``dtype``: a bound that is exact there is applied after the rounding, which is
-        monotone, so that the vector unit works on the narrower type. CPUs would widen it again.
+        monotone, so that the vector unit works on the narrower type.
         """
-        machine = self.emit.machine
-        native = machine.kind == "npu" and dtype in machine.dtypes.get("vector", ())
-        narrow = dtype.compute is not dtype and native
+        narrow = self._native(dtype)
         if not (narrow and dtype.is_float and isinstance(expr, Call) and expr.fn in ("max", "min")):
             return self.value(expr)
         limits = [a for a in expr.args if isinstance(a, Const) and _exact(a.value, dtype)]
@@ -84,28 +83,50 @@ class Evaluator:
         dead = [value] if value.temporary else []
         return self._new(f"vector.{expr.fn}", [value, Value(Imm(limits[0].value))], value.axes, dtype, dead)
 
-    def _node(
-        self, node: Expr, numbers: list[int], done: dict[int, Value], uses: Counter[int], whole: bool
-    ) -> Value:
+    def _native(self, dtype: DType) -> bool:
+        """Whether a vector unit works on a type narrower than what it computes in. CPUs would widen it again."""
+        machine = self.emit.machine
+        return (
+            dtype.compute is not dtype and machine.kind == "npu" and dtype in machine.dtypes.get("vector", ())
+        )
+
+    def _node(self, node: Expr, numbers: list[int], done: _Done, whole: bool) -> Value:
         if isinstance(node, Const):
             return Value(Imm(node.value), dtype=node.dtype)
         if isinstance(node, DimValue):
             return self._iota(self.frame.global_form(node.form))
         if isinstance(node, Read):
+            value = self.load(node)
             # A move keeps its type: nothing is computed.
-            return self.load(node) if whole else self.widen(self.load(node))
-        args, dead = self._used(numbers, done, uses)
-        return self._call(node.fn, args, dead)
+            return value if whole or self._lasting(value) else self.widen(value)
+        if self._rounds_nothing(node, [done.values[a] for a in numbers]):
+            return self._call(node.fn, *done.used(numbers))
+        return self._call(node.fn, *self._widened(numbers, done))
 
-    @staticmethod
-    def _used(
-        numbers: list[int], done: dict[int, Value], uses: Counter[int]
-    ) -> tuple[list[Value], list[Value]]:
-        """The operands of one instruction, and the temporaries among them that nothing needs afterwards."""
-        args = [done[a] for a in numbers]
-        for a in numbers:
-            uses[a] -= 1
-        return args, [v for a, v in zip(numbers, args, strict=True) if uses[a] == 0 and v.temporary]
+    def _widened(self, numbers: list[int], done: _Done) -> tuple[list[Value], list[Value]]:
+        """Operands of what is computed in their wider type; each is converted once."""
+        for a in dict.fromkeys(numbers):
+            value = done.values[a]
+            if a not in done.wide and self._lasting(value):
+                done.wide[a] = self.widen(value)
+        return done.used(numbers, done.wide)
+
+    def _lasting(self, value: Value) -> bool:
+        """Whether a value may stay in its narrow type until something is computed from it."""
+        return value.dtype is not None and value.dtype.is_float and self._native(value.dtype)
+
+    def _rounds_nothing(self, node: Expr, values: list[Value]) -> bool:
+        """Whether a function only picks or compares narrow values, which needs no wider type."""
+        if not isinstance(node, Call) or _rounds(node.fn):
+            return False
+        operands = values[1:] if FUNCTIONS[node.fn].kind == "select" else values
+        types = {v.dtype for v in operands if not isinstance(v.operand, Imm)}
+        if len(types) != 1 or not any(self._lasting(v) for v in operands):
+            return False
+        (dtype,) = types
+        assert dtype is not None
+        literals = [v for v in operands if isinstance(v.operand, Imm)]
+        return all(v.dtype is None and _exact(_literal(v), dtype) for v in literals)
 
     def _products(
         self, calls: dict[int, Call], args: dict[int, list[int]], uses: Counter[int]
@@ -120,14 +141,12 @@ class Evaluator:
                 found[at] = factors[0]
         return found
 
-    def _multiply_add(
-        self, factors: list[int], terms: list[int], product: int, done: dict[int, Value], uses: Counter[int]
-    ) -> Value:
+    def _multiply_add(self, factors: list[int], terms: list[int], product: int, done: _Done) -> Value:
         """One instruction for a product and its sum; two for integers, where one has a type of its own, or where the
         product varies over fewer axes: it is then cheap, and one operand of the sum instead of two.
         """
         other = terms[0] if terms[1] == product else terms[1]
-        values, dead = self._used([*factors, other], done, uses)
+        values, dead = self._widened([*factors, other], done)
         dtype, axes = self.result_type(values[:2], ""), self._spanned(values)
         typed = dtype.is_float and all(v.dtype in (dtype, None) for v in values)
         if typed and axes == self._spanned(values[:2]):
@@ -162,14 +181,14 @@ class Evaluator:
         if kind == "cast":
             return self.convert(args[0], DType(fn))
         operands = args[1:] if kind == "select" else args
-        dtype = self.result_type(operands, kind)
-        args = (
-            args[:1] + [self._as(v, dtype) for v in operands]
-            if kind == "select"
-            else [self._as(v, dtype) for v in operands]
-        )
+        types = {v.dtype for v in operands if not isinstance(v.operand, Imm)}
+        narrow = next((t for t in types if t is not None and t.compute is not t), None)
+        dtype = narrow or self.result_type(operands, kind)
+        args = [*args[: len(args) - len(operands)], *(self._as(v, dtype) for v in operands)]
         axes = self._spanned(args)
-        result = DType.I32 if kind == "compare" else dtype
+        result = dtype
+        if kind == "compare":
+            result = DType.I8 if narrow else DType.I32
         return self._new(f"vector.{fn}", args, axes, result, dead)
 
     @staticmethod
@@ -216,6 +235,35 @@ class Evaluator:
         out = self.buffer(axes, dtype, "in")
         self.emit.emit("copy_in.copy", self.frame.dims(axes), [self._at_dims(out, axes)], [source], fill=fill)
         return Value(self.at(out, axes), axes, dtype, True)
+
+
+@dataclass
+class _Done:
+    """Values by number. ``uses``: how often each is still needed; ``wide``: those that were converted."""
+
+    uses: Counter[int]
+    values: dict[int, Value] = field(default_factory=dict)
+    wide: dict[int, Value] = field(default_factory=dict)
+
+    def used(
+        self, numbers: list[int], wide: Mapping[int, Value] | None = None
+    ) -> tuple[list[Value], list[Value]]:
+        """The operands of one instruction, and the temporaries among them that nothing needs afterwards."""
+        for a in numbers:
+            self.uses[a] -= 1
+        over = [a for a in dict.fromkeys(numbers) if not self.uses[a]]
+        forms = [own[a] for own in (self.values, self.wide) for a in over if a in own]
+        return [(wide or {}).get(a, self.values[a]) for a in numbers], [v for v in forms if v.temporary]
+
+
+def _rounds(fn: str) -> bool:
+    """Whether a function may give what its operands' type does not hold."""
+    return fn not in _PICKING and FUNCTIONS[fn].kind != "compare"
+
+
+def _literal(value: Value) -> float | int:
+    assert isinstance(value.operand, Imm)
+    return value.operand.value
 
 
 def _exact(value: float | int, dtype: DType) -> bool:
