@@ -133,8 +133,9 @@ class SpaceNest(ContractionNest):
         return self.prologue.stage(frame, {d.name for d in last})
 
     def _matrix(self, read: Read) -> bool:
-        """Whether operand memories reorder what is staged for a read, and it is no window."""
-        long = {name for name, extent in self.piece.extents.items() if extent > 1}
+        """Whether operand memories reorder what is staged for a read, and it is no window. Of a batch one is staged."""
+        batch = {d.name for d in self.shape.batch}
+        long = {name for name, extent in self.piece.extents.items() if extent > 1 and name not in batch}
         whole = all(len(f.names & long) <= 1 for f in read.index)
         return whole and self.machine.role("operand_a").fractal is not None
 

@@ -16,13 +16,18 @@ from passes.tensor._contraction import Contraction
 _TILE_COLUMNS = 128
 
 
-def works_on_operands(c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> bool:
-    """Whether a tile of an operand passes the vector unit's memory on its way to the cube."""
-    operand, roles = tensors[c.a.tensor].dtype, machine.roles
-    if not machine.feeds(operand) or "stage" not in roles or not machine.role("vector").addressable:
+def stages(c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> bool:
+    """Whether operands pass a staging memory on their way to the cube."""
+    if not machine.feeds(tensors[c.a.tensor].dtype) or "stage" not in machine.roles:
         return False
-    through = machine.route("copy_out", roles["vector"], roles["stage"])
-    return through is not None and machine.route("copy_in", roles["memory"], roles["operand_b"]) is None
+    return machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None
+
+
+def works_on_operands(c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> bool:
+    """Whether a tile of an operand may pass the vector unit's memory as well."""
+    if not stages(c, tensors, machine) or not machine.role("vector").addressable:
+        return False
+    return machine.route("copy_out", machine.roles["vector"], machine.roles["stage"]) is not None
 
 
 def prologue_pays(op: Op, root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> bool:

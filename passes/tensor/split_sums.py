@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.ir import Dim, Expr, Function, Op, Piece, Read, Tensor, rewrite
 from passes.tensor._algebra import fresh
 from passes.tensor._contraction import Contraction, classify_contraction
 from passes.tensor._outer_products import nearest, oriented, pure, sums_outer_products
+from passes.tensor._prologue import stages
+from passes.tensor._staged_parts import staged_parts
 
 _TERMS = 512  # of a part at least: storing it and adding it up then takes a few hundredths of its time
 _FEWEST, _MOST = 4, 16  # parts
@@ -23,7 +27,8 @@ class SplitSums:
     of the threads: results are the same bits on any number of them.
 
     The gradient of a small filter over large images has few elements, so that there is little to share out but
-    the terms. The parts lie in memory in the order in which they are computed.
+    the terms. The parts lie in memory in the order in which they are computed. Where operands pass a staging memory,
+    a sum is split if that takes less time than to bring all terms of an operand to every core.
 
     Before:
         func v1 f {
@@ -49,28 +54,37 @@ class SplitSums:
         }
     """
 
+    staged: bool = True  # on machines with a staging memory as well
+
     name: ClassVar[str] = "split-sums"
     level: ClassVar[str] = "tensor"
 
     def run(self, ir: Function, context: Context) -> Function:
         """The function with every long sum split; the same function if there is none."""
         machine, table = context.machine, ir.tensors()
-        if machine.kind != "cpu":
-            return ir
         ops: list[Op] = []
         for op in ir.ops:
             c = classify_contraction(op, ir)
-            operand = table[c.a.tensor].dtype if c is not None else None
-            count = 0
-            if c is not None and operand in machine.cube_shape:
-                count = _parts(c, machine.cube_shape[operand][2]) if sums_outer_products(c, table) else 0
-            if c is None or operand is None or not count or op.prepare or op.fill is not None:
+            count = self._count(op, c, table, machine) if c is not None else 0
+            if c is None or not count:
                 ops.append(op)
                 continue
+            operand = table[c.a.tensor].dtype
             c = c if machine.feeds(operand) else oriented(c, table, machine, operand)
             column = nearest(c.b, pure(c.b, c.n, c), table)
             ops += _split(op, c, column, count, fresh(f"{op.name}_parts", table))
         return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
+
+    def _count(self, op: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine) -> int:
+        """Parts of a sum; 0: it stays whole."""
+        operand = tensors[c.a.tensor].dtype
+        if operand not in machine.cube_shape or not sums_outer_products(c, tensors):
+            return 0
+        if op.prepare or op.fill is not None or c.batch:
+            return 0
+        if stages(c, tensors, machine):
+            return staged_parts(c, tensors, machine) if self.staged else 0
+        return _parts(c, machine.cube_shape[operand][2])
 
 
 def _parts(c: Contraction, depth: int) -> int:
@@ -78,7 +92,7 @@ def _parts(c: Contraction, depth: int) -> int:
     slowest, unit = c.k[0].extent, depth if len(c.k) == 1 else 1
     most = min(_MOST, prod(d.extent for d in c.k) // _TERMS)
     count = max((n for n in range(1, most + 1) if slowest % (n * unit) == 0), default=1)
-    return count if count >= _FEWEST and not c.batch else 0
+    return count if count >= _FEWEST else 0
 
 
 def _split(op: Op, c: Contraction, column: Dim, count: int, name: str) -> list[Op]:

@@ -1,0 +1,59 @@
+"""Gradients of convolutions where operands pass a staging memory: values, and the same bits on any number of cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from opc import data, driver, machine
+from opc.build import run_passes
+from opc.machine import Machine
+from opc.tensor.bound import check
+from opc.tensor.interpret import oracle
+from opc.tensor.ir import Function
+from passes.tensor import _staged_parts
+from passes.tensor.split_sums import SplitSums
+from tests.lowering.test_outer_products import GRADIENT
+
+NPU = machine.load("ascend910")
+# n, c, k, image, window, stride, pad
+SHAPES = {
+    "window": (4, 16, 32, 10, 3, 1, 1),
+    "strided": (4, 24, 16, 11, 3, 2, 1),
+    "ragged": (3, 20, 37, 7, 3, 1, 1),
+    "matrix": (8, 48, 40, 6, 1, 1, 0),
+    "strided-matrix": (4, 32, 48, 9, 1, 2, 0),
+}
+
+
+def weight_gradient(n: int, c: int, k: int, image: int, window: int, stride: int, pad: int) -> Function:
+    """In f16, channels last."""
+    out = (image + 2 * pad - window) // stride + 1
+    sizes = {"N": n, "C": c, "K": k, "H": image, "W": image, "P": out, "Q": out, "R": window, "S": window}
+    sizes |= {"stride": stride, "pad": pad, "dilation": 1}
+    return driver.specialise(GRADIENT, "gradient", NPU, None, sizes, "f16", "nhwc")
+
+
+def simulated(function: Function, target: Machine) -> bytes:
+    """The bytes of the result, within its bound."""
+    arrays = data.arguments(function, 3, "normal")
+    found = driver.npu_kernel(driver.build(function, target)).simulate(arrays)["dw"]
+    report = check(found, oracle(function, arrays)["dw"])
+    assert report.ok, str(report)
+    return found.tobytes()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sums_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_staged_parts, "_GAIN", 1e9)
+    function = weight_gradient(*SHAPES[name])
+    parted, _ = run_passes(function, [SplitSums()], NPU)
+    assert len(parted.ops) == 2
+    assert simulated(function, NPU) == simulated(function, replace(NPU, cores=3))
+    assert run_passes(function, [SplitSums(staged=False)], NPU)[0] == function
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sums_as_a_whole(name: str) -> None:
+    simulated(weight_gradient(*SHAPES[name]), NPU)
