@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import prod
 
 from opc.affine import Affine
 from opc.tensor.ir import Dim, Expr, Op, Piece, Read, reads, rewrite
@@ -169,8 +170,9 @@ def _match_form(
 ) -> list[tuple[str, Affine]] | None:
     name = form.as_var()
     if name is not None:
-        # The dimension runs over the axis exactly as the goal does: all of it, once.
-        return [(name, goal)] if have.get(name) == extent else None
+        # The dimension runs over the axis exactly as the goal does: all of it, once; a part of a goal does not.
+        reached = prod(want[n] for n in goal.names if n in want)
+        return [(name, goal)] if have.get(name) == extent <= reached else None
     if form.const != goal.const or len(form.terms) != len(goal.terms):
         return None
     pairs: list[tuple[str, Affine]] = []
