@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from passes.tensor._rules import simplify_node
 @dataclass(frozen=True)
 class Simplify:
     """Dimensions of extent 1, guards that always hold, fills that nothing reads, expressions with a
-    simpler equal, and ops that only copy another tensor.
+    simpler equal, and ops that only copy another tensor: a result takes the place of what it would copy.
 
     Every rewrite keeps the bits of the result, whatever the data: ``x + 0.0`` stays (it turns -0.0 into
     0.0), and sums are never reordered.
@@ -52,15 +53,28 @@ def simplified(ir: Function) -> Function:
     tensors = ir.tensors()
     inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
     copies: dict[str, str] = {}
+    kept = {*ir.results, *(a.tensor.name for a in ir.args)}
+    handed: dict[str, str] = {}
     ops: list[Op] = []
     for original in ir.ops:
         op = _simplify_op(rename_tensors(original, copies), tensors)
         source = _copied(op, tensors)
-        if source is None or op.name in ir.results or op.name in inout or source in inout:
+        if source is None or op.name in inout or source in inout:
+            ops.append(op)
+        elif op.name not in ir.results:
+            copies[op.name] = source
+        elif source in kept or source in handed:
             ops.append(op)
         else:
-            copies[op.name] = source
+            handed[source] = op.name
+    ops = [_renamed(op, handed) for op in ops]
     return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
+
+
+def _renamed(op: Op, names: Mapping[str, str]) -> Op:
+    """``op`` with other names for what it reads and writes."""
+    outputs = tuple(replace(t, name=names.get(t.name, t.name)) for t in op.outputs)
+    return replace(rename_tensors(op, names), outputs=outputs)
 
 
 def _simplify_op(op: Op, tensors: Tensors) -> Op:
