@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from opc import sources
 from opc.cpu.threads import count as thread_count
 from opc.errors import MachineError, RuntimeCallError, fail
-from opc.numerics import NUMERICS, STRICT
+from opc.numerics import STRICT, licence
 from opc.sources import Source, Wanted
 
 if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the compiler
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a kernel that comes from the cache needs nothing of the com
     from opc.cache.kernels import Saved
     from opc.cache.key import Request
     from opc.cpu.kernel import Unit
+    from opc.dtypes import DType
     from opc.kernel import Kernel
     from opc.lang import File
     from opc.machine.model import Machine
@@ -66,13 +67,14 @@ def specialise(
     sizes: Mapping[str, int | float] | None = None,
     dtype: str | None = None,
     layout: str | None = None,
+    mixed: str = "",
 ) -> Function:
     """A kernel of the source as tensor IR, with its sizes, dtype and memory order fixed.
 
-    ``kernel`` may be a half of a derived one, such as "g.bwd". Raises LanguageError (E01–E03) for bad text or
-    sizes.
+    ``kernel`` may be a half of a derived one, such as "g.bwd"; ``mixed`` is the narrow type of its products.
+    Raises LanguageError (E01–E03) for bad text or sizes, PassError E0714.
     """
-    return source(text, file, Wanted(kernel, sizes or {}, dtype, layout), machine).function
+    return source(text, file, Wanted(kernel, sizes or {}, dtype, layout, mixed=mixed), machine).function
 
 
 def source(text: str | bytes | File, file: str, wanted: Wanted, machine: Machine) -> Source:
@@ -83,7 +85,12 @@ def source(text: str | bytes | File, file: str, wanted: Wanted, machine: Machine
 
         return differentiate(function, wrt)
 
-    return sources.source(text, file, wanted, machine, differentiate)
+    def mixed(function: Function, low: DType) -> Function:
+        from passes.tensor.mixed_precision import mixed
+
+        return mixed(function, low)
+
+    return sources.source(text, file, wanted, machine, sources.Rewrites(differentiate, mixed))
 
 
 def pipeline(name: str) -> tuple[Pass, ...]:
@@ -140,14 +147,6 @@ def build(
     return Build(machine, function, lowered, tiled, module, (*steps, *more, *last), numerics, plans, half)
 
 
-def licence(numerics: str) -> str:
-    """``numerics`` if it is one of NUMERICS. Raises RuntimeCallError E0930."""
-    if numerics in NUMERICS:
-        return numerics
-    known = ", ".join(NUMERICS)
-    raise fail(RuntimeCallError, "E0930", f"unknown numerics '{numerics}'", help=f"numerics: {known}")
-
-
 def in_source_order(built: Build) -> Build:
     """The same build without the passes that reorder instructions, to compare with."""
     from opc.build import run_passes
@@ -174,6 +173,7 @@ def compile(
     machine: str | Path | None = None,
     threads: int | None = None,
     numerics: str = STRICT,
+    mixed: str = "",
     tune: bool = False,
     **sizes: int | float,
 ) -> Kernel:
@@ -185,14 +185,15 @@ def compile(
     ``dtype`` is the type variable T (default: the machine's), ``layout`` the memory order of images
     ("nchw", "nhwc"), ``machine`` a shipped machine or a ``.toml`` file (default: this computer's CPU),
     ``threads`` how many to use (default: ``OPC_NUM_THREADS``, else every CPU of this process),
-    ``numerics`` what may be done to rounding ("strict", or "fast": see docs/language.md).
+    ``numerics`` what may be done to rounding ("strict", or "fast": see docs/language.md), ``mixed`` the narrow
+    type ("bf16", "f16") in which the products of a kernel written in f32 are computed (docs/training.md).
     ``tune`` times the few plans that the cost model likes best, on this computer and this number of threads;
     the winner is in ``kernel.plans`` and is kept for later processes. Results are the same to the bit.
 
     Raises LanguageError (E01–E03) for the text and the sizes, MachineError (E06) for what the machine lacks,
     RuntimeCallError (E09) for files and settings.
     """
-    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes, numerics, tune)
+    return compile_sized(source, kernel, dtype, layout, machine, threads, sizes, numerics, tune, mixed)
 
 
 def compile_sized(
@@ -205,9 +206,10 @@ def compile_sized(
     sizes: Mapping[str, int | float],
     numerics: str = STRICT,
     tune: bool = False,
+    mixed: str = "",
 ) -> Kernel:
     """``compile`` with the sizes in a mapping."""
-    request = sources.asked(source, Wanted(kernel, sizes, dtype, layout), machine, numerics)
+    request = sources.asked(source, Wanted(kernel, sizes, dtype, layout, mixed=str(mixed)), machine, numerics)
     return compile_request(request, threads, tune)
 
 

@@ -25,15 +25,20 @@ _Attributes = tuple[tuple[str, Number], ...]
 class Family:
     """A kernel of a source, compiled when arrays of a new kind are met; with ``wrt`` its derivative too.
 
-    Where an array is f64 that the kernel declares as f32, all of the kernel is in f64.
+    Where an array is f64 that the kernel declares as f32, all of the kernel is in f64, mixed precision or not.
     """
 
     def __init__(
-        self, source: str | Path, kernel: str | None = None, wrt: Sequence[str] = (), numerics: str = STRICT
+        self,
+        source: str | Path,
+        kernel: str | None = None,
+        wrt: Sequence[str] = (),
+        numerics: str = STRICT,
+        mixed: str = "",
     ) -> None:
         from opc.lang import derivation, kernel_info
 
-        asked = sources.asked(source, Wanted(kernel), None, numerics)
+        asked = sources.asked(source, Wanted(kernel, mixed=mixed), None, numerics)
         derived = None if wrt else derivation(asked.text, asked.file, kernel)
         self.wrt = derived.wrt if derived else tuple(wrt)
         self.info = kernel_info(asked.text, asked.file, derived.name if derived else kernel)
@@ -64,7 +69,7 @@ class Family:
     def _request(self, arrays: tuple[Seen, ...], attributes: _Attributes) -> Request:
         found = settings(self.info, arrays, dict(attributes))
         request = self._asked._replace(sizes=found.sizes, dtype=found.dtype, layout=found.layout)
-        return _in_double(request) if found.wide else request
+        return _in_double(request._replace(mixed="")) if found.wide else request
 
 
 def _in_double(request: Request) -> Request:

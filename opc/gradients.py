@@ -27,6 +27,7 @@ def grad(
     machine: str | Path | None = None,
     threads: int | None = None,
     numerics: str = STRICT,
+    mixed: str = "",
     tune: bool = False,
     **sizes: int | float,
 ) -> Pair: ...
@@ -46,6 +47,7 @@ def grad(
     machine: str | Path | None = None,
     threads: int | None = None,
     numerics: str = STRICT,
+    mixed: str = "",
     tune: bool = False,
     **sizes: int | float,
 ) -> Pair | ArrayPair:
@@ -60,7 +62,8 @@ def grad(
     ``opc.compile`` raises; RuntimeCallError E0937 and E0938 for sources that nothing can be derived of.
     """
     names = _names(wrt)
-    given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes)) or numerics != STRICT
+    given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes))
+    given = given or numerics != STRICT or bool(mixed)
     if isinstance(source, Kernel):
         request = _of_kernel(source, names, given)
         count = source.threads if threads is None else threads
@@ -69,7 +72,7 @@ def grad(
         return of_operator(source, names)
     if not isinstance(source, str | Path):
         raise _not_a_kernel(f"a {type(source).__name__}")
-    wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names)
+    wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names, str(mixed))
     return driver.compile_pair(sources.asked(source, wanted, machine, numerics), threads, tune)
 
 

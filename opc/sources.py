@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from opc.cache.key import Request
 from opc.dtypes import DType
 from opc.errors import RuntimeCallError, fail
+from opc.numerics import low_type
 from opc.tensor.saved import Choice, Half, SavedLayout
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ class Gradient(Protocol):
     def choices(self) -> tuple[Choice, ...]: ...
 
 
-Differentiate = Callable[["Function", Sequence[str]], Gradient]
+class Rewrites(NamedTuple):
+    """What may happen to a kernel before it is compiled: ``passes``, which this package does not see."""
+
+    differentiate: Callable[[Function, Sequence[str]], Gradient]
+    mixed: Callable[[Function, DType], Function]
 
 
 class Wanted(NamedTuple):
-    """A kernel of a source: by name, sizes, dtype and memory order; ``half`` of its derivative ``wrt``.
+    """A kernel of a source: by name, sizes, dtype and memory order; ``half`` of its derivative ``wrt``; ``mixed``: the
+    narrow type of its products.
 
     Without ``wrt`` a half is one of a kernel that the source derives.
     """
@@ -50,6 +56,7 @@ class Wanted(NamedTuple):
     layout: str | None = None
     half: str = ""
     wrt: tuple[str, ...] = ()
+    mixed: str = ""
 
 
 class Source(NamedTuple):
@@ -60,30 +67,37 @@ class Source(NamedTuple):
 
 
 def source(
-    text: str | bytes | File, file: str, wanted: Wanted, machine: Machine, differentiate: Differentiate
+    text: str | bytes | File, file: str, wanted: Wanted, machine: Machine, rewrites: Rewrites
 ) -> Source:
-    """The tensor IR that is wanted. Raises LanguageError (E01–E03), and E0937 where nothing is derived."""
+    """The tensor IR that is wanted. Raises LanguageError (E01–E03), E0714 and E0942 for mixed precision, and E0937
+    where nothing is derived.
+    """
+
+    def converted(function: Function) -> Function:
+        return rewrites.mixed(function, low_type(wanted.mixed)) if wanted.mixed else function
+
     if isinstance(text, str | bytes) and text[:5] in _IR:
         from opc.tensor.text import parse_function
 
-        function = parse_function(text if isinstance(text, str) else text.decode(), file)
+        function = converted(parse_function(text if isinstance(text, str) else text.decode(), file))
         if not wanted.half:
             return Source(function)
-        return _half(function, f"{function.name}_grad", wanted.wrt, wanted.half, differentiate)
+        return _half(function, f"{function.name}_grad", wanted.wrt, wanted.half, rewrites.differentiate)
     from opc import lang
 
     tree = lang.check(text, file)
-    dtype = element_type(wanted.dtype) if wanted.dtype else machine.default_dtype
+    default = DType.F32 if wanted.mixed else machine.default_dtype
+    dtype = element_type(wanted.dtype) if wanted.dtype else default
     which = wanted.half or lang.half(wanted.kernel or "")[1]
     derived = lang.derivation(tree, file, wanted.kernel) if which and not wanted.wrt else None
     if wanted.half and not wanted.wrt and derived is None:
         raise _nothing_derived(tree.name, wanted.kernel)
     kernel = derived.found if derived else wanted.kernel
-    function = lang.lower(tree, file, kernel, wanted.sizes, dtype, wanted.layout)
+    function = converted(lang.lower(tree, file, kernel, wanted.sizes, dtype, wanted.layout))
     if not which:
         return Source(function)
     name, wrt = (derived.name, derived.wrt) if derived else (f"{function.name}_grad", wanted.wrt)
-    return _half(function, name, wrt, which, differentiate)
+    return _half(function, name, wrt, which, rewrites.differentiate)
 
 
 def _nothing_derived(file: str, kernel: str | None) -> Exception:
@@ -97,7 +111,11 @@ def _nothing_derived(file: str, kernel: str | None) -> Exception:
 
 
 def _half(
-    function: Function, pair: str, wrt: Sequence[str], which: str, differentiate: Differentiate
+    function: Function,
+    pair: str,
+    wrt: Sequence[str],
+    which: str,
+    differentiate: Callable[[Function, Sequence[str]], Gradient],
 ) -> Source:
     """One kernel of the function's derivative, named as C can."""
     from opc.lang import check_wrt
@@ -139,10 +157,10 @@ def asked(source: str | Path, wanted: Wanted, machine: str | Path | None, numeri
     # What is no text names nothing: the lookups to come then say what is known.
     kernel, layout, named = (None if v is None else str(v) for v in (wanted.kernel, wanted.layout, machine))
     about = kernel, wanted.sizes, wanted.dtype, layout, named, str(numerics)
-    return Request(text, file, *about, half=wanted.half, wrt=wanted.wrt)
+    return Request(text, file, *about, half=wanted.half, wrt=wanted.wrt, mixed=wanted.mixed)
 
 
 def wanted(request: Request) -> Wanted:
     """The part of a request that says which kernel."""
     r = request
-    return Wanted(r.kernel, r.sizes, r.dtype, r.layout, r.half, r.wrt)
+    return Wanted(r.kernel, r.sizes, r.dtype, r.layout, r.half, r.wrt, r.mixed)

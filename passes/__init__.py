@@ -12,6 +12,7 @@ from opc.errors import PassError, fail
 from opc.pipeline import Pass
 
 PASSES: dict[str, str] = {
+    "mixed-precision": "passes.tensor.mixed_precision:MixedPrecision",
     "differentiate": "passes.tensor.differentiate:Differentiate",
     "simplify": "passes.tensor.simplify:Simplify",
     "pad-terms": "passes.tensor.pad_terms:PadTerms",

@@ -42,6 +42,7 @@ class Request(NamedTuple):
     plans: str = ""
     half: str = ""
     wrt: tuple[str, ...] = ()
+    mixed: str = ""
 
 
 def key_of(request: Request, *more: str) -> str | None:
@@ -82,6 +83,7 @@ def ingredients(request: Request) -> Iterator[tuple[str, bytes]]:
         yield size, repr(number).encode()
     yield "numerics", request.numerics.encode()
     yield "plans", request.plans.encode()
+    yield "mixed", request.mixed.encode()
     yield "half", " ".join((request.half, *request.wrt)).encode()
 
 

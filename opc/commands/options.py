@@ -14,7 +14,7 @@ from opc import driver
 from opc.errors import MachineError, OpcError, RuntimeCallError, fail
 from opc.files import read_bytes
 from opc.machine.model import Machine
-from opc.pipeline import NUMERICS, STRICT
+from opc.numerics import MIXED, NUMERICS, STRICT
 from opc.sources import Wanted
 from opc.tensor.ir import Function
 from opc.tensor.saved import Half
@@ -44,6 +44,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", metavar="T", help="element type of T: f64 f32 f16 bf16 i32 i8")
     parser.add_argument("--layout", metavar="L", help="memory order of images: nchw or nhwc")
+    parser.add_argument(
+        "--mixed", choices=MIXED, default="", help="compute the products of an f32 kernel in this type"
+    )
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +139,7 @@ def jobs(options: argparse.Namespace, file: File) -> Iterator[Job]:
 
     for kernel in kernel_names(file, only=options.kernel):
         for machine in machines(options):
-            wanted = Wanted(kernel, chosen_sizes(options), options.dtype, options.layout)
+            wanted = Wanted(kernel, chosen_sizes(options), options.dtype, options.layout, mixed=options.mixed)
             yield Job(kernel, machine, *driver.source(file, file.name, wanted, machine))
 
 

@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     sizes = {k: v for group in options.set for k, v in group.items()}
     written = {}
     for name in kernel_names(file, only=options.kernel):
-        function = driver.specialise(file, file.name, machine, name, sizes, options.dtype, options.layout)
+        function = driver.specialise(
+            file, file.name, machine, name, sizes, options.dtype, options.layout, options.mixed
+        )
         irs = [("tensor IR", text_of(function), "as lowered")]
 
         def after(step: Step, irs: list[tuple[str, str, str]] = irs) -> None:

@@ -136,7 +136,9 @@ def _point(
     machine = varied(base, {a.name: v for a, v in named if not a.is_size})
     sizes = {k: v for group in options.set for k, v in group.items()}
     sizes |= {a.name: v for a, v in named if a.is_size}
-    function = driver.specialise(file, file.name, machine, kernel, sizes, options.dtype, options.layout)
+    function = driver.specialise(
+        file, file.name, machine, kernel, sizes, options.dtype, options.layout, options.mixed
+    )
     try:
         return _simulated(driver.build(function, machine, numerics=options.numerics), settings)
     except MachineError as error:

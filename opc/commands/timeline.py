@@ -34,7 +34,9 @@ def run(options: argparse.Namespace) -> int:
     sizes = {k: v for group in options.set for k, v in group.items()}
     reports = []
     for name in kernel_names(file, only=options.kernel):
-        function = driver.specialise(file, file.name, machine, name, sizes, options.dtype, options.layout)
+        function = driver.specialise(
+            file, file.name, machine, name, sizes, options.dtype, options.layout, options.mixed
+        )
         built = driver.build(function, machine, numerics=options.numerics)
         kernel = driver.npu_kernel(built)
         assert kernel.proofs

@@ -33,7 +33,9 @@ def tuned(job: Job, file: File, options: argparse.Namespace) -> Choice | None:
     tell = _Progress(job.kernel)
     try:
         choice = driver.tuned(
-            Request(file.text, file.name, *about, options.numerics), count(options.threads), tell
+            Request(file.text, file.name, *about, options.numerics, mixed=options.mixed),
+            count(options.threads),
+            tell,
         )
     finally:
         tell.close()

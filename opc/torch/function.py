@@ -51,16 +51,18 @@ def function(
     *,
     wrt: Sequence[str] = (),
     numerics: str = STRICT,
+    mixed: str = "",
     name: str | None = None,
 ) -> Function:
     """A function of torch tensors that runs a kernel.
 
     ``source`` is a compiled kernel (no gradients), a pair, or what ``opc.compile`` takes: then kernels are compiled for
     the shapes, dtypes and memory orders that they meet, and have gradients by ``wrt`` (or those that a derived
-    kernel declares). ``name`` is what torch calls the operator, ``opc::NAME``.
+    kernel declares); ``mixed`` is the narrow type of the products of those in f32. ``name`` is what torch calls the
+    operator, ``opc::NAME``.
     """
     if isinstance(source, Kernel):
         return Function(OneKernel(source), name)
     if isinstance(source, Pair):
         return Function(OnePair(source), name)
-    return Function(FromSource(source, kernel, wrt, numerics), name)
+    return Function(FromSource(source, kernel, wrt, numerics, mixed), name)

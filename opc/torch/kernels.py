@@ -110,8 +110,10 @@ class FromSource:
 
     has_plain = True
 
-    def __init__(self, source: str | Path, kernel: str | None, wrt: Sequence[str], numerics: str) -> None:
-        self._family = Family(source, kernel, wrt, numerics)
+    def __init__(
+        self, source: str | Path, kernel: str | None, wrt: Sequence[str], numerics: str, mixed: str
+    ) -> None:
+        self._family = Family(source, kernel, wrt, numerics, mixed)
         info = self._family.info
         self.name, self.attributes, self.wrt = info.name, info.attributes, self._family.wrt
         self.arguments = tuple((p.name, p.kind) for p in info.params)

@@ -161,11 +161,13 @@ class Adjoint:
         """Add up the gradient of ``tensor``, times ``scale``."""
         found = merged(self.parts.get(tensor.name, []))
         single = found[0] if len(found) == 1 and scale == 1.0 else None
+        dtype = self._gradient_type(tensor)
         if single is not None and not result and tensor.name in self.function.results:
             (read,) = expr_reads(single.pieces[0].body)
-            self.gradients[tensor.name] = read.tensor
-            return
-        out = self._declare(tensor, f"d_{tensor.name}", self._gradient_type(tensor))
+            if self.tensors[read.tensor].dtype is dtype:
+                self.gradients[tensor.name] = read.tensor
+                return
+        out = self._declare(tensor, f"d_{tensor.name}", dtype)
         self.gradients[tensor.name] = out.name
         if single is not None and single.outer is None and not plain(single, tensor):
             self.ops.append(self._made(out, single.pieces))
@@ -219,10 +221,15 @@ class Adjoint:
 
     def _gradient_type(self, tensor: Tensor) -> DType:
         """The type of the tensor; for a sum of products the one of its factors, because its gradient becomes a factor
-        beside them.
+        beside them; for a rounded copy the one of what was copied, whose gradient it is.
         """
         op = self.makers.get(tensor.name)
-        if op is None or op.monoid != "sum":
+        if op is None:
+            return tensor.dtype
+        if op.monoid is None:
+            copied = {_copied_type(p.body, self.tensors) for p in op.pieces}
+            return DType.F32 if copied == {DType.F32} and tensor.dtype.compute is DType.F32 else tensor.dtype
+        if op.monoid != "sum":
             return tensor.dtype
         factors = {f for p in op.pieces for f in _factor_types(p.body, self.tensors)}
         (only, *rest) = factors
@@ -252,13 +259,15 @@ def _factor_types(body: Expr, tensors: Mapping[str, Tensor]) -> list[DType | Non
     """The float types of the reads that ``body`` is the product of; None for anything else."""
     if not isinstance(body, Call) or body.fn != "mul":
         return [None]
-    found: list[DType | None] = []
-    for factor in body.args:
-        while isinstance(factor, Call) and FUNCTIONS[factor.fn].kind == "cast":
-            factor = factor.args[0]
-        dtype = tensors[factor.tensor].dtype if isinstance(factor, Read) else None
-        found.append(dtype if dtype is not None and dtype.is_float else None)
-    return found
+    return [_copied_type(factor, tensors) for factor in body.args]
+
+
+def _copied_type(expr: Expr, tensors: Mapping[str, Tensor]) -> DType | None:
+    """The float type of a read, perhaps under casts; None for anything else."""
+    while isinstance(expr, Call) and FUNCTIONS[expr.fn].kind == "cast":
+        expr = expr.args[0]
+    dtype = tensors[expr.tensor].dtype if isinstance(expr, Read) else None
+    return dtype if dtype is not None and dtype.is_float else None
 
 
 def _flows(function: Function, wrt: Collection[str], updated: Collection[str]) -> set[str]:

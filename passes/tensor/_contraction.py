@@ -61,12 +61,12 @@ def classify_contraction(op: Op, function: Function) -> Contraction | None:
     if op.monoid != "sum" or len(op.pieces) != 1 or not op.pieces[0].reduce:
         return None
     piece, tensors = op.pieces[0], function.tensors()
-    factors = _factors(piece.body, tensors)
-    if factors is None:
+    pair = factors(piece.body, tensors)
+    if pair is None:
         return None
     params = parameters(function)
-    swapped = _first_is_b(op, factors, params)
-    a, b = factors[::-1] if swapped else factors
+    swapped = _first_is_b(op, pair, params)
+    a, b = pair[::-1] if swapped else pair
     reduced = {d.name for d in piece.reduce}
 
     def dims(in_a: bool, in_b: bool) -> tuple[Dim, ...]:
@@ -90,7 +90,8 @@ def uses(read: Read, dim: Dim) -> bool:
     return any(f.coefficient(dim.name) for f in read.index)
 
 
-def _factors(body: Expr, tensors: Tensors) -> tuple[Read, Read] | None:
+def factors(body: Expr, tensors: Tensors) -> tuple[Read, Read] | None:
+    """The two reads that ``body`` is the product of, each perhaps under casts that keep its value."""
     if not (isinstance(body, Call) and body.fn == "mul"):
         return None
     first, second = (_plain_read(arg, tensors) for arg in body.args)
@@ -109,8 +110,8 @@ def _plain_read(expr: Expr, tensors: Tensors) -> Read | None:
     return expr if all(have in _KEEPS[to] for to in casts) else None
 
 
-def _first_is_b(op: Op, factors: tuple[Read, Read], params: frozenset[str]) -> bool:
-    first, second = factors
+def _first_is_b(op: Op, pair: tuple[Read, Read], params: frozenset[str]) -> bool:
+    first, second = pair
     if (first.tensor in params) != (second.tensor in params):
         return first.tensor in params
     piece = op.pieces[0]

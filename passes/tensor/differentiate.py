@@ -67,7 +67,9 @@ class Differentiate:
         results = (*ir.results, *backward.results)
         known = forward.tensors()
         args = (*ir.args, *(a for a in backward.args if a.tensor.name not in known))
-        return replace(ir, args=args, results=results, ops=(*forward.ops, *backward.ops))
+        # What backward would compute again for lack of it is there.
+        own = tuple(op for op in backward.ops if op.name not in known)
+        return replace(ir, args=args, results=results, ops=(*forward.ops, *own))
 
 
 @dataclass(frozen=True)

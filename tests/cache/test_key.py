@@ -33,6 +33,7 @@ BASE = Request("kernel k", "k.k", "k", {"N": 8}, "f32", "nhwc", "avx2", plans="r
         {"machine": "avx512"},
         {"machine": None},
         {"numerics": "fast"},
+        {"mixed": "bf16"},
         {"plans": ""},
     ],
     ids=str,
