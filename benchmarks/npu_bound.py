@@ -5,8 +5,11 @@ memory; fractals of both operands once per use by the largest output tile that f
 the accumulators over the drain path; the repeats that the epilogue needs, and what normalises the input once for each
 of its elements; the result once to memory. Under the numerics licence the epilogue is the folded one: batch norm's
 factor is in the weights, and where the machine has a way into its accumulators, that way, once for every element,
-and the drain's own conversion and ReLU are all that is left. Latencies and the heads and tails of instructions count
-as nothing. The pipe with the most work is the bound.
+and the drain's own conversion and ReLU are all that is left. Moments may then be sums of values and squares: where
+the machine has a way back to its cube they are either the vector unit's pass over the accumulators, or one block of
+the cube for the squares and one for the values of each block of results, which come back once and into both operand
+memories; the bound is that of the better of the two. Latencies and the heads and tails of instructions count as
+nothing. The pipe with the most work is the bound.
 """
 
 from __future__ import annotations
@@ -66,15 +69,21 @@ class Bound:
 
 def bound(problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool = False) -> Bound:
     """The operator's least work on the core with the largest share of the images."""
-    return _Operator(problem, machine, dtype, licensed).bound()
+    plain = _Operator(problem, machine, dtype, licensed)
+    if not licensed or not plain.returns():
+        return plain.bound()
+    ways = (plain, _Operator(problem, machine, dtype, licensed, multiplied=True))
+    return min((way.bound() for way in ways), key=lambda b: b.cycles)
 
 
 class _Operator:
-    """One core's share of a convolution with an epilogue."""
+    """One core's share of a convolution with an epilogue. ``multiplied``: the cube makes the sums over its result."""
 
-    def __init__(self, problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool) -> None:
+    def __init__(
+        self, problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool, multiplied: bool = False
+    ) -> None:
         self.problem, self.conv, self.machine, self.dtype = problem, problem.conv, machine, dtype
-        self.licensed = licensed
+        self.licensed, self.multiplied = licensed, multiplied
         c = self.conv
         self.images = ceil(problem.batch / machine.cores)
         self.m, self.n, self.k = c.out**2, c.filters, c.channels * c.size**2
@@ -89,6 +98,8 @@ class _Operator:
         to_a, to_b = self._feeds(tile)
         cube = self.rows * self.columns * self.depth * self.machine.cube_block
         image = {_FEED_A: to_a, _FEED_B: to_b, _CUBE: cube, **self._finish(self.m * self.n)}
+        for step, cycles in self._returned().items():
+            image[step] += cycles
         whole = {step: self.images * cycles for step, cycles in image.items()}
         whole[_LOAD] = self._move(_LOAD, self.images * self._input() + self.k * self.n)
         for step, cycles in self._begin(self.images * self._input()).items():
@@ -96,7 +107,7 @@ class _Operator:
         pipes: dict[str, float] = {}
         for step in _WAY:
             pipes[self._pipe(step)] = pipes.get(self._pipe(step), 0.0) + whole[step]
-        return Bound(pipes, whole[_CUBE], tile, self._edges(tile, max(pipes, key=lambda p: pipes[p])))
+        return Bound(pipes, self.images * cube, tile, self._edges(tile, max(pipes, key=lambda p: pipes[p])))
 
     def _edges(self, tile: tuple[int, int], busiest: str) -> float:
         """What the other pipes do to the first tile before the busiest one, and to the last one after it."""
@@ -157,15 +168,37 @@ class _Operator:
 
     def _finish(self, elements: int) -> Steps:
         """What leaves the cube: drained, through the epilogue, to memory."""
-        work = list(self.problem.epilogue(self.wide, self.dtype, self.licensed, self._drains()))
+        work = [
+            step
+            for step in self.problem.epilogue(self.wide, self.dtype, self.licensed, self._drains())
+            if not self.multiplied or step[0] not in ("reduce_moments", "copy")
+        ]
         vector = sum(
             self._cycles("vector", fn, ("vector",) * (1 + n), kind, elements) for fn, n, kind in work
         )
         return {
-            _START: 0.0 if work else self._move(_START, elements, self.wide),
+            _START: 0.0 if work or self.multiplied else self._move(_START, elements, self.wide),
             _DRAIN: self._move(_DRAIN, elements, self.wide),
             _VECTOR: vector,
             _STORE: self._move(_STORE, elements),
+        }
+
+    def returns(self) -> bool:
+        """Whether the cube may sum up the result: it has statistics, and the machine a way back to the cube."""
+        source, target = (self.machine.roles.get(r, "") for r in _HAND[1:])
+        returns = self.problem.roles > 1 and "convert" in self.machine.scale_forms
+        return returns and self.machine.route(_HAND[0], source, target) is not None
+
+    def _returned(self) -> Steps:
+        """What sums on the cube take of one image's result: a block each for squares and values."""
+        if not self.multiplied:
+            return {}
+        elements, blocks = self.m * self.n, ceil(self.m / self.block[2]) * self.columns
+        return {
+            _FEED_A: self._move(_FEED_A, elements),
+            _FEED_B: self._move(_FEED_B, elements),
+            _CUBE: 2 * blocks * self.machine.cube_block,
+            _STORE: self._move(_HAND, elements),
         }
 
     def _drains(self) -> bool:

@@ -25,6 +25,7 @@ PASSES: dict[str, str] = {
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "split-reductions": "passes.tensor.split_reductions:SplitReductions",
     "fuse": "passes.tensor.fuse:Fuse",
+    "sum-moments": "passes.tensor.sum_moments:SumMoments",
     "dce": "passes.tensor.dce:Dce",
     "tile": "passes.lowering.tile:Tile",
     "legalise": "passes.lowering.legalise:Legalise",
@@ -56,7 +57,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "split-sums",  # after collapse, which would merge what it splits; before layouts and fusion: it makes ops
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
         "split-reductions",  # after collapse, which says what a row is; before fusion: parts join their terms
-        "fuse",  # last: every pass above may add, drop or reorder ops, and groups must stay adjacent
+        "fuse",  # every pass above may add, drop or reorder ops, and groups must stay adjacent
+        "sum-moments",  # licensed only; last: whether the cube can make them depends on the group they are in
     ),
     # Fused groups of one machine -> program.
     "lowering": (

@@ -127,7 +127,7 @@ def cost_of(shape: Shape, machine: Machine) -> Cost:
     if shape.opcode_class == "sync":
         return Cost(machine.sync_cycles, machine.sync_cycles)
     if shape.opcode_class == "cube":
-        return cube_cost(_blocks(shape, machine), machine)
+        return _product_cost(shape, machine)
     if shape.op == "prefetch":
         lines = float(_repeats(shape.sources[0], shape, machine.line_bytes))
         return Cost(lines, lines)
@@ -160,9 +160,9 @@ def slower(window: Window, gather: Gather, fractal: tuple[int, int] | None) -> f
     return (full * (fractals - mixed) + broken * mixed) / (plain * fractals)
 
 
-def cube_cost(blocks: float, machine: Machine) -> Cost:
-    """Of one matrix instruction over that many blocks."""
-    busy = machine.cube_issue + machine.cube_block * blocks
+def cube_cost(blocks: float, machine: Machine, products: int = 1) -> Cost:
+    """Of so many matrix instructions, one behind the other, over that many blocks together."""
+    busy = products * machine.cube_issue + machine.cube_block * blocks
     return Cost(busy, busy + machine.cube_latency)
 
 
@@ -265,8 +265,8 @@ def _common_run(streams: list[Stream], extents: tuple[int, ...]) -> int:
         moving.remove(next_dim)
 
 
-def _blocks(shape: Shape, machine: Machine) -> int:
-    """Matrix blocks of a cube instruction; dims of all three operands count as a batch."""
+def _product_cost(shape: Shape, machine: Machine) -> Cost:
+    """Of a cube instruction; dims of all three operands count as a batch, each product of which is issued by itself."""
     left, right = shape.sources[:2]
     m = n = k = batch = 1
     dims = zip(shape.extents, shape.destinations[0].strides, left.strides, right.strides, strict=True)
@@ -281,7 +281,7 @@ def _blocks(shape: Shape, machine: Machine) -> int:
             n *= extent
     fallback = (1, max(1, machine.vector_bytes // left.dtype.bytes), 1)
     m0, n0, k0 = machine.cube_shape.get(left.dtype, fallback)
-    return batch * ceil(m / m0) * ceil(n / n0) * ceil(k / k0)
+    return cube_cost(batch * ceil(m / m0) * ceil(n / n0) * ceil(k / k0), machine, batch)
 
 
 def _vector_cost(shape: Shape, machine: Machine) -> Cost:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from opc.tensor.ir import Op, Read, Tensor, walk
 from passes.lowering._axes import Frame
+from passes.lowering._cube_sums import CubeSums
 from passes.lowering._emit import Emitter, memory_access
 from passes.lowering._expr import Evaluator, Load, Value
 from passes.lowering._statistics import Statistics
-from passes.lowering._store import store
+from passes.lowering._store import materialise, store
 
 Values = Mapping[Read, Value]
 
@@ -18,7 +19,7 @@ Values = Mapping[Read, Value]
 @dataclass
 class Epilogue:
     """``ops[0]`` is the contraction; ``stored`` names the outputs that leave the group. ``first``: an op's addition to
-    the sum, from which the sum starts instead.
+    the sum, from which the sum starts instead. ``sums``: those that the cube makes of tiles as they are stored.
     """
 
     emit: Emitter
@@ -28,6 +29,7 @@ class Epilogue:
     internal: frozenset[str] = field(init=False)
     statistics: Statistics | None = None
     first: tuple[Op, Read] | None = None
+    sums: CubeSums | None = None
 
     def __post_init__(self) -> None:
         self.internal = frozenset(t.name for op in self.ops for t in op.outputs)
@@ -58,6 +60,8 @@ class Epilogue:
         ev = Evaluator(self.emit, frame, self._load(frame, bound, loaded))
         self._finish(ev, self.ops[0], value, bound)
         for op in self.ops[1:]:
+            if self.sums is not None and op in self.sums.ops:
+                continue
             self.emit.line = op.line
             body = op.pieces[0].body
             if op.monoid is not None and self.statistics is not None:
@@ -66,6 +70,8 @@ class Epilogue:
             last = op.name in self.stored and not self._readers(op.name)
             result = ev.stored(body, op.outputs[0].dtype) if last else ev.value(body)
             self._finish(ev, op, result, bound)
+        if self.sums is not None:
+            self.sums.take(frame, bound)
         self.emit.line = self.ops[0].line
 
     def _load(self, frame: Frame, bound: dict[str, Value], loaded: Values) -> Load:
@@ -86,10 +92,13 @@ class Epilogue:
         out = op.outputs[0]
         if not out.dtype.is_float and value.dtype is not out.dtype:
             value = ev.convert(value, out.dtype)  # integers wrap or saturate in their own type
+        multiplied = self.sums is not None and out.name in self.sums.used
+        if multiplied:
+            value = materialise(ev, value, ev.frame.axes, out)
         if out.name in self.stored:
             store(ev, value, op.pieces[0], out)
         # A value that several ops read must not be overwritten by the first of them.
-        bound[out.name] = value if self._readers(out.name) == 1 else _kept(value)
+        bound[out.name] = value if self._readers(out.name) == 1 and not multiplied else _kept(value)
 
     def _readers(self, name: str) -> int:
         return sum(

@@ -12,7 +12,8 @@ from opc.program.ir import Buffer, Instr, instructions
 from opc.program.pipes import pipe_of
 from opc.tensor.ir import Op, Read, Tensor
 from passes.lowering._axes import Axis, Frame
-from passes.lowering._emit import Emitter
+from passes.lowering._cube_sums import CubeSums
+from passes.lowering._emit import Emitter, Tile
 from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._first import start
@@ -50,9 +51,12 @@ def finish(
     shape: Shape,
     machine: Machine,
     first: tuple[Op, Read] | None = None,
+    multiplied: tuple[Op, ...] = (),
 ) -> Finish:
-    """Of a group's ops after its contraction, the first, and of what it starts from."""
-    small, large = (_Trial(ops, tensors, stored, shape, machine, side, first) for side in _TRIED)
+    """Of a group's ops after its contraction, the first, and of what it starts from. ``multiplied``: what the cube sums
+    up of its result.
+    """
+    small, large = (_Trial(ops, tensors, stored, shape, machine, side, first, multiplied) for side in _TRIED)
     pipes = {}
     for pipe, most in large.pipes.items():
         least = small.pipes.get(pipe, 0.0)
@@ -79,13 +83,19 @@ class _Trial:
         machine: Machine,
         side: int,
         first: tuple[Op, Read] | None,
+        multiplied: tuple[Op, ...],
     ) -> None:
         self.machine = machine
         emit = Emitter("trial", machine)
         for tensor in tensors.values():
             emit.memory(tensor, "inout")
-        pointwise = tuple(op for op in ops if op is ops[0] or op.monoid is None)
-        epilogue = Epilogue(emit, pointwise, tensors, stored, first=first)
+        inside = tuple(op for op in ops if op is ops[0] or op.monoid is None or op in multiplied)
+        epilogue = Epilogue(emit, inside, tensors, stored, first=first)
+        if multiplied:
+            epilogue.sums = CubeSums(emit, multiplied, tensors, stored, shape, "", 1, columns=side, rows=side)
+            tiles = {d.name: Tile(Affine(), min(side, d.extent), Affine()) for d in (*shape.m, *shape.n)}
+            epilogue.sums.begin(tiles, None)
+            epilogue.sums.tiles = tiles
         dims = (*shape.batch, *shape.m, *shape.n)
         names = [s[-1].name if s else "" for s in (shape.m, shape.n)]
         axes = tuple(

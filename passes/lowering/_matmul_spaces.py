@@ -8,18 +8,21 @@ from math import prod
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.errors import MachineError
 from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Read
 from passes.lowering._axes import Axis, Frame
+from passes.lowering._cube_sums import CubeSums, summed
 from passes.lowering._emit import Tile
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._finish import finish
 from passes.lowering._first import can_start, first_term
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
 from passes.lowering._plan import Plan, Shape
-from passes.lowering._plan_spaces import plan_spaces, result_room
+from passes.lowering._plan_spaces import plan_spaces, result_room, rows_at_once
 from passes.lowering._prologue import Prologue
 from passes.lowering._statistics import Statistics
+from passes.tensor._cube_sums import cube_sums
 from passes.tensor._outer_products import apart
 
 # Rows of an accumulator tile that one epilogue block holds in vector registers.
@@ -32,15 +35,29 @@ class SpaceNest(ContractionNest):
 
     band: Tile | None = None  # of the dim that is spread over cores: what this core does
     prologue: Prologue | None = None
-    statistics: Statistics | None = None
+    summaries: tuple[Statistics, ...] = ()
+    multiplied: tuple[Op, ...] = ()  # reductions that the cube makes
     alone: bool = True  # outside what one core does
     summing: bool = False
 
     on_chip: ClassVar[bool] = True
 
+    def choose(self) -> None:
+        """See the base class; where the cube has no room for sums the vector unit makes them."""
+        try:
+            super().choose()
+        except MachineError:
+            if not self.multiplied:
+                raise
+            reductions = self.shape.reductions + len(self.multiplied)
+            self.shape, self.multiplied = replace(self.shape, reductions=reductions, summed=None), ()
+            super().choose()
+
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
-        self.finish = finish(self.ops, self.tensors, self.stored, shape, self.machine, self.first)
+        self.finish = finish(
+            self.ops, self.tensors, self.stored, shape, self.machine, self.first, self.multiplied
+        )
         return plan_spaces(shape, self.machine, self.finish)
 
     def _shape(self) -> Shape:
@@ -48,7 +65,15 @@ class SpaceNest(ContractionNest):
         shape, b = super()._shape(), self.contraction.b
         place = {d: apart(self.tensors[b.tensor], b, d.name) for d in shape.n}
         columns = tuple(tuple((name, abs(step)) for name, step in f.terms) for f in b.index)
-        return replace(shape, n=tuple(sorted(shape.n, key=lambda d: -place[d])), columns=columns)
+        ops = (*self.before, *self.ops)
+        self.multiplied = cube_sums(ops, self.ops[0], self.contraction, self.tensors, self.machine)
+        return replace(
+            shape,
+            n=tuple(sorted(shape.n, key=lambda d: -place[d])),
+            columns=columns,
+            reductions=shape.reductions - len(self.multiplied),
+            summed=summed(self.multiplied),
+        )
 
     def _first(self) -> tuple[Op, Read] | None:
         """See the base class; in place of an addition the accumulator is written before the first product."""
@@ -72,16 +97,29 @@ class SpaceNest(ContractionNest):
             self.prologue = Prologue(
                 self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room(), slices
             )
-        reductions = tuple(op for op in self.ops if op.monoid is not None and op is not self.ops[0])
-        if reductions:
-            block = plan.band or plan.outer.get(plan.parallel, 1)
-            self.statistics = Statistics(
-                self.emit, reductions, self.tensors, self.stored, self.shape, plan.parallel, block
-            )
-            self.epilogue.statistics = self.statistics
+        self._summarise()
         super().run()
-        if self.statistics is not None:
-            self.statistics.merge()
+        for summary in self.summaries:
+            summary.merge()
+
+    def _summarise(self) -> None:
+        """Who sums up the result: the vector unit, the cube, or either of them some."""
+        plan, emit = self.plan, self.emit
+        block = plan.band or plan.outer.get(plan.parallel, 1)
+        reductions = tuple(op for op in self.ops[1:] if op.monoid is not None and op not in self.multiplied)
+        common = (self.tensors, self.stored, self.shape, plan.parallel, block)
+        if reductions:
+            self.epilogue.statistics = Statistics(emit, reductions, *common)
+            self.summaries += (self.epilogue.statistics,)
+        if self.multiplied:
+            sums = CubeSums(emit, self.multiplied, *common)
+            sums.columns = prod(plan.outer[d.name] for d in self.shape.n)
+            sums.rows = min(prod(plan.outer[d.name] for d in self.shape.m), self._rows_at_once(sums.columns))
+            self.epilogue.sums = sums
+            self.summaries += (sums,)
+
+    def _rows_at_once(self, columns: int) -> int:
+        return rows_at_once(self.shape, self.machine, self.finish, columns)
 
     def _operand_room(self) -> int:
         """Bytes next to the vector unit that results leave to what makes an operand; a little is for columns."""
@@ -100,11 +138,13 @@ class SpaceNest(ContractionNest):
             super()._outer(dims, tiles, staged)  # on-chip memory belongs to one core
         elif self.alone:
             self._core(dims, tiles, staged)
-        elif self.statistics is not None and not self.summing and self._rows_next(dims):
+        elif self.summaries and not self.summing and self._rows_next(dims):
             self.summing = True
-            self.statistics.begin(tiles, self.band)
+            for summary in self.summaries:
+                summary.begin(tiles, self.band)
             self._outer(dims, tiles, staged)
-            self.statistics.end()
+            for summary in self.summaries:
+                summary.end()
             self.summing = False
         else:
             super()._outer(dims, tiles, self._stage_ready(left, tiles, staged))
@@ -217,8 +257,8 @@ class SpaceNest(ContractionNest):
             return
         if vector.addressable:
             for rows, first in self._parts(tiles):
-                if self.statistics is not None:
-                    self.statistics.tiles, self.statistics.first = tiles, first
+                for summary in self.summaries:
+                    summary.tiles, summary.first = tiles, first
                 self._drain_part(rows, first, acc, staged)
             return
         drained = self.emit.local("drained", dtype, [a.size for a in axes], "scratch")
@@ -234,7 +274,7 @@ class SpaceNest(ContractionNest):
         """(a part of a tile's rows, its first row): what the vector unit's memory holds of the results at once."""
         s = self.shape
         columns = prod(tiles[d.name].size for d in s.n)
-        most = self.finish.rows(columns, result_room(s, self.machine))
+        most = self._rows_at_once(columns)
         wide = [i for i, d in enumerate(s.m) if tiles[d.name].size > 1]
         if prod(tiles[d.name].size for d in s.m) <= most or not wide:
             yield tiles, Affine()

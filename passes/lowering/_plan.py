@@ -16,6 +16,18 @@ from opc.tensor.ir import Dim
 
 
 @dataclass(frozen=True, slots=True)
+class Summed:
+    """Sums over rows that the cube makes of tiles: how many values of a tile are left and right operands of it, whether
+    ones are, and how many results there are.
+    """
+
+    left: int
+    right: int
+    ones: bool
+    results: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What the plan needs to know of one contraction. ``mixed``: K dims that share a tensor axis with an M dim."""
 
@@ -30,9 +42,10 @@ class Shape:
     temporaries: int  # f32 tiles the epilogue keeps alive
     apart: dict[str, int]  # M dim -> bytes between neighbours in A as it lies in memory
     made: float = 0.0  # vector cycles per element of A that is made while it is loaded; 0: it is only loaded
-    reductions: int = 0  # passes over the result that sum it up
+    reductions: int = 0  # passes of the vector unit over the result that sum it up
     run: int | None = None  # bytes in a row where columns packed at run time come from; 0: a column's are
     columns: tuple[tuple[tuple[str, int], ...], ...] = ()  # per axis of B, if known: (dim, step) of its index
+    summed: Summed | None = None  # what the cube sums up of the result
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from math import ceil, prod
 from opc.errors import MachineError, fail
 from opc.machine.model import Machine
 from opc.program.cost import Window, cube_cost, slower, transfer_cost
-from opc.tensor.ir import Dim
 from passes.lowering._finish import Finish
 from passes.lowering._plan import Plan, Shape, balanced, column_share, divisors, parallel_dim, slab_bytes
+from passes.lowering._tilings import tilings
 
 # Of every operand and accumulator memory a tile takes a part, and leaves as much to the next tile.
 _SLOTS = 2
@@ -24,15 +24,14 @@ _HAND_OVER = 20
 _STEP = 8  # instructions that a step takes, each of them dispatched, beside much else
 _WORK = 1e-3  # what a cycle of a pipe is worth that holds nothing up
 _HANDS = 4  # flags between the pipes that a step passes
-_ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 448, 512, 1024)
-_COLUMNS = (1, 2, 4, 8, 16)
+_SUMMED = 4  # the part of an operand memory that holds rows to sum up, once
 
 
 def plan_spaces(s: Shape, machine: Machine, finish: Finish) -> Plan:
     """Plan for a machine with operand spaces; MachineError E0630 if nothing fits."""
     best: tuple[float, Plan] | None = None
     pricer = _Pricer(s, machine, finish)
-    for outer in _tilings(s):
+    for outer in tilings(s):
         chunk = pricer.chunk(outer)
         if chunk is None or not pricer.fits(outer):
             continue
@@ -54,7 +53,21 @@ def plan_spaces(s: Shape, machine: Machine, finish: Finish) -> Plan:
 
 def result_room(s: Shape, machine: Machine) -> int:
     """Bytes next to the vector unit for what is drained at once, beside statistics or an operand that is made there."""
-    return machine.role("vector").capacity // (4 if s.made else 2 if s.reductions else 1)
+    return machine.role("vector").capacity // (4 if s.made else 2 if s.reductions or s.summed else 1)
+
+
+def rows_at_once(s: Shape, machine: Machine, finish: Finish, columns: int) -> int:
+    """Rows of a tile of so many columns that leave it at once: what the vector unit's memory holds, and, where the
+    cube sums them up, a part of the operand memories.
+    """
+    rows = finish.rows(columns, result_room(s, machine))
+    if s.summed is None:
+        return rows
+    m0, n0, k0 = machine.cube_shape[s.operand]
+    each = _round(columns, max(m0, n0)) * s.operand.bytes
+    room = min(machine.role(r).capacity for r in ("operand_a", "operand_b")) // _SUMMED
+    fit = room // (each * max(s.summed.left, s.summed.right))
+    return min(rows, fit // k0 * k0)
 
 
 def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
@@ -68,48 +81,6 @@ def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
         return [0]
     even = next(t for t in divisors(tiles) if t >= each)
     return [plan.outer[plan.parallel] * n for n in dict.fromkeys((each, even))]
-
-
-def _tilings(s: Shape) -> Iterator[dict[str, int]]:
-    base = {d.name: 1 for d in (*s.batch, *s.m, *s.n)}
-    for tile in _m_tiles(s.m):
-        for columns in _n_tiles(s.n):
-            yield {**base, **tile, **columns}
-
-
-def _n_tiles(n: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
-    """Blocks of the innermost dim, beside them none, some or all of the others: a window's taps share their columns."""
-    if not n:
-        yield {}
-        return
-    *others, inner = n
-    for size in sorted({balanced(inner.extent, 16 * b) for b in _COLUMNS}):
-        for i in range(len(others), -1, -1):
-            yield {**{d.name: d.extent for d in others[i:]}, inner.name: size}
-
-
-def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
-    if not m:
-        yield {}
-        return
-    inner = m[-1]
-    sizes = sorted({balanced(inner.extent, x) for x in _ROWS})
-    if len(m) == 1:
-        # Nothing beside the rows to choose from: sizes without a remainder are worth a look as well.
-        sizes = sorted({*sizes, *(t for t in divisors(inner.extent) if 16 <= t <= _ROWS[-1])})
-    for t in sizes:
-        if t < inner.extent or len(m) == 1:
-            yield {inner.name: t}
-            continue
-        rows = m[-2]
-        for r in (
-            divisors(rows.extent)
-            if rows.extent <= 512
-            else [balanced(rows.extent, x) for x in (1, 2, 4, 8, 16)]
-        ):
-            if r * t > _ROWS[-1]:
-                break
-            yield {inner.name: t, rows.name: r}
 
 
 def _blocks(extent: int, take: int, size: int, block: int) -> int:
@@ -148,21 +119,42 @@ class _Pricer:
     def fits(self, outer: dict[str, int]) -> bool:
         """Whether a tile fits the accumulator memory, and a few of its rows the vector unit's."""
         m, n = self._mn(outer)
-        acc = m * n * self.s.accumulator.bytes * _SLOTS <= self._capacity("accumulator")
-        least = min(outer[self.s.m[-1].name], self._block[0]) if self.s.m else 1
-        return acc and self._rows_at_once(outer) >= least
+        acc = m * n * self.s.accumulator.bytes * _SLOTS + self._sums(n)
+        wide = [outer[d.name] for d in self.s.m if outer[d.name] > 1]
+        # A tile that does not leave at once does so by its outermost rows.
+        least = prod(wide[1:]) if wide[1:] else min([*wide, self._block[0]])
+        return acc <= self._capacity("accumulator") and self._rows_at_once(outer) >= least
 
     def _rows_at_once(self, outer: dict[str, int]) -> int:
-        """Rows of a tile that the vector unit's memory holds."""
-        columns = prod(outer[d.name] for d in self.s.n)
-        return self.finish.rows(columns, result_room(self.s, self.machine))
+        """Rows of a tile that leave it at once."""
+        return rows_at_once(self.s, self.machine, self.finish, prod(outer[d.name] for d in self.s.n))
+
+    def _sums(self, columns: int) -> int:
+        """Bytes of the accumulators of what the cube sums up, over so many columns."""
+        side = max(self._block[:2])
+        results = self.s.summed.results if self.s.summed is not None else 0
+        return _round(columns, side) * side * self.s.accumulator.bytes * results
+
+    def _handed(self, outer: dict[str, int]) -> tuple[int, int, int]:
+        """Bytes of rows that the cube sums up: in both operand memories, and in the one before them."""
+        s = self.s.summed
+        if s is None:
+            return 0, 0, 0
+        m, n = self._mn(outer)
+        rows = min(m, self._rows_at_once(outer))
+        each, ones = rows * n * self.s.operand.bytes, s.ones * rows * self.s.operand.bytes
+        left, right = (each * count * _SLOTS for count in (s.left, s.right))
+        return left + ones * self._block[0], right, max(left, right) + ones
 
     def chunk(self, outer: dict[str, int]) -> dict[str, int] | None:
         """Innermost K dims whole while they fit the operand spaces, the next one split; None if nothing fits."""
         s = self.s
         m, n = self._mn(outer)
         k0 = self.machine.cube_shape[s.operand][2]
-        a, b = (self._capacity(r) // _SLOTS // s.operand.bytes for r in ("operand_a", "operand_b"))
+        a, b = (
+            (self._capacity(role) - taken) // _SLOTS // s.operand.bytes
+            for role, taken in zip(("operand_a", "operand_b"), self._handed(outer), strict=False)
+        )
         room = min(a // m, b // n) // k0 * k0
         if room < k0:
             return None
@@ -190,11 +182,18 @@ class _Pricer:
         for rows_outer in (False, True):
             for whole in (("rows", "columns"), ("rows",), ("columns",), ()):
                 candidate = replace(plan, rows_outer=rows_outer, whole=frozenset(whole))
-                if self._staged_bytes(candidate) <= self._capacity("stage"):
+                if self._staged_bytes(candidate) <= self._capacity("stage") and self._summable(candidate):
                     found = True
                     yield candidate
         if not found:
             yield replace(plan, whole=frozenset())
+
+    def _summable(self, plan: Plan) -> bool:
+        """Whether sums over the rows have room: for all columns, where rows go round outside."""
+        m, n = self._mn(plan.outer)
+        tiles = prod(ceil(d.extent / plan.outer[d.name]) for d in self.s.n) if plan.rows_outer else 1
+        acc = m * n * self.s.accumulator.bytes * _SLOTS + self._sums(n) * tiles
+        return acc <= self._capacity("accumulator")
 
     def cost(self, plan: Plan) -> float:
         """Cycles of the busiest core: of the pipe with the most work, and of the others at the first and last tile."""
@@ -327,7 +326,8 @@ class _Pricer:
             slab, lives_rows = tile.m * tile.deep * s.operand.bytes, _SLOTS
         if "columns" not in plan.whole:
             weights, lives_columns = tile.columns, _SLOTS
-        return slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
+        handed = self._handed(plan.outer)[2]
+        return handed + slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
 
     def _operands(self, plan: Plan) -> tuple[int, int]:
         """Bytes of the rows and of the columns that one tile needs."""

@@ -7,7 +7,7 @@ number of cores. Where several iterations share a column their results go throug
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from opc.affine import Affine
@@ -72,6 +72,9 @@ class Statistics:
             if self.blocks > 1
             else Affine()
         )
+        self._allocate()
+
+    def _allocate(self) -> None:
         for out in (t for op in self.ops for t in op.outputs):
             sizes = [n for _, n in self._columns()]
             self.sums[out.name] = self.emit.local(f"{out.name}_acc", self._type(out), sizes or [1], "vector")
@@ -116,24 +119,34 @@ class Statistics:
         ev = Evaluator(self.emit, frame, no_load)
         for op in self.ops:
             self.emit.line = op.line
-            piece = op.pieces[0]
             for out in op.outputs:
                 value = Value(Evaluator.at(self.sums[out.name], axes), axes, self._type(out), True)
-                if self.blocks > 1:
-                    part = self.parts[out.name]
-                    store(ev, value, Piece(piece.dims, (self.number, *piece.index), piece.body), part)
-                elif out.name in self.stored:
-                    store(ev, value, piece, out)
+                self._store(ev, op, out, value)
+
+    def _store(self, ev: Evaluator, op: Op, out: Tensor, value: Value) -> None:
+        """Store what an iteration found: the result, or its part of it."""
+        piece = op.pieces[0]
+        if self.blocks > 1:
+            store(ev, value, replace(piece, index=(self.number, *piece.index)), self.parts[out.name])
+        elif out.name in self.stored:
+            store(ev, value, piece, out)
 
     # After the phase.
 
     def merge(self) -> None:
         """Merge the parts of all iterations, in a phase of its own."""
         tensors = {**self.tensors, **{t.name: t for t in self.parts.values()}}
-        for op in self.ops if self.blocks > 1 else ():
-            merged = tuple(self._merging(op))
+        for ops in self._alike() if self.blocks > 1 else ():
+            merged = tuple(m for op in ops for m in self._merging(op))
             tensors.update((t.name, t) for m in merged for t in m.outputs)
             RowNest(self.emit, merged, tensors, self.stored).run()
+
+    def _alike(self) -> Iterator[tuple[Op, ...]]:
+        """Sums over parts of one shape are one nest."""
+        sums = tuple(op for op in self.ops if op.monoid == "sum")
+        together = len({op.outputs[0].shape for op in sums}) == 1
+        yield from (sums,) if together else ((op,) for op in sums)
+        yield from ((op,) for op in self.ops if op not in sums)
 
     def _merging(self, op: Op) -> Iterator[Op]:
         dims = tuple(Dim(f"k{axis}", extent) for axis, extent in enumerate(op.outputs[0].shape))

@@ -48,8 +48,17 @@ def test_the_bound_under_the_licence_is_that_of_the_folded_epilogue() -> None:
     assert found.cycles == found.pipes["MTE3"] == 3136 * 256 * 2 / 64
     split = bound(PROBLEMS["c04"], machines.load("ascend910b"), DType.F16, licensed=True)
     assert 0 < split.pipes["V"] < bound(PROBLEMS["c04"], machines.load("ascend910b"), DType.F16).pipes["V"]
-    double = [bound(PROBLEMS["c03t"], machine, DType.F16, licensed=x).pipes["V"] for x in (True, False)]
-    assert double[1] - double[0] == 64 * 56 * 56 / 64 * 2
+
+
+def test_the_bound_under_the_licence_sums_up_on_the_pipe_that_has_time() -> None:
+    machine = machines.load("ascend910")
+    by_cube, by_vector = (bound(PROBLEMS[n], machine, DType.F16, licensed=True) for n in ("c03t", "c11t"))
+    # Convert, multiply, add, convert, clip; and the drain, which converts.
+    assert by_cube.pipes["V"] == 56 * 56 * 64 / 256 * (4 + 8 + 8 + 4 + 2) + 56 * 56 * 64 * 4 / 256
+    assert by_cube.pipes["M"] == 56 * 56 // 16 * 4 * (9 * 4 + 2)
+    # Squares would only add to the cube's work.
+    assert by_vector.cycles == by_vector.pipes["M"] == by_vector.cube
+    assert by_vector.pipes["V"] == 28 * 28 * 128 / 256 * (26 + 4 + 28 + 4)
 
 
 def test_separate_operators_keep_their_weights_under_the_licence() -> None:

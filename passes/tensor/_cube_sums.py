@@ -1,0 +1,124 @@
+"""Which sums over the rows of a product's tile the cube takes: as products with the tile itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from opc.dtypes import DType
+from opc.machine.model import Machine
+from opc.tensor.ir import Call, Expr, Op, Read, Tensor
+from passes.tensor._contraction import Contraction
+from passes.tensor._prologue import vector_cycles, works_on_operands
+
+_KEEPS = ("f32", "f16")  # casts that leave an f16 value as it is
+Pipes = dict[str, float]
+
+
+def cube_sums(
+    ops: Sequence[Op], root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+) -> tuple[Op, ...]:
+    """Of a group's ops those whose terms the cube adds up: if that keeps the pipe with the most work shorter.
+
+    A term is a value of the tile, or the product of two in the same place, in a type that the cube multiplies: sums of
+    values are a product with ones, sums of products the diagonal of one with a transposed tile.
+    """
+    if not works_on_operands(c, tensors, machine) or c.batch or sum(d.extent > 1 for d in c.n) > 1:
+        return ()
+    inside = {t.name for op in ops if op.monoid is None or op is root for t in op.outputs}
+    found = tuple(op for op in ops if op is not root and _fits(op, inside, tensors, machine))
+    if not found:
+        return ()
+    others = [op for op in ops if op.monoid is not None and op is not root and op not in found]
+    before = _work([*others, *found], [], root, c, ops, tensors, machine)
+    after = _work(others, found, root, c, ops, tensors, machine)
+    return found if max(after.values()) < max(before.values()) else ()
+
+
+def factors(op: Op) -> tuple[Read, ...]:
+    """The reads whose product is summed up; none if the terms are something else."""
+    body = _bare(op.pieces[0].body)
+    if isinstance(body, Read):
+        return (body,)
+    if not isinstance(body, Call) or body.fn != "mul":
+        return ()
+    found = tuple(f for f in map(_bare, body.args) if isinstance(f, Read))
+    return found if len(found) == 2 else ()
+
+
+def busiest(
+    ops: Sequence[Op], root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+) -> float:
+    """Cycles per result of the pipe with the most work, once the group's sums are where they belong."""
+    placed = cube_sums(ops, root, c, tensors, machine)
+    others = [op for op in ops if op.monoid is not None and op is not root and op not in placed]
+    return max(_work(others, placed, root, c, ops, tensors, machine).values())
+
+
+def _fits(op: Op, inside: set[str], tensors: Mapping[str, Tensor], machine: Machine) -> bool:
+    found = factors(op)
+    types = {tensors[r.tensor].dtype for r in found}
+    if op.monoid != "sum" or len(types) != 1 or any(r.tensor not in inside for r in found):
+        return False
+    dtype, total = next(iter(types)), op.accumulate or op.outputs[0].dtype
+    return machine.feeds(dtype) and machine.accumulators.get(dtype) is total and total.is_float
+
+
+def _bare(expr: Expr) -> Expr:
+    while isinstance(expr, Call) and expr.fn in _KEEPS:
+        expr = expr.args[0]
+    return expr
+
+
+def _work(
+    summed: Sequence[Op],
+    placed: Sequence[Op],
+    root: Op,
+    c: Contraction,
+    ops: Sequence[Op],
+    tensors: Mapping[str, Tensor],
+    machine: Machine,
+) -> Pipes:
+    """Cycles per result on the pipes that sums may lengthen: vector, cube, and the one out of the vector's memory."""
+    operand, roles = tensors[c.a.tensor].dtype, machine.roles
+    wide, width = machine.accumulators[operand], machine.vector_bytes
+    m0, n0, k0 = machine.cube_shape[operand]
+    results = prod(d.extent for d in root.pieces[0].dims)
+    drain = machine.route("scale", roles["accumulator"], roles["vector"])
+    hand = machine.route("copy_out", roles["vector"], roles["stage"])
+    store = machine.route("copy_out", roles["vector"], roles["memory"])
+    pipes: Pipes = {machine.vector_pipe: 0.0, machine.cube_pipe: 0.0}
+
+    def add(pipe: str, cycles: float) -> None:
+        pipes[pipe] = pipes.get(pipe, 0.0) + cycles
+
+    add(machine.cube_pipe, prod(d.extent for d in c.k) * machine.cube_block / (m0 * n0 * k0))
+    for route, size in ((drain, wide.bytes), (store, root.outputs[0].dtype.bytes)):
+        if route is not None:
+            add(route.pipe, size / route.bandwidth)
+    for op in summed:
+        products = len(factors(op)) > 1 and op.monoid == "sum"
+        slope = _slope(machine, f"reduce_{op.monoid}", wide) + products * _slope(machine, "mul", wide)
+        add(machine.vector_pipe, slope * wide.bytes / width)
+    if not placed:
+        add(machine.vector_pipe, _slope(machine, "convert", wide) * wide.bytes / width)
+    assert hand is not None, "works_on_operands asks for it"
+    for name in sorted({r.tensor for op in placed for r in factors(op)}):
+        add(hand.pipe, tensors[name].dtype.bytes / hand.bandwidth)
+    for op in placed:
+        rows = n0 if len(factors(op)) > 1 else m0  # a block of the tile by its like, or by ones
+        add(machine.cube_pipe, rows * machine.cube_block / (m0 * n0 * k0))
+    before = [op for op in ops if op.monoid is None and op is not root and op.name == c.a.tensor]
+    if before:
+        made = prod(tensors[c.a.tensor].shape) / results
+        add(machine.vector_pipe, made * vector_cycles(before, c, tensors, machine))
+        add(hand.pipe, made * operand.bytes / hand.bandwidth)
+    return pipes
+
+
+def _slope(machine: Machine, name: str, dtype: DType) -> float:
+    """Cycles per vector of a function, by the names that the machine file may have for it."""
+    costs = machine.vector_costs
+    names = (f"{name}.{dtype}", name, *(("reduce",) if name.startswith("reduce") else ()), "default")
+    found = next((costs[n] for n in names if n in costs), None)
+    return found.slope if found is not None else 1.0
