@@ -29,6 +29,7 @@ def grad(
     numerics: str = STRICT,
     mixed: str = "",
     tune: bool = False,
+    donate: bool = False,
     **sizes: int | float,
 ) -> Pair: ...
 
@@ -49,6 +50,7 @@ def grad(
     numerics: str = STRICT,
     mixed: str = "",
     tune: bool = False,
+    donate: bool = False,
     **sizes: int | float,
 ) -> Pair | ArrayPair:
     """The derivative of a kernel: ``y, saved = pair.fwd(x, w)``, ``dx, dw = pair.bwd(saved, dy)``.
@@ -56,14 +58,16 @@ def grad(
     ``source`` is a compiled kernel, or what ``opc.compile`` takes; then the other arguments are those of
     ``opc.compile``. ``wrt`` names the arguments to differentiate with respect to, in the order in which ``bwd``
     returns the gradients. Without it ``kernel`` is a derived kernel that the source declares
-    (``kernel g = grad(f, wrt=[x, w])``). A function of ``opc.ops`` gives a pair for arrays of any sizes.
+    (``kernel g = grad(f, wrt=[x, w])``). With ``donate`` backward may write over what forward saved, so that a step
+    needs less memory, and ``saved`` serves one call of it. A function of ``opc.ops`` gives a pair for
+    arrays of any sizes.
 
     Raises LanguageError E0252–E0256 for a bad ``wrt``, PassError for what has no derivative, and what
     ``opc.compile`` raises; RuntimeCallError E0937 and E0938 for sources that nothing can be derived of.
     """
     names = _names(wrt)
     given = any(s is not None for s in (dtype, layout, machine, kernel, *sizes))
-    given = given or numerics != STRICT or bool(mixed)
+    given = given or numerics != STRICT or bool(mixed) or donate
     if isinstance(source, Kernel):
         request = _of_kernel(source, names, given)
         count = source.threads if threads is None else threads
@@ -72,7 +76,7 @@ def grad(
         return of_operator(source, names)
     if not isinstance(source, str | Path):
         raise _not_a_kernel(f"a {type(source).__name__}")
-    wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names, str(mixed))
+    wanted = Wanted(kernel, sizes, dtype, layout, FORWARD, names, str(mixed), donate)
     return driver.compile_pair(sources.asked(source, wanted, machine, numerics), threads, tune)
 
 

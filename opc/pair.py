@@ -23,13 +23,14 @@ class Saved:
 
     Arguments and results of the call that backward needs are kept as they are, so they must not change until
     backward has run. What forward made for backward lies in a buffer of ``nbytes`` bytes. Any number of
-    backward calls may use one object.
+    backward calls may use one object, unless the pair was made with ``donate``: then one may.
     """
 
-    __slots__ = ("_arrays", "_layout", "pair")
+    __slots__ = ("_arrays", "_layout", "pair", "spent")
 
     def __init__(self, pair: Pair, layout: SavedLayout, arrays: Memory) -> None:
         self.pair, self._layout, self._arrays = pair, layout, arrays
+        self.spent = False
 
     def __repr__(self) -> str:
         return f"<opc.Saved {self.nbytes:,} bytes and {len(self._layout.kept)} kept arrays>"
@@ -91,6 +92,7 @@ class Backward:
     def __init__(self, pair: Pair, kernel: Kernel, run: Callable[[Memory], None], bound: Memory) -> None:
         self.kernel = kernel
         self._pair, self._run, self._bound = pair, run, bound
+        self._spends = any(s.kind == "donated" for s in kernel.signature.args)
 
     def __repr__(self) -> str:
         return f"<opc.Backward {self.kernel.name}{self.kernel.signature} on {self.kernel.machine}>"
@@ -100,13 +102,14 @@ class Backward:
     ) -> tuple[Array, ...]:
         """The gradient of each argument in ``wrt``, given ``saved`` and the gradient of each result (``d_NAME``).
 
-        Raises RuntimeCallError E0901–E0912, and E0936 for what another pair saved.
+        Raises RuntimeCallError E0901–E0912, E0936 for what another pair saved, and E0943 for what is spent.
         """
         signature = self.kernel.signature
         kept = _of(saved, self._pair.layout, self.kernel.name)
         inputs = signature.inputs(gradients, named, kept)
         outputs = signature.outputs(out, {**kept, **inputs})
         written = {s.name: a for s, a in zip(signature.results, outputs, strict=True)}
+        saved.spent = self._spends
         self._run({**kept, **inputs, **written})
         return outputs
 
@@ -200,6 +203,11 @@ def _of(
     saved: object, layout: SavedLayout, kernel: str, only: tuple[str, ...] | None = None
 ) -> dict[str, Array]:
     """The arrays of an object that a forward call returned, or some. Raises RuntimeCallError E0936."""
+    if only is None and isinstance(saved, Saved) and saved.spent:
+        message = f"another call of '{kernel}' has written over what was saved"
+        raise fail(
+            RuntimeCallError, "E0943", message, help="call fwd again, or make the pair without donate=True"
+        )
     if isinstance(saved, Saved) and saved._layout == layout:
         return {n: a for n, a in saved._arrays.items() if only is None or n in only}
     given = repr(saved) if isinstance(saved, Saved) else f"a {type(saved).__name__}"

@@ -28,7 +28,7 @@ class Slot:
 
     def accept(self, value: object) -> Array:
         """``value`` as an array the kernel can use. Raises RuntimeCallError (E0901–E0905)."""
-        written = self.kind in ("inout", "output", "saved")
+        written = self.kind in ("inout", "donated", "output", "saved")
         if (
             type(value) is np.ndarray
             and value.dtype == self.dtype
@@ -59,7 +59,7 @@ class Signature:
         self.args = tuple(Slot(tensor, kind) for tensor, kind in args)
         self.results = tuple(Slot(tensor, kind) for tensor, kind in results)
         self.params = tuple(a for a in self.args if a.kind == "param")
-        self.in_place = any(a.kind == "inout" for a in self.args)
+        self.in_place = any(a.kind in ("inout", "donated") for a in self.args)
 
     @staticmethod
     def of(function: Function, half: Half | None = None) -> Signature:
@@ -76,7 +76,7 @@ class Signature:
 
     def __str__(self) -> str:
         def show(slot: Slot) -> str:
-            mark = f"{slot.kind} " if slot.kind in ("param", "inout") else ""
+            mark = f"{slot.kind} " if slot.kind in ("param", "inout", "donated") else ""
             return f"{mark}{slot.name}: {slot.tensor.dtype}[{','.join(map(str, slot.shape))}]"
 
         return f"({', '.join(map(show, self.args))}) -> ({', '.join(map(show, self.results))})"
@@ -158,7 +158,9 @@ class Signature:
 
     def _disjoint(self, outputs: tuple[Array, ...], inputs: Mapping[str, Array]) -> None:
         written = [(s.name, a) for s, a in zip(self.results, outputs, strict=False)]
-        written += [(s.name, inputs[s.name]) for s in self.args if s.kind == "inout" and s.name in inputs]
+        written += [
+            (s.name, inputs[s.name]) for s in self.args if s.kind in ("inout", "donated") and s.name in inputs
+        ]
         for i, (name, array) in enumerate(written):
             others = [*written[i + 1 :], *((n, a) for n, a in inputs.items() if n != name)]
             for other, memory in others:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -47,7 +47,8 @@ class Wanted(NamedTuple):
     """A kernel of a source: by name, sizes, dtype and memory order; ``half`` of its derivative ``wrt``; ``mixed``: the
     narrow type of its products.
 
-    Without ``wrt`` a half is one of a kernel that the source derives.
+    Without ``wrt`` a half is one of a kernel that the source derives. ``donate`` lets the backward half write over
+    what forward made for it.
     """
 
     kernel: str | None = None
@@ -57,6 +58,7 @@ class Wanted(NamedTuple):
     half: str = ""
     wrt: tuple[str, ...] = ()
     mixed: str = ""
+    donate: bool = False
 
 
 class Source(NamedTuple):
@@ -82,7 +84,7 @@ def source(
         function = converted(parse_function(text if isinstance(text, str) else text.decode(), file))
         if not wanted.half:
             return Source(function)
-        return _half(function, f"{function.name}_grad", wanted.wrt, wanted.half, rewrites.differentiate)
+        return _half(function, f"{function.name}_grad", wanted.wrt, wanted, rewrites.differentiate)
     from opc import lang
 
     tree = lang.check(text, file)
@@ -97,7 +99,7 @@ def source(
     if not which:
         return Source(function)
     name, wrt = (derived.name, derived.wrt) if derived else (f"{function.name}_grad", wanted.wrt)
-    return _half(function, name, wrt, which, rewrites.differentiate)
+    return _half(function, name, wrt, wanted._replace(half=which), rewrites.differentiate)
 
 
 def _nothing_derived(file: str, kernel: str | None) -> Exception:
@@ -114,7 +116,7 @@ def _half(
     function: Function,
     pair: str,
     wrt: Sequence[str],
-    which: str,
+    wanted: Wanted,
     differentiate: Callable[[Function, Sequence[str]], Gradient],
 ) -> Source:
     """One kernel of the function's derivative, named as C can."""
@@ -128,9 +130,17 @@ def _half(
         tuple(tensors[n] for n in gradient.saved if n in seen),
         tuple(tensors[n] for n in gradient.saved if n not in seen),
     )
-    chosen = gradient.forward if which == FORWARD else gradient.backward
-    about = Half(pair, which == FORWARD, saved, gradient.forward, tuple(gradient.choices))
-    return Source(replace(chosen, name=f"{pair}_{which}"), about)
+    is_forward = wanted.half == FORWARD
+    chosen = gradient.forward if is_forward else gradient.backward
+    if wanted.donate and not is_forward:
+        chosen = _donated(chosen, saved.made_names)
+    about = Half(pair, is_forward, saved, gradient.forward, tuple(gradient.choices))
+    return Source(replace(chosen, name=f"{pair}_{wanted.half}"), about)
+
+
+def _donated(function: Function, names: Collection[str]) -> Function:
+    args = (replace(a, kind="donated") if a.tensor.name in names else a for a in function.args)
+    return replace(function, args=tuple(args))
 
 
 def element_type(name: str) -> DType:
@@ -157,10 +167,12 @@ def asked(source: str | Path, wanted: Wanted, machine: str | Path | None, numeri
     # What is no text names nothing: the lookups to come then say what is known.
     kernel, layout, named = (None if v is None else str(v) for v in (wanted.kernel, wanted.layout, machine))
     about = kernel, wanted.sizes, wanted.dtype, layout, named, str(numerics)
-    return Request(text, file, *about, half=wanted.half, wrt=wanted.wrt, mixed=wanted.mixed)
+    return Request(
+        text, file, *about, half=wanted.half, wrt=wanted.wrt, mixed=wanted.mixed, donate=wanted.donate
+    )
 
 
 def wanted(request: Request) -> Wanted:
     """The part of a request that says which kernel."""
     r = request
-    return Wanted(r.kernel, r.sizes, r.dtype, r.layout, r.half, r.wrt, r.mixed)
+    return Wanted(r.kernel, r.sizes, r.dtype, r.layout, r.half, r.wrt, r.mixed, r.donate)

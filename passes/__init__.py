@@ -27,6 +27,7 @@ PASSES: dict[str, str] = {
     "fuse": "passes.tensor.fuse:Fuse",
     "sum-moments": "passes.tensor.sum_moments:SumMoments",
     "dce": "passes.tensor.dce:Dce",
+    "donate": "passes.tensor.donate:Donate",
     "tile": "passes.lowering.tile:Tile",
     "legalise": "passes.lowering.legalise:Legalise",
     "fold-drain": "passes.lowering.fold_drain:FoldDrain",
@@ -58,7 +59,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
         "split-reductions",  # after collapse, which says what a row is; before fusion: parts join their terms
         "fuse",  # every pass above may add, drop or reorder ops, and groups must stay adjacent
-        "sum-moments",  # licensed only; last: whether the cube can make them depends on the group they are in
+        "sum-moments",  # licensed only; after fusion: whether the cube can make them depends on the group they are in
+        "donate",  # last: groups say which tensors are stored at all, and when an argument was read
     ),
     # Fused groups of one machine -> program.
     "lowering": (

@@ -14,7 +14,10 @@ from benchmarks.problems.train import WRT, TrainProblem
 
 
 class Step(Own):
-    """``pair.fwd``, then ``pair.bwd``, into memory of the first call; weights are packed in every call."""
+    """``pair.fwd``, then ``pair.bwd``, into memory of the first call; weights are packed in every call.
+
+    As torch frees what it saved for a backward call, backward may write over it here.
+    """
 
     def prepare(self, case: Case) -> Prepared:
         what = TrainProblem(case)
@@ -25,12 +28,14 @@ class Step(Own):
         gradients = pair.bwd(saved, dy)
 
         def call() -> None:
-            pair.fwd(*arguments, out=y, saved=saved)
-            pair.bwd(saved, dy, out=gradients)
+            _, again = pair.fwd(*arguments, out=y, saved=saved)
+            pair.bwd(again, dy, out=gradients)
 
         def peak() -> int:
-            work = max(self._work(kernel) for kernel in (pair.fwd.kernel, pair.bwd.kernel))
-            return int(saved.nbytes + work + sum(a.nbytes for a in (y, *gradients)))
+            """There are no gradients yet while forward works."""
+            forward, backward = (self._work(kernel) for kernel in (pair.fwd.kernel, pair.bwd.kernel))
+            most = max(forward, backward + sum(a.nbytes for a in gradients))
+            return int(y.nbytes + saved.nbytes + most)
 
         return Prepared(call, lambda: what.joined((y, *gradients)), weights=(arrays["w"],), peak=peak)
 
@@ -41,7 +46,7 @@ class Step(Own):
             **what.sizes,
             **self.options,
         }
-        return opc.grad(what.source, wrt=WRT, threads=self.threads, **options)
+        return opc.grad(what.source, wrt=WRT, threads=self.threads, donate=True, **options)
 
     def _work(self, kernel: opc.Kernel) -> int:
         """Bytes of packed weights and of the workspace."""

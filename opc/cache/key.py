@@ -43,6 +43,7 @@ class Request(NamedTuple):
     half: str = ""
     wrt: tuple[str, ...] = ()
     mixed: str = ""
+    donate: bool = False
 
 
 def key_of(request: Request, *more: str) -> str | None:
@@ -85,6 +86,7 @@ def ingredients(request: Request) -> Iterator[tuple[str, bytes]]:
     yield "plans", request.plans.encode()
     yield "mixed", request.mixed.encode()
     yield "half", " ".join((request.half, *request.wrt)).encode()
+    yield "donate", b"1" if request.donate else b""
 
 
 def is_shipped(machine: str | Machine) -> bool:

@@ -106,7 +106,9 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """A function argument; ``kind`` is "input", "param" or "inout"."""
+    """A function argument; ``kind`` is "input", "param", "inout", or "donated": an input that may be
+    written over when it has been read, and holds nothing then.
+    """
 
     tensor: Tensor
     kind: str = "input"

@@ -28,7 +28,7 @@ from opc.tensor.ir import Arg, Call, Const, Dim, DimValue, Expr, Function, Op, P
 from opc.tensor.tokens import DIGITS, Reader
 
 VERSION = "v1"
-ARG_KINDS = ("input", "param", "inout")
+ARG_KINDS = ("input", "param", "inout", "donated")
 
 
 def print_function(f: Function) -> str:

@@ -2,11 +2,11 @@
 
 Tensors
  1. E0501  Every name is an identifier of the text format.
- 2. E0502  Names of arguments and outputs are unique, except that one op may update an inout argument.
+ 2. E0502  Names of arguments and outputs are unique, except that one op may update an inout or donated argument.
  3. E0503  Extents are at least 1.
  4. E0504  A tensor holds at most 2^40 elements.
  5. E0505  A memory order is a permutation of the axes.
- 6. E0506  An argument is input, param or inout.
+ 6. E0506  An argument is input, param, inout or donated.
 Ops
  7. E0507  An op has at least one output and one piece.
  8. E0508  Its monoid is declared.                    9. E0509  It has as many outputs as its monoid.
@@ -315,7 +315,7 @@ class _Checker:
 
     def define(self, op: Op) -> None:
         for t in op.outputs:
-            if self.kinds.get(t.name) == "inout":
+            if self.kinds.get(t.name) in ("inout", "donated"):
                 self.update(op, t)
             elif t.name in self.defined:
                 self.report("E0502", f"'{t.name}' is defined twice", op)
@@ -323,7 +323,7 @@ class _Checker:
             self.written.add(t.name)
 
     def update(self, op: Op, t: Tensor) -> None:
-        """An op whose output has the name of an inout argument updates it in place."""
+        """An op whose output has the name of an inout argument updates it in place; so with donated ones."""
         old = self.defined[t.name]
         if (old.dtype, old.shape, old.memory_order) != (t.dtype, t.shape, t.memory_order):
             self.report("E0539", f"the update of '{t.name}' differs in type, shape or order", op)

@@ -194,7 +194,7 @@ class Lowering:
         for arg in self.function.args:
             wanted = arg.kind == "param" if self.prepare else arg.kind != "param"
             if wanted and not any(t.name == arg.tensor.name for op in mine for t in op.outputs):
-                self.emit.memory(arg.tensor, arg.kind)
+                self.emit.memory(arg.tensor, "input" if arg.kind == "donated" else arg.kind)
             elif wanted:
                 self.emit.memory(arg.tensor, "inout")
         run_reads = {r.tensor for op in self.function.ops if not op.prepare for r in reads(op)}

@@ -263,3 +263,25 @@ def test_what_cannot_be_differentiated(pair: opc.Pair) -> None:
     for call in (lambda: pair.bwd(pair.fwd(*data()[:3])[1]), lambda: pair.fwd(data()[0])):
         with pytest.raises(opc.RuntimeCallError, match="E0906"):
             call()
+
+
+def test_what_is_donated_is_written_over_once() -> None:
+    random, sizes = np.random.default_rng(0), {"N": 8, "C": 16, "CG": 16, "H": 14, "W": 14, "K": 32}
+    block = kernels_dsl.path("conv_bn_relu_train")
+    pair, plain = (
+        opc.grad(block, wrt=["x", "w"], threads=1, layout="nhwc", donate=give, **sizes)
+        for give in (True, False)
+    )
+    arrays = [pair.fwd.kernel.empty(slot.name) for slot in pair.fwd.kernel.signature.args]
+    for array in arrays:
+        array[...] = random.uniform(0.5, 1.5, array.shape)
+    (y, saved), (_, other) = (p.fwd(*arrays) for p in (pair, plain))
+    dy = np.ones_like(y)
+    wanted = plain.bwd(other, dy)
+    same(plain.bwd(other, dy), wanted)
+    same(pair.bwd(saved, dy), wanted)
+    assert [" inout\n" in p.bwd.kernel.program_ir for p in (pair, plain)] == [True, False]
+    with pytest.raises(opc.RuntimeCallError, match="E0943"):
+        pair.bwd(saved, dy)
+    _, again = pair.fwd(*arrays, out=y, saved=saved)
+    same(pair.bwd(again, dy), wanted)
