@@ -21,6 +21,7 @@ from passes.lowering._expr import Evaluator, Value, no_load
 from passes.lowering._guards import row_major
 
 Tiles = dict[str, Tile]
+BLOCKWISE = {"sum": "add", "max": "max", "min": "min"}  # opcodes that join two partial results
 _IDENTITY = {"sum": 0.0, "moments": 0.0, "max": -inf, "min": inf}
 
 
@@ -59,6 +60,45 @@ class Restarting:
     def results(self) -> list[Value]:
         """One value per output."""
         return self.values[-1:] if self.op.monoid in ("argmax", "argmin") else self.values
+
+
+@dataclass
+class Blockwise:
+    """Where vectors lie in memory: a whole block of partial results, to which blocks are added element by element.
+
+    ``frame`` has the kept axes, ``block`` those of a whole block.
+    """
+
+    emit: Emitter
+    op: Op
+    frame: Frame
+    block: Frame
+    dtype: DType
+
+    def __post_init__(self) -> None:
+        ev = Evaluator(self.emit, self.block, no_load)
+        self.sums = _accumulator(ev, self.block.axes, self.dtype)
+        identity = Imm(literal(_IDENTITY[self.op.monoid or ""], self.dtype))
+        dims = self.block.axis_dims(self.block.axes)
+        self.emit.emit("vector.copy", dims, [_access(self.sums)], [identity])
+
+    def add(self, ev: Evaluator, value: Value, inner: Tiles) -> None:
+        """Join the terms of one block, which may be smaller than others."""
+        value = over_reduced(ev, value, inner)
+        sums = _access(self.sums)
+        opcode = f"vector.{BLOCKWISE[self.op.monoid or '']}"
+        self.emit.emit(opcode, ev.frame.axis_dims(ev.frame.axes), [sums], [sums, value.operand])
+
+    def results(self) -> list[Value]:
+        """Reduce what the blocks became."""
+        target = _accumulator(Evaluator(self.emit, self.frame, no_load), self.frame.axes, self.dtype)
+        fields: dict[str, object] = {"init": Affine()}
+        if self.op.monoid == "sum":
+            fields["chain"] = _terms(self.op.pieces[0].reduce)
+        dims = self.block.axis_dims(self.block.axes)
+        opcode = f"vector.reduce_{self.op.monoid}"
+        self.emit.emit(opcode, dims, [_access(target)], [_access(self.sums)], **fields)
+        return [target]
 
 
 @dataclass

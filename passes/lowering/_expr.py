@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opc.affine import Affine
 from opc.dtypes import DType, promote
@@ -35,11 +35,14 @@ _PICKING = frozenset(("select", "max", "min", "neg", "abs"))  # functions that r
 
 @dataclass
 class Evaluator:
-    """Evaluates expressions of one op on one tile. ``load`` supplies the values of reads."""
+    """Evaluates expressions of one op on one tile. ``load`` supplies the values of reads; ``common`` has narrow ones
+    that other ops need as well, and what they were converted to.
+    """
 
     emit: Emitter
     frame: Frame
     load: Load
+    common: dict[Operand, Value | None] = field(default_factory=dict)
 
     def value(self, expr: Expr) -> Value:
         """Emit the instructions of ``expr``; its value."""
@@ -108,7 +111,7 @@ class Evaluator:
         for a in dict.fromkeys(numbers):
             value = done.values[a]
             if a not in done.wide and self._lasting(value):
-                done.wide[a] = self.widen(value)
+                done.wide[a] = self.wide(value)
         return done.used(numbers, done.wide)
 
     def _lasting(self, value: Value) -> bool:
@@ -163,6 +166,14 @@ class Evaluator:
         if value.dtype is None or value.dtype.compute is value.dtype:
             return value
         return self.convert(value, value.dtype.compute)
+
+    def wide(self, value: Value) -> Value:
+        """The value in its compute type, converted once for all ops that need it."""
+        if value.operand not in self.common:
+            return self.widen(value)
+        found = self.common[value.operand] or replace(self.widen(value), temporary=False)
+        self.common[value.operand] = found
+        return found
 
     def convert(self, value: Value, dtype: DType) -> Value:
         """The value in ``dtype``, by a conversion instruction unless it is a literal."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.tensor.ir import Call, Dim, Op, Piece, Read, Tensor, walk
-from passes.lowering._axes import Axis, Frame
-from passes.lowering._stage import staged_bytes
+from passes.lowering._together import Together
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class RowPlan:
     memory to memory, without registers between; ``spilled``: the group does not fit and must be split.
     ``band``: how much of the parallel dim one core walks tile by tile (0: each tile is spread).
     ``merged``: reduced dims of which a block is summed up before it joins what is there.
+    ``together``: ops that go over rows side by side, block by block.
     """
 
     shared: tuple[Dim, ...]
@@ -37,10 +37,13 @@ class RowPlan:
     moved: bool = False
     band: int = 0
     merged: frozenset[str] = frozenset()
+    together: Together | None = None
 
     @property
     def shared_names(self) -> frozenset[str]:
-        return frozenset(d.name for d in self.shared)
+        """Dims that all ops of a tile go over at once."""
+        walked = self.together.walked if self.together is not None else ()
+        return frozenset(d.name for d in (*self.shared, *walked))
 
     def size(self, dim: Dim) -> int:
         return min(self.sizes[dim.name], dim.extent)
@@ -51,15 +54,12 @@ class RowPlan:
 
 
 def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine) -> RowPlan:
-    """The plan of one group of single-piece ops."""
+    """The plan of one group of single-piece ops for a register file."""
     pieces = [op.pieces[0] for op in ops]
     common = set.intersection(*({d.name for d in p.dims} for p in pieces))
     shared = tuple(d for d in pieces[0].dims if d.name in common)
-    windows = frozenset(w for op in ops for w in _windows(op))
-    addressable = machine.role("vector").addressable
+    windows = frozenset(w for op in ops for w in windows_of(op))
     every = {d.name: d for p in pieces for d in (*p.dims, *p.reduce)}
-    if addressable:
-        return _plan_space(ops, tensors, machine, shared, windows, every)
     return _plan_move(ops, tensors, machine) or _plan_lanes(ops, tensors, machine, shared, windows, every)
 
 
@@ -127,7 +127,7 @@ def _plan_pairs(piece: Piece, along: Dim, row: Dim, steps: dict[str, tuple[int, 
     )
 
 
-def _windows(op: Op) -> Iterator[str]:
+def windows_of(op: Op) -> Iterator[str]:
     """Reduced dims that share an index form with a parallel dim, unless they are long pieces that do not overlap."""
     piece = op.pieces[0]
     parallel, reduced = {d.name for d in piece.dims}, {d.name for d in piece.reduce}
@@ -232,7 +232,7 @@ def _plan_lanes(
     if spread:
         parallel = max(spread, key=lambda d: (min(d.extent // sizes[d.name], 16), d.name not in lanes)).name
     bordered = frozenset(b for op in ops for b in _bordered(op, tensors) if b in lanes and b != parallel)
-    order = _memory_order(ops, tensors, every)
+    order = memory_order(ops, tensors, every)
     return RowPlan(
         shared,
         sizes,
@@ -254,7 +254,7 @@ def _moments(
     sizes: dict[str, int] = {}
     registers, order = (
         machine.role("vector").capacity // machine.vector_bytes,
-        _memory_order(ops, tensors, every),
+        memory_order(ops, tensors, every),
     )
     for op in ops:
         rows = {d.name for d in op.pieces[0].reduce}
@@ -271,7 +271,7 @@ def _window_nodes(op: Op, windows: frozenset[str]) -> int:
     return prod(over) * sum(isinstance(n, Call | Read) for n in walk(piece.body)) if over else 0
 
 
-def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim]) -> tuple[str, ...]:
+def memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[str, Dim]) -> tuple[str, ...]:
     """Dims by the step they make in the results, or where they are reduced in what is read."""
     steps: dict[str, int] = {}
     for op in ops:
@@ -282,63 +282,3 @@ def _memory_order(ops: tuple[Op, ...], tensors: dict[str, Tensor], every: dict[s
         for d in piece.reduce:
             steps[d.name] = max([steps.get(d.name, 0), *(stride(*r, d.name) for r in reads)])
     return tuple(sorted(every, key=lambda n: -steps[n]))
-
-
-def _plan_space(
-    ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine, shared: tuple[Dim, ...],
-    windows: frozenset[str], every: dict[str, Dim],
-) -> RowPlan:  # fmt: skip
-    sizes = {n: (1 if n in windows else d.extent) for n, d in every.items()}
-    parallel, band = "", 0
-    names = {d.name for d in shared}
-    steps = _memory_order(ops, tensors, every)
-    if shared:
-        # The outermost dim that feeds most cores; splitting inner dims would shorten every transfer.
-        outside = sorted(shared, key=lambda d: steps.index(d.name))
-        spread = max(outside, key=lambda d: min(d.extent, machine.cores))
-        sizes[spread.name] = band = _share(spread.extent, machine.cores)
-        parallel = spread.name
-    order = sorted(
-        steps, key=lambda n: (n not in names, any(n == d.name for p in ops for d in p.pieces[0].reduce))
-    )
-    budget = machine.role("vector").capacity // 2
-    produced = {t.name for op in ops for t in op.outputs}
-    spilled = False
-    while _bytes(ops, tensors, sizes, windows, produced) > budget:
-        name = next((n for n in order if sizes[n] > 1), None)
-        if name is None:
-            break
-        # An intermediate must be whole in the dims that the group does not share.
-        spilled = spilled or (len(ops) > 1 and name not in names)
-        sizes[name] = (sizes[name] + 1) // 2
-    lanes = frozenset(n for n in (lane_dim(op, tensors, windows) for op in ops) if n)
-    band = band if parallel and sizes[parallel] < band else 0
-    return RowPlan(shared, sizes, parallel, lanes, windows, True, spilled, order=steps, band=band)
-
-
-def _share(extent: int, cores: int) -> int:
-    """What one core takes: an even share, or somewhat more where that leaves no remainder to wait for."""
-    share = ceil(extent / cores)
-    return next((t for t in range(share, share + max(1, share // 4) + 1) if extent % t == 0), share)
-
-
-def _bytes(
-    ops: tuple[Op, ...],
-    tensors: dict[str, Tensor],
-    sizes: dict[str, int],
-    windows: frozenset[str],
-    produced: set[str],
-) -> int:
-    """On-chip bytes of one tile: staged inputs, live temporaries, kept intermediates."""
-    total = 0
-    for op in ops:
-        piece = op.pieces[0]
-        dims = (*piece.dims, *piece.reduce)
-        whole = {d.name: d.extent if d.name in windows else min(sizes[d.name], d.extent) for d in dims}
-        frame = Frame(tuple(Axis(n, ((n, s),)) for n, s in whole.items()), {n: Affine() for n in whole})
-        seen = {n for n in walk(piece.body) if isinstance(n, Read) and n.tensor not in produced}
-        total += sum(staged_bytes(r, tensors[r.tensor], frame) for r in sorted(seen, key=str))
-        elements = prod(min(sizes[d.name], d.extent) for d in dims)
-        depth = 1 + min(3, sum(isinstance(n, Call) for n in walk(piece.body)))
-        total += 4 * elements * depth
-    return total

@@ -7,57 +7,54 @@ register file; an intermediate that does not fit a chunk then goes through scrat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import inf, prod
 
 from opc.affine import Affine
-from opc.program.ir import Access
-from opc.tensor.ir import Dim, Op, Piece, Read, Tensor, walk
-from opc.tensor.types import expression_type
-from passes.lowering._accumulate import Lanewise, Restarting
-from passes.lowering._ahead import Ahead
-from passes.lowering._axes import Axis, Frame
-from passes.lowering._emit import Emitter, Tile, memory_access
-from passes.lowering._expr import Evaluator, Value, no_load
+from opc.machine.model import Machine
+from opc.tensor.ir import Dim, Op, Read, Tensor, reads, walk
+from passes.lowering._accumulate import BLOCKWISE, Blockwise, Lanewise, Restarting
+from passes.lowering._axes import Frame
+from passes.lowering._emit import Emitter, Tile
+from passes.lowering._expr import Value
 from passes.lowering._row_plan import RowPlan, plan_rows
-from passes.lowering._stage import stage
-from passes.lowering._store import by_dims, materialise, store
+from passes.lowering._row_price import nest_cycles
+from passes.lowering._row_space import cheapest, space_plans
+from passes.lowering._row_tile import RowTile, Tiles
 
-Tiles = dict[str, Tile]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A group-internal tensor: a value on the current tile, or a scratch array indexed like the tensor.
-
-    ``axes`` gives, per tensor axis, the dim that wrote it (None: index 0).
-    """
-
-    value: Value
-    axes: tuple[str | None, ...]
-    scratch: bool = False
+_FEW = 5  # blocks, from which on adding them up first takes less time than reducing each
 
 
-@dataclass
-class RowNest:
-    """Emits one group. ``stored`` names the outputs that leave it."""
+class RowNest(RowTile):
+    """Emits one group."""
 
-    emit: Emitter
-    ops: tuple[Op, ...]
-    tensors: dict[str, Tensor]
-    stored: frozenset[str]
-    number: Affine | None = None  # of a term, where it is not its row-major index
-    kept: dict[str, Kept] = field(default_factory=dict)
-    staged: dict[tuple[object, ...], Access] = field(default_factory=dict)
+    def best(self) -> tuple[RowPlan, float]:
+        """The plan that takes least, and how many cycles if the machine's pipes tell."""
+        machine = self.emit.machine
+        if not machine.role("vector").addressable:
+            return plan_rows(self.ops, self.tensors, machine), 0.0
+        return cheapest((plan, self._price(plan)) for plan in space_plans(self.ops, self.tensors, machine))
 
-    def __post_init__(self) -> None:
-        self.plan: RowPlan = plan_rows(self.ops, self.tensors, self.emit.machine)
-        self.ahead = Ahead(self.emit, self.ops, self.tensors, self.stored)
+    def _price(self, plan: RowPlan) -> float:
+        trial = Emitter(self.emit.name, self.emit.machine)
+        read = {r.tensor for op in self.ops for r in reads(op)}
+        for name in sorted(read | {t.name for op in self.ops for t in op.outputs}):
+            trial.memory(self.tensors[name], "inout")
+        replace(self, emit=trial, kept={}, staged={}, common={}, given=plan).run()
+        return nest_cycles(trial.program(), trial.machine)
 
     def run(self) -> None:
         """Emit the whole nest."""
-        dims = sorted(self.plan.in_order(self.plan.shared), key=lambda d: d.name != self.plan.parallel)
-        if self.plan.parallel:
+        plan = self.plan
+        cut = {d.name for d in plan.shared if d.name in plan.lanes and plan.size(d) < d.extent}
+        # Blocks along memory go outside of rows where that keeps what all rows read alike.
+        outside = cut if plan.addressable else set()
+        dims = sorted(
+            plan.in_order(plan.shared), key=lambda d: (d.name != plan.parallel, d.name not in outside)
+        )
+        if plan.parallel:
             self._shared(dims, {})
             return
         with self.emit.loop("one", 1, parallel=True):
@@ -77,17 +74,77 @@ class RowNest:
     def _shared(self, dims: list[Dim], tiles: Tiles) -> None:
         if dims:
             d = dims[0]
-            if d.name == self.plan.parallel:
+            if d.name == self.plan.parallel and d.name not in tiles:
                 self._spread(dims, tiles)
                 return
+            self._stage_fixed(d, tiles)
             ends, unroll = d.name in self.plan.bordered, d.name in self.plan.unrolled
             for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), ends=ends, unroll=unroll):
-                self._shared(dims[1:], {**tiles, d.name: tile})
+                with self._scope():
+                    self._shared(dims[1:], {**tiles, d.name: tile})
             return
-        self.kept, self.staged = {}, {}  # what another tile staged may be in another parallel loop
-        for op in self.ops:
+        self.kept = {}
+        rounds = self.plan.together.rounds if self.plan.together is not None else ((self.ops, ()),)
+        for once, rows in rounds:
+            for op in once:
+                self.emit.line = op.line
+                self._op(op, tiles)
+            self._go_over(rows, tiles)
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        """What is staged inside belongs to one variant of a tile."""
+        before = dict(self.staged)
+        yield
+        self.staged = before
+
+    def _go_over(self, ops: tuple[Op, ...], tiles: Tiles) -> None:
+        """All rows in blocks, for each of which the ops run one after the other."""
+        if not ops:
+            return
+        together, plan = self.plan.together, self.plan
+        assert together is not None
+        blocks = prod(-(-d.extent // plan.size(d)) for d in together.walked)
+        parts: dict[int, Restarting | Blockwise] = {}
+        for op in ops:
             self.emit.line = op.line
-            self._op(op, tiles)
+            self._stage_before(op, tiles)
+            if op.monoid:
+                parts[id(op)] = self._parts(op, tiles, blocks)
+        for inner in self._walk(plan.in_order(together.walked), {}):
+            with self._scope():
+                for op in ops:
+                    self.emit.line = op.line
+                    self._block(op, tiles, inner, parts.get(id(op)))
+        for op in ops:
+            if op.monoid:
+                self.emit.line = op.line
+                self._finish(op, tiles, parts[id(op)].results(), None, True)
+
+    def _block(self, op: Op, tiles: Tiles, inner: Tiles, parts: Restarting | Blockwise | None) -> None:
+        here = {**tiles, **inner}
+        if parts is None:
+            self._finish(op, here, [self._result(op, here)], None, True)
+            return
+        ev = self._evaluator(op.pieces[0], here, {})
+        parts.add(ev, ev.convert(ev.wide(ev.value(op.pieces[0].body)), parts.dtype), inner)
+
+    def _parts(self, op: Op, tiles: Tiles, blocks: int) -> Restarting | Blockwise:
+        """What blocks of rows are reduced into."""
+        piece, dtype = op.pieces[0], self._accumulated(op)
+        frame = self._frame(replace(piece, reduce=()), tiles)
+        if op.monoid not in BLOCKWISE or blocks < _FEW:
+            return Restarting(self.emit, op, frame, dtype, self.number)
+        block = {d.name: Tile(Affine(), self.plan.size(d), Affine()) for d in piece.reduce}
+        return Blockwise(self.emit, op, frame, self._frame(piece, {**tiles, **block}), dtype)
+
+    def _stage_before(self, op: Op, tiles: Tiles) -> None:
+        """Stage what does not vary from row to row."""
+        piece, inside = op.pieces[0], {t.name for o in self.ops for t in o.outputs}
+        for read in dict.fromkeys(n for n in walk(piece.body) if isinstance(n, Read)):
+            used = {v for f in read.index for v in f.names}
+            if used <= tiles.keys() and read.tensor not in inside:
+                self._stage(read, self._frame(piece, tiles), tiles)
 
     def _spread(self, dims: list[Dim], tiles: Tiles) -> None:
         """The parallel dim: its tiles over the cores, or a band of them for each core."""
@@ -95,39 +152,40 @@ class RowNest:
         size = plan.band or plan.size(d)
         ends, unroll = d.name in plan.bordered, d.name in plan.unrolled
         for band in self.emit.tiles(d.name, d.extent, size, True, ends=ends, unroll=unroll):
-            self.staged = {}  # on-chip memory belongs to one core
-            for tile in self._in_band(d, band):
-                self._shared(dims[1:], {**tiles, d.name: tile})
+            with self._scope():
+                self._in_band(d, band, dims[1:], tiles)
 
-    def _in_band(self, d: Dim, band: Tile) -> Iterator[Tile]:
-        if not self.plan.band:
-            yield band
-            return
-        self._stage_fixed()
-        for tile in self.emit.tiles(d.name, band.size, min(self.plan.size(d), band.size)):
-            yield replace(tile, base=band.base + tile.base)
-
-    def _stage_fixed(self) -> None:
-        """Stage what all tiles of a band read alike."""
+    def _in_band(self, d: Dim, band: Tile, dims: list[Dim], tiles: Tiles) -> None:
         plan = self.plan
+        if not plan.band:
+            self._shared(dims, {**tiles, d.name: band})
+            return
+        if dims and dims[0].name in plan.lanes and plan.size(dims[0]) < dims[0].extent:
+            for tile in self.emit.tiles(dims[0].name, dims[0].extent, plan.size(dims[0])):
+                with self._scope():
+                    self._in_band(d, band, dims[1:], {**tiles, dims[0].name: tile})
+            return
+        self._stage_fixed(d, tiles)
+        for tile in self.emit.tiles(d.name, band.size, min(plan.size(d), band.size)):
+            with self._scope():
+                self._shared(dims, {**tiles, d.name: replace(tile, base=band.base + tile.base)})
+
+    def _stage_fixed(self, d: Dim, tiles: Tiles) -> None:
+        """Stage what all tiles of ``d`` read alike, and all further ones."""
+        plan = self.plan
+        if not plan.addressable or plan.size(d) == d.extent:
+            return
+        inside = {t.name for o in self.ops for t in o.outputs}
         for op in self.ops:
             piece = op.pieces[0]
-            cut = {d.name for d in (*piece.dims, *piece.reduce) if plan.size(d) < d.extent} | {plan.parallel}
-            whole = {d.name: Tile(Affine(), d.extent, Affine()) for d in piece.dims if d.name not in cut}
-            inside = {t.name for o in self.ops for t in o.outputs}
+            cut = {x.name for x in (*piece.dims, *piece.reduce) if plan.size(x) < x.extent} | {plan.parallel}
+            whole = {x.name: Tile(Affine(), x.extent, Affine()) for x in piece.dims if x.name not in cut}
+            here = {**whole, **tiles}
             for read in dict.fromkeys(n for n in walk(piece.body) if isinstance(n, Read)):
                 used = frozenset(v for f in read.index for v in f.names)
-                if used and used <= whole.keys() and read.tensor not in inside:
+                if used and used <= here.keys() and read.tensor not in inside:
                     self.emit.line = op.line
-                    self._stage(read, self._frame(piece, whole), whole)
-
-    def _move(self, piece: Piece, out: Tensor, tiles: Tiles) -> None:
-        """One block, from memory to memory."""
-        frame, read = self._frame(piece, tiles), piece.body
-        assert isinstance(read, Read)
-        source = memory_access(self.tensors[read.tensor], [frame.global_form(f) for f in read.index])
-        target = memory_access(out, [frame.global_form(f) for f in piece.index])
-        self.emit.emit("copy_in.copy", frame.dims(frame.axes), [target], [source], fill=read.fill)
+                    self._stage(read, self._frame(piece, here), here)
 
     def _op(self, op: Op, tiles: Tiles) -> None:
         piece = op.pieces[0]
@@ -151,87 +209,6 @@ class RowNest:
         for tile in self.emit.tiles(d.name, d.extent, self.plan.size(d), unroll=d.name in self.plan.unrolled):
             yield from self._walk(dims[1:], {**tiles, d.name: tile})
 
-    def _frame(self, piece: Piece, tiles: Tiles) -> Frame:
-        """One axis per dim with a tile; the lane dim last, so that it is contiguous on chip."""
-        names = [d.name for d in (*piece.dims, *piece.reduce) if d.name in tiles]
-        names.sort(key=lambda n: n in self.plan.lanes)
-        axes = tuple(Axis(n, ((n, tiles[n].size),)) for n in names)
-        return Frame(axes, {n: t.base for n, t in tiles.items()})
-
-    def _evaluator(self, piece: Piece, tiles: Tiles, staged: dict[Read, Access]) -> Evaluator:
-        frame = self._frame(piece, tiles)
-
-        def load(read: Read) -> Value:
-            if read.tensor in self.kept:
-                return self._internal(ev, read)
-            tensor = self.tensors[read.tensor]
-            if not self.plan.addressable:
-                forms = [frame.global_form(f) for f in read.index]
-                self.ahead.fetch(ev, read, piece, forms)
-                return ev.dense(memory_access(tensor, forms), frame.used(forms), tensor.dtype, read.fill)
-            if read in staged:
-                access = self._in_window(staged[read], tiles)
-            else:
-                access = self._stage(read, frame, tiles)
-            return Value(access, frame.used(read.index), tensor.dtype, False)
-
-        ev = Evaluator(self.emit, frame, load)
-        return ev
-
-    def _in_window(self, access: Access, tiles: Tiles) -> Access:
-        """A staged window at the current position of its window dims."""
-        shift: dict[str, Affine | int] = {}
-        for name in self.plan.windows & set(tiles):
-            shift[name] = tiles[name].local(name)
-        return Access(access.buffer, tuple(f.substitute(shift) for f in access.index), access.slot)
-
-    def _stage(self, read: Read, frame: Frame, tiles: Tiles) -> Access:
-        """Stage a read, once per tile if it does not depend on a loop inside the tile."""
-        forms = tuple(frame.global_form(f) for f in read.index)
-        key = (read.tensor, forms, read.fill)
-        if key in self.staged:
-            return self.staged[key]
-        access = stage(self.emit, read, self.tensors[read.tensor], frame, "vector", self.plan.lanes)
-        extents = {d.name: d.extent for op in self.ops for d in (*op.pieces[0].dims, *op.pieces[0].reduce)}
-        inner = {n: t for n, t in tiles.items() if n not in self.plan.shared_names}
-        if all(t.size == extents[n] for n, t in inner.items()):
-            self.staged[key] = access
-        return access
-
-    def _internal(self, ev: Evaluator, read: Read) -> Value:
-        """A value computed by an earlier op of the group, at this op's index."""
-        kept = self.kept[read.tensor]
-        if not kept.axes:
-            return kept.value
-        assert isinstance(kept.value.operand, Access)
-        local = {n: (Affine.var(n) if s > 1 else Affine()) for a in ev.frame.axes for n, s in a.dims}
-        by_dim: dict[str, Affine | int] = {}
-        for form, dim in zip(read.index, kept.axes, strict=True):
-            if dim is None:
-                continue
-            if form.as_var() == dim and dim in self.plan.shared_names:
-                by_dim[dim] = local.get(dim, Affine())
-            else:  # within the row, where shared dims number rows along the same axis
-                row = dim not in self.plan.shared_names
-                by_dim[dim] = ev.frame.global_form(form.split(self.plan.shared_names)[row])
-        index = tuple(f.substitute(by_dim) for f in kept.value.operand.index)
-        access = Access(kept.value.operand.buffer, index)
-        axes = ev.frame.used(index)
-        if not kept.scratch:
-            return Value(access, axes, kept.value.dtype, False)
-        assert kept.value.dtype is not None
-        return ev.dense(access, axes, kept.value.dtype, None)
-
-    def _body(self, op: Op, tiles: Tiles, staged: dict[Read, Access]) -> Value:
-        return self._evaluator(op.pieces[0], tiles, staged).value(op.pieces[0].body)
-
-    def _result(self, op: Op, tiles: Tiles) -> Value:
-        """The value of an op that reduces nothing."""
-        out, piece = op.outputs[0], op.pieces[0]
-        if out.name not in self.stored or self._read_later(op):
-            return self._body(op, tiles, {})
-        return self._evaluator(piece, tiles, {}).stored(piece.body, out.dtype)
-
     def _reduce(self, op: Op, tiles: Tiles) -> list[Value]:
         """Accumulate the body over the reduced dims; one value per output."""
         piece = op.pieces[0]
@@ -243,94 +220,17 @@ class RowNest:
         return found.results()
 
     def _accumulators(self, op: Op, frame: Frame) -> Restarting | Lanewise:
-        piece, plan = op.pieces[0], self.plan
-        dtype = op.accumulate or expression_type(piece.body, self.tensors, op.outputs[0].dtype)
-        assert dtype is not None
+        piece, plan, dtype = op.pieces[0], self.plan, self._accumulated(op)
         looped = any(plan.size(d) < d.extent and d.name not in plan.unrolled for d in piece.reduce)
         if plan.addressable or not looped or op.monoid in ("argmax", "argmin"):
             return Restarting(self.emit, op, frame, dtype, self.number)
         lanes = tuple(d for d in piece.reduce if plan.size(d) > 1 and d.name not in plan.merged)
         return Lanewise(self.emit, op, frame, dtype, lanes, {d.name: plan.size(d) for d in lanes})
 
-    def _stage_windows(self, piece: Piece, tiles: Tiles) -> dict[Read, Access]:
-        """Stage reads that slide over window dims once, for the whole window."""
-        windows = [d for d in piece.reduce if d.name in self.plan.windows]
-        if not self.plan.addressable or not windows:
-            return {}
-        whole = {d.name: Tile(Affine(), d.extent, Affine()) for d in windows}
-        frame = self._frame(piece, {**tiles, **whole})
-        names = {d.name for d in windows}
-        others = {d.name for d in piece.reduce} - names
-        found: dict[Read, Access] = {}
-        for node in walk(piece.body):
-            if not isinstance(node, Read) or node.tensor in self.kept:
-                continue
-            used = {v for f in node.index for v in f.names}
-            if used & names and not used & others:
-                tensor = self.tensors[node.tensor]
-                found[node] = stage(self.emit, node, tensor, frame, "vector", self.plan.lanes)
-        return found
 
-    def _scratch(self, op: Op, tiles: Tiles) -> Kept:
-        """Memory for an intermediate that is produced chunk by chunk, indexed by the op's dims."""
-        piece, out = op.pieces[0], op.outputs[0]
-        sizes = {d.name: tiles[d.name].size if d.name in tiles else d.extent for d in piece.dims}
-        dims = self._axis_dims(piece)
-        names = [d for axis in out.memory_order if (d := dims[axis]) is not None]
-        buffer = self.emit.local(
-            f"{out.name}_row", out.dtype.compute, [sizes[n] for n in names] or [1], "scratch"
-        )
-        access = Access(buffer, tuple(Affine.var(n) for n in names) or (Affine(),))
-        return Kept(Value(access, (), out.dtype.compute), dims, scratch=True)
-
-    def _axis_dims(self, piece: Piece) -> tuple[str | None, ...]:
-        """The dim that writes each axis; where shared dims number rows along it, the one within a row."""
-        rests = (f if f.as_var() else f.split(self.plan.shared_names)[1] for f in piece.index)
-        return tuple(f.as_var() for f in rests)
-
-    def _read_later(self, op: Op) -> bool:
-        """Whether another op of the group reads what this one writes (its own in-place read is of the old value)."""
-        names = {t.name for t in op.outputs}
-        others = (o for o in self.ops if o is not op)
-        return any(
-            isinstance(n, Read) and n.tensor in names for o in others for p in o.pieces for n in walk(p.body)
-        )
-
-    def _in_memory(self, op: Op) -> bool:
-        """Whether later ops of the group find all that ``op`` makes where it was stored: a cache keeps it near."""
-        return not self.plan.addressable and all(t.name in self.stored for t in op.outputs)
-
-    def _finish(self, op: Op, tiles: Tiles, values: list[Value], scratch: Kept | None, keep: bool) -> None:
-        piece = op.pieces[0]
-        frame = self._frame(replace(piece, reduce=()), tiles)
-        ev = Evaluator(self.emit, frame, no_load)
-        for out, value in zip(op.outputs, values, strict=True):
-            if not out.dtype.is_float and value.dtype is not out.dtype:
-                value = ev.convert(value, out.dtype)
-            if out.name in self.stored:
-                store(ev, value, piece, out, "stream" if out.name in self.ahead.streamed else "")
-            if keep and self._read_later(op):
-                self._keep(ev, piece, out, value, scratch, tiles)
-
-    def _keep(
-        self, ev: Evaluator, piece: Piece, out: Tensor, value: Value, scratch: Kept | None, tiles: Tiles
-    ) -> None:
-        """Hold a value for later ops of the group: on the tile, or through scratch if it comes in chunks."""
-        axes = ev.frame.axes
-        if scratch is None:
-            dense = materialise(ev, value, axes, replace(out, dtype=value.dtype or out.dtype))
-            alike = all(d.name in self.plan.shared_names for o in self.ops for d in o.pieces[0].dims)
-            dims = () if alike else self._axis_dims(piece)
-            self.kept[out.name] = Kept(replace(dense, temporary=False), dims)
-            return
-        array = scratch.value
-        assert isinstance(array.operand, Access)
-        assert array.dtype is not None
-        dense = materialise(ev, value, axes, replace(out, dtype=array.dtype))
-        assert isinstance(dense.operand, Access)
-        place: dict[str, Affine | int] = {
-            n: t.local(n) - (t.base if n in self.plan.shared_names else 0) for n, t in tiles.items()
-        }
-        target = Access(array.operand.buffer, tuple(f.substitute(place) for f in array.operand.index))
-        self.emit.emit("copy_out.copy", ev.frame.dims(axes), [target], [by_dims(dense.operand, axes)])
-        self.kept[out.name] = scratch
+def group_cycles(
+    ops: Sequence[Op], tensors: dict[str, Tensor], stored: frozenset[str], machine: Machine
+) -> float:
+    """What a group takes as one nest beside a memory of vectors; infinite where it has to be split."""
+    plan, price = RowNest(Emitter("", machine), tuple(ops), tensors, stored).chosen
+    return inf if plan.spilled else price

@@ -33,6 +33,8 @@ from passes.tensor._prologue import prologue_pays, works_on_operands
 # An op that shares one element in so many of its own with a group is not worth moving there.
 _COMMON = 4
 Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
+# Prices of nests that differ by less are equal: what one op more costs, the next may bring back.
+_SLACK = 1.02
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class Fuse:
     each iteration, if no op outside would have to run in the middle of the group, and if it saves
     memory traffic: it always saves one read of the shared tensor, and its write too if nobody else
     needs it. The one cost is room: rows that are kept between two passes over them must fit in half of
-    the memory next to the vector unit. A member that is a result, or is read outside, is stored as well.
+    the memory next to the vector unit. Where that memory is one of vectors, the way of the rows may not be that
+    of the op: the best plan for all then has to take no longer than those for the group and the op apart. A member
+    that is a result, or is read outside, is stored as well.
 
     Other ops with several pieces, those with a fill and prepare ops stay alone.
 
@@ -129,6 +133,8 @@ class _Grouping:
         # What may join a chain: nobody else may see what is handed on there.
         self.open = [op.fill is None and not op.prepare for op in self.ops]
         self.tensors = function.tensors()
+        self.results = set(function.results)
+        self.priced: dict[tuple[tuple[Op, ...], frozenset[str]], float] = {}
         self.seen = {*function.results, *(a.tensor.name for a in function.args)}
 
     def grow(self, options: Fuse, machine: Machine) -> None:
@@ -295,7 +301,28 @@ class _Grouping:
         if moved is None or not all(same_rows(r, moved.pieces[0].index, shared, extents) for r in uses):
             return None
         fits = near.holds([*inside, moved], shared, self.tensors) and near.gains(inside, moved, self.tensors)
-        return moved if fits else None
+        return moved if fits and (near.cached or self._pays(members, j, moved, near.machine)) else None
+
+    def _pays(self, members: list[int], j: int, moved: Op, machine: Machine) -> bool:
+        """Whether one nest takes no longer than the group and the op one after the other."""
+        ops = {**{m: self.ops[m] for m in members}, j: moved}
+        inside = {t.name for op in ops.values() for t in op.outputs}
+        if any(r.tensor in inside and r.fill is not None for op in ops.values() for r in reads(op)):
+            return False
+        apart = self._cycles({m: self.ops[m] for m in members}, machine) + self._cycles(
+            {j: self.ops[j]}, machine
+        )
+        return self._cycles(ops, machine) <= _SLACK * apart
+
+    def _cycles(self, ops: Mapping[int, Op], machine: Machine) -> float:
+        from passes.lowering._rows import group_cycles
+
+        own = tuple(ops[m] for m in sorted(ops))
+        read = {r.tensor for i, op in enumerate(self.ops) if i not in ops for r in reads(op)}
+        leaving = frozenset(t.name for op in own for t in op.outputs if t.name in read | self.results)
+        if (own, leaving) not in self.priced:
+            self.priced[own, leaving] = group_cycles(own, self.tensors, leaving, machine)
+        return self.priced[own, leaving]
 
 
 def _largest(ops: Sequence[Op]) -> dict[str, int]:
@@ -312,6 +339,7 @@ class _Near:
     what was read stays there by itself.
     """
 
+    machine: Machine
     room: float
     lanes: int
     cached: bool
@@ -323,8 +351,8 @@ class _Near:
         lanes = machine.vector_bytes // DType.F32.bytes if cached else 1
         for role in ("vector", "scratch", "stage"):
             if machine.has_role(role) and machine.role(role).addressable and machine.role(role).capacity:
-                return _Near(machine.role(role).capacity / 2, lanes, cached)
-        return _Near(float("inf"), lanes, cached)
+                return _Near(machine, machine.role(role).capacity / 2, lanes, cached)
+        return _Near(machine, float("inf"), lanes, cached)
 
     def holds(self, ops: Sequence[Op], shared: tuple[Dim, ...], tensors: Mapping[str, Tensor]) -> bool:
         """Whether there is room for what an iteration over the shared dims makes for later ops of the group, and,

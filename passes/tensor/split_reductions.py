@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from opc.affine import Affine
 from opc.dtypes import DType
+from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.ir import Call, Const, Dim, Expr, Function, Op, Piece, Read, Tensor, reads
 from opc.tensor.roles import MERGED, is_contraction
@@ -20,6 +21,7 @@ _MOST = 128
 _LEAST = 16
 _MUCH = 8  # times as long where nothing else will do
 _PARTS = 4  # fewer are not worth a second step
+_ROUNDS = 4  # parts of each core, at most
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class SplitReductions:
     their means (Chan's rule for all parts at once). Where a part is a piece of one dim of the op that makes the terms,
     that op gets two dims in its place, so that parts may be made where their terms are.
 
-    Machines whose vector unit has a memory of its own tile reductions by themselves.
+    Where the vector unit has a memory of its own, reductions are tiled later, and parts are for cores: there are about
+    as many as cores, if columns alone would give each core so few that transfers of them take longer by more than the
+    second step does. Sums of a product's results stay whole, because the product's tiles can make them.
 
     Before:
         func v1 total {
@@ -61,15 +65,16 @@ class SplitReductions:
     enabled: bool = True
 
     def run(self, ir: Function, context: Context) -> Function:
-        if not self.enabled or context.machine.role("vector").addressable:
+        if not self.enabled:
             return ir
-        tensors = ir.tensors()
+        machine, tensors = context.machine, ir.tensors()
+        products = {t.name for op in ir.ops if is_contraction(op) for t in op.outputs}
         ops: list[Op] = []
         cut: dict[
             str, tuple[int, int]
         ] = {}  # tensor -> the axis along which parts are pieces, and their length
         for op in ir.ops:
-            split = _split_of(op, tensors)
+            split = _split_of(op, tensors, machine, products)
             ops += [op] if split is None else split.ops()
             if split is not None:
                 cut.update(split.pieces())
@@ -135,7 +140,7 @@ class _Split:
         return self.op.accumulate or self.op.outputs[0].dtype.compute
 
 
-def _split_of(op: Op, tensors: Mapping[str, Tensor]) -> _Split | None:
+def _split_of(op: Op, tensors: Mapping[str, Tensor], machine: Machine, products: set[str]) -> _Split | None:
     """How a reduction is split, if it is one of columns and long enough."""
     if op.monoid not in MERGED or not is_total(op) or is_contraction(op) or op.prepare:
         return None
@@ -143,6 +148,8 @@ def _split_of(op: Op, tensors: Mapping[str, Tensor]) -> _Split | None:
     if piece.guards or not _columns(piece, tensors):
         return None
     order = sorted(piece.reduce, key=lambda d: -_step(d, piece, tensors))
+    if machine.role("vector").addressable:
+        return None if products & {r.tensor for r in reads(op)} else _for_cores(op, order, tensors, machine)
     whole: list[Dim] = []
     while order and prod(d.extent for d in whole) * order[-1].extent <= _MOST:
         whole.insert(0, order.pop())
@@ -151,6 +158,55 @@ def _split_of(op: Op, tensors: Mapping[str, Tensor]) -> _Split | None:
     if prod(d.extent for d in whole) >= _LEAST:
         return _Split(op, piece, tuple(order), tuple(whole), "", 0)
     return _cut(op, order, whole) or _uncut(op, order, whole)
+
+
+def _for_cores(op: Op, order: list[Dim], tensors: Mapping[str, Tensor], machine: Machine) -> _Split | None:
+    """Parts of rows for cores, where those make up for the second step. ``order``: slowest in memory first."""
+    piece = op.pieces[0]
+    terms, columns = prod(d.extent for d in order), prod(d.extent for d in piece.dims)
+    over = {d.name for d in order}
+    long = [r.tensor for r in expr_reads(piece.body) if any(f.names & over for f in r.index)]
+    size = max(tensors[name].dtype.bytes for name in long)
+    gm, near = machine.roles["memory"], machine.roles["vector"]
+    there, back = machine.route("copy_in", gm, near), machine.route("copy_out", near, gm)
+    if there is None or back is None or machine.cores < _PARTS:
+        return None
+    # A core has whole columns, each row of which is charged a burst; or all columns of its share of the rows.
+    apart = terms * max(there.burst, -(-columns // machine.cores) * size)
+    saved = (apart - terms * columns * size / machine.cores) / there.bandwidth
+    if saved < 2 * (there.latency + back.latency):
+        return None
+    outside: list[Dim] = []
+    for at, d in enumerate(order):
+        parts = prod(x.extent for x in outside)
+        if parts * d.extent > machine.cores:
+            count = _count(parts, d.extent, machine.cores)
+            inside = order[at + 1 :]
+            if count == d.extent:
+                return _Split(op, piece, (*outside, d), tuple(inside), "", 0) if inside else None
+            return _pieces(op, d, d.extent // count, outside, inside)
+        outside.append(d)
+        if parts * d.extent == machine.cores and at + 1 < len(order):
+            return _Split(op, piece, tuple(outside), tuple(order[at + 1 :]), "", 0)
+    return None
+
+
+def _count(parts: int, extent: int, cores: int) -> int:
+    """Into how many pieces an axis is best cut if there are ``parts`` already: cores wait least, then fewest."""
+    counts = [n for n in range(1, extent + 1) if extent % n == 0 and parts * n <= _ROUNDS * cores]
+    return min(counts, key=lambda n: (-(-parts * n // cores) / (parts * n), n))
+
+
+def _pieces(op: Op, dim: Dim, size: int, outside: Sequence[Dim], inside: Sequence[Dim]) -> _Split | None:
+    """Parts that are pieces of one dim."""
+    piece = op.pieces[0]
+    if size == dim.extent:
+        return _Split(op, piece, tuple(outside), (dim, *inside), "", 0) if outside else None
+    inner = Dim(fresh(dim.name, {d.name for d in (*piece.dims, *piece.reduce)}), size)
+    outer = Dim(dim.name, dim.extent // size)
+    values = {dim.name: Affine.var(outer.name, size) + Affine.var(inner.name)}
+    moved = replace(piece, body=substitute(piece.body, values))
+    return _Split(op, moved, (*outside, outer), (inner, *inside), dim.name, size)
 
 
 def _uncut(op: Op, order: list[Dim], whole: list[Dim]) -> _Split | None:
@@ -162,17 +218,12 @@ def _uncut(op: Op, order: list[Dim], whole: list[Dim]) -> _Split | None:
 
 def _cut(op: Op, order: list[Dim], whole: list[Dim]) -> _Split | None:
     """Parts that are pieces of the innermost dim that is too long for one."""
-    piece, dim = op.pieces[0], order[-1]
+    dim = order[-1]
     most = _MOST // prod(d.extent for d in whole)
     size = max(n for n in range(1, most + 1) if dim.extent % n == 0)
     if size * prod(d.extent for d in whole) < _LEAST:
         return None
-    taken = {d.name for d in (*piece.dims, *piece.reduce)}
-    inner = Dim(fresh(dim.name, taken), size)
-    outer = Dim(dim.name, dim.extent // size)
-    values = {dim.name: Affine.var(outer.name, size) + Affine.var(inner.name)}
-    moved = replace(piece, body=substitute(piece.body, values))
-    return _Split(op, moved, (*order[:-1], outer), (inner, *whole), dim.name, size)
+    return _pieces(op, dim, size, order[:-1], whole)
 
 
 def _columns(piece: Piece, tensors: Mapping[str, Tensor]) -> bool:
