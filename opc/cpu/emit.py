@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from opc.cpu import launch, layout, streams, tile_groups, tile_registers
+from opc.cpu.extremes import merge_extremes
 from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout
 from opc.cpu.phase import Phase, arguments
@@ -46,6 +47,7 @@ class _Share:
 def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Entry:
     """Add the program's functions to ``module``."""
     program = tile_groups.group_operands(program, tile_registers.tile_space(machine))
+    program = merge_extremes(program)
     plan = layout.plan(program, machine)
     phases = _phases(program.body)
     width = max((p.extent for p in phases), default=1)

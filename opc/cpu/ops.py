@@ -85,6 +85,8 @@ def _divide(f: Function, a: Vec, b: Vec) -> Vec:
 
 
 def _extreme(f: Function, op: str, operands: Sequence[Value], kind: str, lanes: int) -> Vec:
+    if len(operands) > 2:
+        return extreme_of(f, op, [_typed(f, v, kind, lanes) for v in operands])
     a, b = operands
     if isinstance(a, int | float) and isinstance(b, Vec):
         a, b = b, a

@@ -11,7 +11,7 @@ from opc.cpu.layout import View
 from opc.program.ir import Instr
 
 UNROLL_LIMIT = 16  # lines
-_LOCALITY = {"l1": 3, "l2": 2, "l3": 1}
+_LOCALITY = {"l1": 3, "l2": 2, "l3": 1, "stream": 0}
 
 
 def emit(f: Function, i: Instr, v: View, line: int) -> None:

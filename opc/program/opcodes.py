@@ -30,11 +30,12 @@ _MOVES = (
     Opcode("copy_out.copy", 1, 1, False, "dst = src towards memory, converted to the type of dst"),
 )
 # "stream": data that is used once and should not push other data out of the near caches.
-# A prefetch says which cache it fills. "ahead": the second factor comes from afar, and is asked for early.
+# A prefetch says which cache it fills, "stream" the nearest past the others. "ahead": the second factor comes from
+# afar, and is asked for early.
 HINTS: dict[str, tuple[str, ...]] = {
     "copy_in.copy": ("stream",),
     "copy_out.copy": ("stream",),
-    "copy_in.prefetch": ("l1", "l2", "l3"),
+    "copy_in.prefetch": ("l1", "l2", "l3", "stream"),
     "cube.mma": ("ahead",),
 }
 _CUBE = (Opcode("cube.mma", 1, 2, True, "dst[m,n] (+)= sum over the other dims of a·b, in the type of dst"),)

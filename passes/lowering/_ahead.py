@@ -48,7 +48,7 @@ class Ahead:
         source = memory_access(tensor, forms)
         beyond = source.index[-1] + self.distance // tensor.dtype.bytes
         access = type(source)(source.buffer, (*source.index[:-1], beyond))
-        ev.emit.emit("copy_in.prefetch", ev.frame.dims(ev.frame.used(forms)), [], [access], hint="l1")
+        ev.emit.emit("copy_in.prefetch", ev.frame.dims(ev.frame.used(forms)), [], [access], hint="stream")
 
     def _parallel(self, read: Read, piece: Piece) -> bool:
         """Whether every dimension makes the same step in the operand and in a streamed result."""
