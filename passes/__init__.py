@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "simplify": "passes.tensor.simplify:Simplify",
     "pad-terms": "passes.tensor.pad_terms:PadTerms",
     "cse": "passes.tensor.cse:Cse",
+    "reuse": "passes.tensor.reuse:Reuse",
     "fold-affine": "passes.tensor.fold_affine:FoldAffine",
     "fold-batch-norm": "passes.tensor.fold_batch_norm:FoldBatchNorm",
     "winograd": "passes.tensor.winograd:Winograd",
@@ -50,6 +51,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "simplify",  # first: extents of 1, copies and dead guards hide what the rest looks for
         "pad-terms",  # after dead guards are gone; before everything that looks for contractions, which skip no terms
         "cse",  # before folding, so that a subexpression shared by two ops is hoisted once
+        "reuse",  # after cse, which leaves one of equal ops; before all that counts who reads what
         "fold-affine",  # licensed only; before what it leaves to prepare is hoisted there
         "fold-batch-norm",  # before layouts: what it hoists are parameters, which may then be packed too
         "winograd",  # licensed only; before layouts, which pack the filters it makes

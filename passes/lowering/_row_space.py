@@ -76,9 +76,10 @@ class _Tiling:
         route = self.machine.route("copy_in", self.machine.roles["memory"], self.machine.roles["vector"])
         if last is not None and route is not None:
             # Not less than a burst of the narrowest type.
-            least = route.burst // min(
-                self.tensors[r.tensor].dtype.bytes for op in self.ops for r in reads(op)
+            narrow = min(
+                (self.tensors[r.tensor].dtype.bytes for op in self.ops for r in reads(op)), default=1
             )
+            least = route.burst // narrow
             found.append((last.name, min(last.extent, max(least, _share(last.extent, cores)))))
         return [f for f in found if self.every[f[0]].extent > 1] or found[:1] or [("", 0)]
 

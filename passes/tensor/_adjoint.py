@@ -188,14 +188,14 @@ class Adjoint:
         """
         if self.makers[tensor.name].monoid is not None or not isinstance(body, Call) or body.fn != "select":
             return
-        condition, yes, no = body.args
+        _, yes, no = body.args
         value = yes if no == Const(0.0) else no
         if (
             isinstance(value, Read)
             and Const(0.0) in (yes, no)
             and self.tensors[value.tensor].dtype is out.dtype
         ):
-            self.masked[tensor.name] = Term((value,)).where(condition, value is yes)
+            self.masked[tensor.name] = Term((body,))
 
     def _on_elements(self, part: Part, tensor: Tensor) -> Expr:
         """The part as an expression over the canonical dimensions; sums become ops of their own."""

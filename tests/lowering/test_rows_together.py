@@ -64,6 +64,11 @@ def test_in_little_memory(images: int, rows: int, channels: int) -> None:
     assert_correct(parse_function(backward(images, rows, channels)), small(12288), 3)
 
 
+def test_an_op_may_read_nothing() -> None:
+    f = "func v1 f {\n  op z: f16[3,70] {\n    piece i<3, j<70 at i, j = 0.5\n  }\n  return z\n}\n"
+    assert_correct(parse_function(f), ASCEND)
+
+
 def test_sums_take_one_phase_on_all_cores() -> None:
     built = driver.build(parse_function(backward(32, 784, 64)), ASCEND)
     first = built.tiled.run.body[0]
