@@ -15,7 +15,7 @@ from opc.machine.model import Machine
 from opc.pipeline import FAST, Context
 from opc.program.ir import Module, Program
 from opc.scalar import FUNCTIONS
-from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, reads, walk
+from opc.tensor.ir import Call, Const, Dim, Function, Op, Piece, Tensor, reads, walk
 from opc.tensor.roles import roles_of
 from passes.lowering._chain import ChainNest
 from passes.lowering._contractions import nest_type
@@ -91,7 +91,20 @@ def check_dtypes(function: Function, machine: Machine) -> None:
                 _need(node.dtype.compute, "vector", machine, f"a constant in '{op.name}'")
         c = classify_contraction(op, function)
         if c is not None and c.is_cube:
-            _need(function.tensors()[c.a.tensor].dtype, "cube", machine, f"the contraction '{op.name}'")
+            _check_factors(c, op, function.tensors(), machine)
+
+
+def _check_factors(c: Contraction, op: Op, tensors: dict[str, Tensor], machine: Machine) -> None:
+    """A cube that is fed multiplies numbers of one type; one that reads memory itself widens them."""
+    what, types = f"the contraction '{op.name}'", [tensors[r.tensor].dtype for r in (c.a, c.b)]
+    for dtype in types:
+        _need(dtype, "cube", machine, what)
+    if types[0] is not types[1] and all(map(machine.feeds, types)):
+        message = (
+            f"{what} multiplies {types[0]} by {types[1]}, and the cube of '{machine.name}' takes one type"
+        )
+        help_ = f"convert one of them in a clause of its own, as in `v[i, j] = {types[0]}(w[i, j])`"
+        raise fail(MachineError, "E0620", message, help=help_)
 
 
 def _need(dtype: DType, unit: str, machine: Machine, what: str) -> None:
@@ -145,7 +158,7 @@ class Lowering:
         return [self._nest(group, knobs) for group, knobs in zip(found, plans, strict=True)]
 
     def _nest(self, group: tuple[Op, ...], knobs: Knobs) -> ContractionNest | ChainNest:
-        c = self._cube(root_of(group))
+        c = None if _in_pieces(group) else self._cube(root_of(group))
         if c is None:
             return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
@@ -154,12 +167,12 @@ class Lowering:
         return make(self.emit, group, c, self.tensors, stored, knobs, packing, self.licensed)
 
     def _is_cube(self, group: tuple[Op, ...]) -> bool:
-        return self._chained(group) or self._cube(root_of(group)) is not None
+        if _in_pieces(group):
+            return self._chained(group)
+        return self._cube(root_of(group)) is not None
 
     def _chained(self, group: tuple[Op, ...]) -> bool:
-        """Whether a group is a chain around a contraction that needs no operand spaces."""
-        if len(group) == 1 or all(len(op.pieces) == 1 for op in group):
-            return False
+        """Whether a chain has one contraction, which needs no operand spaces."""
         found = [c for op in group if (c := self._cube(op)) is not None]
         return len(found) == 1 and not self.machine.feeds(operand_type(found[0], self.tensors, self.machine))
 
@@ -263,10 +276,17 @@ def root_of(group: tuple[Op, ...]) -> Op:
     return found.root if found is not None else group[0]
 
 
+def _in_pieces(group: tuple[Op, ...]) -> bool:
+    """Whether the group is a chain, which any op may begin, the contraction too."""
+    return len(group) > 1 and any(len(op.pieces) > 1 for op in group)
+
+
 def _fits_one_nest(group: tuple[Op, ...]) -> bool:
-    """Whether a row nest takes the group: no guards, and no op reads past the edge of another's tensor
-    (on chip there is nothing to fill such a read from).
+    """Whether a row nest takes the group: ops of one piece, no guards, and no op reads past the edge of another's
+    tensor (on chip there is nothing to fill such a read from).
     """
+    if _in_pieces(group):
+        return False
     inside = {t.name for op in group for t in op.outputs}
     padded = any(r.tensor in inside and r.fill is not None for op in group for r in reads(op))
     return not padded and not any(p.guards for op in group for p in op.pieces)

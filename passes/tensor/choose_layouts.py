@@ -81,8 +81,9 @@ def _pack_contraction(
     table = function.tensors()
     tensor = table[c.b.tensor]
     operand = table[c.a.tensor].dtype
-    if tensor.dtype is not operand and not machine.feeds(tensor.dtype):
-        operand = promote(operand, tensor.dtype)  # a product of two types is one of the wider
+    if tensor.dtype is not operand and not (machine.feeds(operand) and machine.feeds(tensor.dtype)):
+        wider = promote(operand, tensor.dtype)  # a product of two types is one of the wider
+        operand = wider if machine.feeds(operand) else wider.compute
     if operand not in machine.cube_shape:
         return [op]
     if sums_outer_products(c, table):

@@ -121,7 +121,9 @@ def test_gradients(name: str) -> None:
         slack = 1e-5 if kind == "shifted" else 1e-9  # a mean beside few terms that differ by little
         for result, want in zip(f.results, results, strict=False):
             assert_close(found.results[result], want, result, slack * (1 + np.abs(want).max()))
-        unknown = spread(operator, arrays, sizes, seeds) if kind == "shifted" else dict.fromkeys(gradients, 0.0)
+        unknown = (
+            spread(operator, arrays, sizes, seeds) if kind == "shifted" else dict.fromkeys(gradients, 0.0)
+        )
         for argument, got in found.gradients.items():
             want = gradients[argument]
             assert_close(got, want, f"d_{argument}", slack * (1 + np.abs(want).max()) + unknown[argument])
