@@ -13,7 +13,7 @@ from opc.errors import RuntimeCallError, fail
 from opc.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_LINE = 64
+LINE = 64
 
 
 def byte_strides(tensor: Tensor) -> tuple[int, ...]:
@@ -47,8 +47,8 @@ def address(array: Array) -> int:
 
 def aligned(size: int) -> Array:
     """``size`` bytes that start at a cache line: loads of whole vectors and tile rows then touch one line each."""
-    raw = np.empty(size + _LINE, np.uint8)
-    start = -address(raw) % _LINE
+    raw = np.empty(size + LINE, np.uint8)
+    start = -address(raw) % LINE
     return raw[start : start + size]
 
 

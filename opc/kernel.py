@@ -85,7 +85,7 @@ class Kernel:
     def run(self, memory: Mapping[str, Array], threads: int | None = None) -> None:
         """Run on an array for every argument and result, each in the kernel's memory order."""
         native, count = self.native, threads or self.threads
-        packed = native.prepare(memory, count, native.scratch_packed())
+        packed = native.prepare(memory, count, native.scratch_packed(memory))
         native.run(memory, packed, count)
 
     def results(self, arrays: Mapping[str, object]) -> dict[str, Array]:

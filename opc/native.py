@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from opc.arrays import Array, address, aligned
+from opc.arrays import LINE, Array, address, aligned
 from opc.cpu.executable import CpuKernel
 
 
@@ -37,8 +37,11 @@ class NativeKernel:
         pointers = [address(arrays[n]) for n in self._run_names]
         self.code.run(pointers, address(packed), self._workspace(threads), threads)
 
-    def scratch_packed(self) -> Array:
-        """This thread's blob for calls that pack anew each time."""
+    def scratch_packed(self, arrays: Mapping[str, Array]) -> Array:
+        """A blob for a call that packs anew: memory of a result that is written late, or this thread's own."""
+        lent = arrays.get(self.code.executable.lender)
+        if lent is not None and address(lent) % LINE == 0:
+            return lent
         blob: Array | None = getattr(self._own, "packed", None)
         if blob is None:
             blob = self._own.packed = aligned(max(1, self.code.packed_size))

@@ -49,9 +49,10 @@ class Step(Own):
         return opc.grad(what.source, wrt=WRT, threads=self.threads, donate=True, **options)
 
     def _work(self, kernel: opc.Kernel) -> int:
-        """Bytes of packed weights and of the workspace."""
+        """Bytes of packed weights, unless they lie in a result, and of the workspace."""
         code = kernel.native.code
-        return int(code.packed_size + code.workspace_size(self.threads))
+        packed = 0 if code.executable.lender else code.packed_size
+        return int(packed + code.workspace_size(self.threads))
 
 
 class TunedStep(Step):

@@ -53,6 +53,7 @@ def keep(key: str, saved: Saved) -> bool:
         "results": [_plain(s) for s in saved.signature.results],
         "name": saved.executable.name,
         "packed_size": saved.executable.packed_size,
+        "lender": saved.executable.lender,
         "run": saved.executable.run,
         "prepare": saved.executable.prepare,
     }
@@ -87,7 +88,8 @@ def _saved(about: dict[str, Any], parts: dict[str, bytes]) -> Saved:
     if "functions" in about:
         code = Image(parts["code"], dict(about["functions"]), dict(about["slots"]))
     prepare = _entry(about["prepare"]) if about["prepare"] else None
-    executable = Executable(about["name"], code, int(about["packed_size"]), _entry(about["run"]), prepare)
+    size, run = int(about["packed_size"]), _entry(about["run"])
+    executable = Executable(about["name"], code, size, run, prepare, str(about["lender"]))
     texts = parts["source"].decode(), parts["machine"].decode()
     return Saved(signature, executable, about["machine"], tuple(about["features"]), *texts)
 

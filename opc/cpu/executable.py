@@ -39,6 +39,7 @@ class Executable(NamedTuple):
     packed_size: int
     run: EntryPoint
     prepare: EntryPoint | None
+    lender: str = ""  # result whose memory can hold packed parameters until it is written
 
     def workspace_size(self, threads: int) -> int:
         """Bytes of workspace for a call on that many threads (prepare needs no more)."""
