@@ -17,7 +17,7 @@ from opc.npu.engine import Plan, plan
 from opc.npu.expand import Static, expand
 from opc.npu.globals import GlobalCheck
 from opc.npu.happens import Access, Pass, Verdict
-from opc.npu.listing import Instruction, Listing, Phase, Region, instructions
+from opc.npu.listing import Instruction, Listing, Phase, Region, Tensor, instructions
 from opc.npu.rules import phase_problems, placement_problems
 from opc.npu.text import print_listing
 from opc.program.footprints import Memory
@@ -79,17 +79,24 @@ def _representatives(listing: Listing, phase: Phase, machine: Machine) -> range:
     are balanced over all, so the prefix is as safe.
     """
     found = [i for i, _ in instructions(phase.body)]
-    blob = {t.name: t.blob for t in listing.tensors}
+    tensors = {t.name: t for t in listing.tensors}
     steps: dict[str, set[int]] = {}
     for i in found:
         for r in (*i.dst, *i.sources):
             if r.tensor:
-                steps.setdefault(blob[r.tensor], set()).add(r.base.coefficient(phase.var))
-    written = {blob[r.tensor] for i in found for r in i.dst if r.tensor}
-    uneven = any(len(seen) > 1 for name, seen in steps.items() if name in written)
+                steps.setdefault(r.tensor, set()).add(r.base.coefficient(phase.var))
+    written = {r.tensor for i in found for r in i.dst if r.tensor}
+    near = [[n for n in steps if _shares(tensors[w], tensors[n])] for w in written]
+    uneven = any(len(set().union(*(steps[n] for n in names))) > 1 for names in near)
     if uneven or any(_depends_locally(i, phase.var) for i in found):
         return range(min(machine.cores, phase.extent))
     return range(min(1, phase.extent))
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have a byte in common."""
+    apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
+    return one.blob == other.blob and not apart
 
 
 def _depends_locally(i: Instruction, var: str) -> bool:

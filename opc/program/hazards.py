@@ -62,14 +62,25 @@ def alike(loop: Loop, program: Program) -> bool:
     steps: dict[str, set[int]] = {}
     written = set()
     for i, _ in instructions(loop.body):
-        written |= {_memory(table[a.buffer]) for a in i.dst}
+        written |= {a.buffer for a in i.dst if table[a.buffer].kind != "local"}
         for a in (*i.dst, *i.sources):
             buffer = table[a.buffer]
             if buffer.kind != "local":
-                steps.setdefault(_memory(buffer), set()).add(linear(a, buffer).coefficient(loop.var))
+                steps.setdefault(a.buffer, set()).add(linear(a, buffer).coefficient(loop.var))
             elif any(loop.var in form.names for form in (*a.index, a.slot)):
                 return False
-    return all(len(found) < 2 for name, found in steps.items() if name in written)
+    near = {name: [n for n in steps if _shares(table[name], table[n])] for name in written}
+    return all(len(set().union(*(steps[n] for n in names))) < 2 for names in near.values())
+
+
+def _shares(one: Buffer, other: Buffer) -> bool:
+    """Whether two buffers of memory have a byte in common, as far as is known."""
+    if one.name == other.name or _memory(one) != _memory(other):
+        return one.name == other.name
+    if not one.offsets or not other.offsets:
+        return True
+    (a, b) = (one.offsets[0], other.offsets[0])
+    return a < b + other.slot_bytes and b < a + one.slot_bytes
 
 
 @lru_cache(maxsize=65536)

@@ -14,7 +14,8 @@ MERGED = frozenset({"sum", "max", "min", "moments"})
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """``before``: pointwise ops that make an operand of ``root``, the contraction, each element wherever it is needed.
+    """``before``: pointwise ops that make an operand of ``root``, the contraction, each element wherever it is needed;
+    others may read the operand too, which is then stored.
     ``after``: pointwise ops on its result, and reductions of it over everything that only one operand has
     (``statistics``).
     """

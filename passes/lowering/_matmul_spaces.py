@@ -67,12 +67,14 @@ class SpaceNest(ContractionNest):
         columns = tuple(tuple((name, abs(step)) for name, step in f.terms) for f in b.index)
         ops = (*self.before, *self.ops)
         self.multiplied = cube_sums(ops, self.ops[0], self.contraction, self.tensors, self.machine)
+        stored = any(t.name in self.stored for op in self.before for t in op.outputs)
         return replace(
             shape,
             n=tuple(sorted(shape.n, key=lambda d: -place[d])),
             columns=columns,
             reductions=shape.reductions - len(self.multiplied),
             summed=summed(self.multiplied),
+            stored=stored,
         )
 
     def _first(self) -> tuple[Op, Read] | None:
@@ -95,8 +97,9 @@ class SpaceNest(ContractionNest):
         if self.before:
             slices = {d.name: plan.chunk[d.name] for d in self.channels}
             self.prologue = Prologue(
-                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room(), slices
-            )
+                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room(), slices,
+                stored=self.shape.stored,
+            )  # fmt: skip
         self._summarise()
         super().run()
         for summary in self.summaries:

@@ -46,6 +46,7 @@ class Shape:
     run: int | None = None  # bytes in a row where columns packed at run time come from; 0: a column's are
     columns: tuple[tuple[tuple[str, int], ...], ...] = ()  # per axis of B, if known: (dim, step) of its index
     summed: Summed | None = None  # what the cube sums up of the result
+    stored: bool = False  # what is made of A while it is loaded goes to memory as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,11 @@ def column_share(s: Shape, sizes: Mapping[str, int]) -> float:
 
 
 def parallel_dim(s: Shape, outer: dict[str, int], cores: int) -> str:
-    """The dim whose blocks spread best over the cores; batch, then M, then N on ties."""
+    """The dim whose blocks spread best over the cores; batch, then M, then N on ties. Cores that store
+    what they make of A have nothing of it in common.
+    """
     best, best_use = "", 0.0
-    for d in (*s.batch, *s.m, *s.n):
+    for d in (*s.batch, *s.m, *s.n) if not s.stored else (d for d in s.m if not s.reach[d.name][1]):
         blocks = ceil(d.extent / outer[d.name])
         use = min(blocks / (cores * ceil(blocks / cores)), 1.0) * min(blocks, cores)
         if use > best_use * 1.05:

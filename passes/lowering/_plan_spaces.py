@@ -33,7 +33,7 @@ def plan_spaces(s: Shape, machine: Machine, finish: Finish) -> Plan:
     pricer = _Pricer(s, machine, finish)
     for outer in tilings(s):
         chunk = pricer.chunk(outer)
-        if chunk is None or not pricer.fits(outer):
+        if chunk is None or not pricer.fits(outer) or (s.stored and _cut_windows(s, outer) > 1):
             continue
         spread = Plan(parallel_dim(s, outer, machine.cores), outer, chunk)
         for band in _bands(s, spread, machine):
@@ -68,6 +68,11 @@ def rows_at_once(s: Shape, machine: Machine, finish: Finish, columns: int) -> in
     room = min(machine.role(r).capacity for r in ("operand_a", "operand_b")) // _SUMMED
     fit = room // (each * max(s.summed.left, s.summed.right))
     return min(rows, fit // k0 * k0)
+
+
+def _cut_windows(s: Shape, outer: dict[str, int]) -> int:
+    """How many dims of rows have tiles that reach into each other."""
+    return sum(s.reach[d.name][1] > 0 and outer[d.name] < d.extent for d in s.m)
 
 
 def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:

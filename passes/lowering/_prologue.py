@@ -63,6 +63,7 @@ class Prologue:
     extents: dict[str, int]  # of the contraction's dims
     room: int
     slices: dict[str, int]
+    stored: bool = False  # in memory too, every element by the tile in whose middle it lies
     known: dict[Expr, Read] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     inside: dict[int, str] = field(default_factory=dict)  # axis -> conditions
@@ -148,7 +149,8 @@ class Prologue:
         sizes = {c.dim: part[c.dim].size if c.dim in part else c.box.count for c in kept}
         each = self._bytes(list({**sizes, edge.dim: 1}.values()))
         ends = max(c.box.count for c in segments[1:])
-        if _part(segments[0].box.count, self.room // each) == ends:
+        fit = self.room // each
+        if _part(segments[0].box.count, fit) == _part(ends, fit):
             return self.room
         # They are needed once a tile, and so in one slot.
         return self.room - min(ends * each // _SLOTS, self.room // 2)
@@ -214,9 +216,11 @@ class Prologue:
             bound[op.name] = replace(ev.value(piece.body), temporary=op is self.ops[-1])
         value = materialise(ev, bound[self.tensor.name], frame.axes, self.tensor)
         assert isinstance(value.operand, Access)
+        source = by_dims(value.operand, frame.axes)
+        if self.stored:
+            self._store(cells, tiles, source, frame)
         for c in cells:
             self._clear(c, tiles[c.dim], value.operand, frame)
-        source = by_dims(value.operand, frame.axes)
         index = tuple(tiles[c.dim].local(c.dim) * c.pitch + c.start for c in kept)
         far = next((c for c in kept if c.pitch > 1), None)
         for at in range(far.box.count) if far is not None else (None,):
@@ -225,6 +229,14 @@ class Prologue:
             places, inside = (tuple(f.substitute(one) for f in forms) for forms in (index, source.index))
             dims = [d for d in frame.dims(frame.axes) if d[0] not in one]
             self.emit.emit("copy_out.copy", dims, [Access(name, places)], [Access(source.buffer, inside)])
+
+    def _store(self, cells: list[Cell], tiles: dict[str, Tile], source: Access, frame: Frame) -> None:
+        """Store a part, unless it is an end of the box, which is in the middle of a neighbour's or lies outside."""
+        if any(c.low + c.high for c in cells):
+            return
+        places = {c.box.axis: c.box.first + tiles[c.dim].local(c.dim) * c.box.step for c in cells}
+        target = memory_access(self.tensor, [places[axis] for axis in range(len(places))])
+        self.emit.emit("copy_out.copy", frame.dims(frame.axes), [target], [source])
 
     def _local(self, piece: Piece, blocks: dict[str, Block]) -> Piece:
         """The piece on a block, reading what is known already."""

@@ -43,6 +43,35 @@ def prologue_pays(op: Op, root: Op, c: Contraction, tensors: Mapping[str, Tensor
     return elements * moved > elements * made * _again(root, c, machine)
 
 
+def shared_prologue_pays(
+    op: Op, root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+) -> bool:
+    """Whether an operand that others read too is made while it is loaded, and stored on the way. It takes as long as
+    before to make, but beside the products; what is made once more must not outweigh that.
+    """
+    if not _stored_once(root, c, tensors[c.a.tensor]):
+        return False
+    made = prod(op.outputs[0].shape) * vector_cycles((op,), c, tensors, machine)
+    extents = root.pieces[0].extents
+    blocks = prod(extents.values()) / prod(machine.cube_shape[tensors[c.a.tensor].dtype])
+    return made * _again(root, c, machine) < min(made, machine.cube_block * blocks)
+
+
+def _stored_once(root: Op, c: Contraction, operand: Tensor) -> bool:
+    """Whether tiles of rows hold every element of the operand in their middle, and cores share none."""
+    extents, rows = root.pieces[0].extents, {d.name for d in c.m}
+    alone = False
+    for form, extent in zip(c.a.index, operand.shape, strict=True):
+        mine = [(n, k) for n, k in form.terms if n in rows]
+        low, high = form.interval(extents)
+        if len(mine) > 1 or any(abs(k) != 1 for _, k in form.terms) or low > 0 or high < extent - 1:
+            return False
+        if mine and (mine[0][1] < 0 or (len(form.terms) > 1 and extents[mine[0][0]] > extent)):
+            return False
+        alone = alone or (bool(mine) and len(form.terms) == 1 and extent > 1)
+    return alone and not c.batch
+
+
 def _again(root: Op, c: Contraction, machine: Machine) -> float:
     """Elements that are made more than once, as a share of all, if tiles are as long as the innermost rows allow."""
     extents = root.pieces[0].extents

@@ -28,7 +28,7 @@ from passes.tensor._match import (
     join_rows,
     same_rows,
 )
-from passes.tensor._prologue import prologue_pays, works_on_operands
+from passes.tensor._prologue import prologue_pays, shared_prologue_pays, works_on_operands
 
 # An op that shares one element in so many of its own with a group is not worth moving there.
 _COMMON = 4
@@ -47,7 +47,8 @@ class Fuse:
     - contraction (depthwise ones too): pointwise ops over exactly its parallel dimensions, written at the
       same index (bias, normalisation, residual, activation). ``epilogue`` switches it off. Where the machine can
       work on an operand before it multiplies it, also ops that only make that operand (``prologue``), if
-      making elements anew where tiles overlap costs less than storing and loading the tensor; and reductions
+      making elements anew where tiles overlap costs less than storing and loading the tensor (others may read
+      it too: it is then stored on the way, which ``shared`` switches off); and reductions
       of the result over all that the other operand does not index, moments above all (``statistics``).
     - chain: ops of several pieces that only make an operand of a contraction, or only use its result (the
       transforms of a convolution). ``chains`` switches it off.
@@ -97,6 +98,7 @@ class Fuse:
     enabled: bool = True
     epilogue: bool = True
     prologue: bool = True
+    shared: bool = True
     statistics: bool = True
     chains: bool = True
     rows: bool = True
@@ -174,7 +176,9 @@ class _Grouping:
             root, lambda inside, j: next(filter(None, (f(inside, j) for f in fits)), None)
         )
         if c is not None and staged and options.prologue:
-            self._grow_from(root, partial(self._fit_prologue, c=c, machine=machine), members)
+            self._grow_from(
+                root, partial(self._fit_prologue, c=c, machine=machine, shared=options.shared), members
+            )
 
     def _grow_from(self, root: int, fit: Fit, members: list[int] | None = None) -> list[int]:
         """Let ops join the group of ``root`` until none fits any more; its members."""
@@ -260,7 +264,9 @@ class _Grouping:
         """Tensors that are complete only when the whole group is."""
         return {t.name for m in members[1:] if self.ops[m].monoid for t in self.ops[m].outputs}
 
-    def _fit_prologue(self, members: list[int], j: int, c: Contraction, machine: Machine) -> Op | None:
+    def _fit_prologue(
+        self, members: list[int], j: int, c: Contraction, machine: Machine, shared: bool
+    ) -> Op | None:
         """An op that makes the operand that the contraction takes row by row, or something that such an op reads."""
         op, fed = self.ops[j], self.leads[members[0]]
         name, piece = op.name, op.pieces[0]
@@ -269,8 +275,11 @@ class _Grouping:
         readers = {i for i, o in enumerate(self.ops) if any(r.tensor == name for r in reads(o))}
         if any(len({f.as_var() for f in p.index} - {None}) < len(p.index) for p in (piece,)):
             return None
-        if readers == {members[0]} and c.a.tensor == name and c.b.tensor != name:
-            return op if prologue_pays(op, self.ops[members[0]], c, self.tensors, machine) else None
+        if members[0] in readers and c.a.tensor == name and c.b.tensor != name:
+            if len(readers) > 1 and not shared:
+                return None
+            pays = prologue_pays if len(readers) == 1 else shared_prologue_pays
+            return op if pays(op, self.ops[members[0]], c, self.tensors, machine) else None
         if not readers or not readers <= set(fed):
             return None
         found = [self._uses([i], op)[0] for i in readers]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from kernels_dsl import source
 from opc import data, driver, machine
 from opc.build import run_passes
 from opc.machine import Machine
@@ -13,7 +14,10 @@ from opc.tensor.bound import check
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
 from passes.tensor import _staged_parts
+from passes.tensor.differentiate import differentiate
+from passes.tensor.fuse import Fuse
 from passes.tensor.split_sums import SplitSums
+from tests.e2e.test_gradients import backward_arguments
 from tests.lowering.test_outer_products import GRADIENT
 
 NPU = machine.load("ascend910")
@@ -50,10 +54,50 @@ def test_sums_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function = weight_gradient(*SHAPES[name])
     parted, _ = run_passes(function, [SplitSums()], NPU)
     assert len(parted.ops) == 2
-    assert simulated(function, NPU) == simulated(function, replace(NPU, cores=3))
+    assert simulated(function, NPU) == simulated(function, replace(NPU, cores=20))
     assert run_passes(function, [SplitSums(staged=False)], NPU)[0] == function
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_sums_as_a_whole(name: str) -> None:
     simulated(weight_gradient(*SHAPES[name]), NPU)
+
+
+# What tiles of rows do to an operand that is made on the way: one tile, several that reach into each other, ragged.
+BLOCKS = {
+    **{name: SHAPES[name] for name in ("strided", "ragged", "matrix")},
+    "one-image": (1, 16, 24, 9, 3, 1, 1),
+    "tall": (2, 16, 16, 40, 3, 1, 1),
+    "unpadded": (2, 16, 16, 12, 3, 1, 0),
+    "full": (2, 16, 16, 6, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_training_blocks(name: str) -> None:
+    n, c, k, image, window, stride, pad = BLOCKS[name]
+    sizes = {"N": n, "C": c, "CG": c, "K": k, "H": image, "W": image, "R": window, "S": window}
+    sizes |= {"stride": stride, "pad": pad}
+    forward = driver.specialise(source("conv_bn_relu_train"), "block", NPU, None, sizes, "f16", "nhwc")
+    gradient = differentiate(forward, ["x", "w", "gamma", "beta"])
+    arrays = backward_arguments(forward, gradient, "normal")
+    expected = oracle(gradient.backward, arrays)
+    found = driver.npu_kernel(driver.build(gradient.backward, NPU)).simulate(arrays)
+    for result in gradient.backward.results:
+        report = check(found[result], expected[result])
+        assert report.ok, f"{result}: {report}"
+
+
+def test_an_operand_is_made_once_for_both_gradients() -> None:
+    forward = driver.specialise(
+        source("conv_bn_relu_train"), "block", NPU, None, {"N": 4, "C": 32, "CG": 32, "K": 32, "H": 14, "W": 14},
+        "f16", "nhwc",
+    )  # fmt: skip
+    backward = differentiate(forward, ["x", "w"]).backward
+    groups = {}
+    for shared in (True, False):
+        passes = [replace(p, shared=shared) if isinstance(p, Fuse) else p for p in driver.pipeline("tensor")]
+        fused, _ = run_passes(backward, passes, NPU)
+        groups[shared] = {op.name: op.group for op in fused.ops}
+    assert groups[True]["d_a"] == groups[True]["d_x"]
+    assert groups[False]["d_a"] != groups[False]["d_x"]
