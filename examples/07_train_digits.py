@@ -1,7 +1,7 @@
 """Train a residual network on handwritten digits; forward, backward and the optimiser are opc's kernels.
 
     python examples/07_train_digits.py                 # f32, under a minute
-    python examples/07_train_digits.py --dtype bf16    # bfloat16 kernels, master weights in f32
+    python examples/07_train_digits.py --dtype bf16    # products in bfloat16, weights and statistics in f32
 
 pip install -e '.[examples]' brings scikit-learn, which contains the digits, rich and matplotlib. The loss curve is
 drawn into build/digits-DTYPE.png.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import ml_dtypes
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.datasets import load_digits
@@ -34,48 +33,38 @@ kernel predict(x: T[N, C, H, W], w: T[K, C], bias: T[K]) -> (label: i32[N]) {
   scores = linear(pooled, w, bias)
   label[n] = argmax[k](scores[n, k])
 }
-kernel update(inout master: f32[N], inout m: f32[N], g: T[N], rate: f32[1],
-              momentum: f32 = 0.9, decay: f32 = 5e-4) -> (w: T[N]) {
-  "Momentum and weight decay on f32 master weights; w is what the other kernels read."
-  v[i] = momentum * m[i] + f32(g[i]) + decay * master[i]
-  u[i] = master[i] - rate[0] * v[i]
-  m[i] = v[i]
-  master[i] = u[i]
-  w[i] = T(u[i])
-}
 """
-DTYPES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16)}
+MIXED = {"f32": "", "bf16": "bf16"}  # the type of products; all else is f32
 BATCH, CHANNELS, CLASSES, RATE = 32, 16, 10, 0.2
 Array = np.ndarray[Any, np.dtype[Any]]  # images are [N, C, H, W] by index, channels last in memory
 
 
 class Parameter:
-    """What is learned: an f32 master copy and its momentum, and the value that kernels read."""
+    """What is learned, and its momentum."""
 
-    def __init__(self, value: Array, dtype: str) -> None:
-        self.value = value.astype(DTYPES[dtype])
-        self.master = value.astype(np.float32).ravel()
-        self.momentum = np.zeros_like(self.master)
-        self.update = opc.compile(SOURCE, "update", dtype=dtype, N=value.size)
+    def __init__(self, value: Array) -> None:
+        self.value = value.astype(np.float32)
+        self.momentum = np.zeros(value.size, np.float32)
+        self.sgd = opc.compile(kernels_dsl.path("sgd_momentum"), N=value.size, weight_decay=5e-4)
 
     def step(self, gradient: Array, rate: float) -> None:
         rates = np.array([rate], np.float32)
-        self.update(self.master, self.momentum, np.ravel(gradient), rates, out=self.value.reshape(-1))
+        self.sgd(self.value.reshape(-1), self.momentum, np.ravel(gradient), rates)
 
 
 class Block:
     """Convolution, batch norm, a shortcut in every second one, ReLU."""
 
-    def __init__(self, inputs: int, dtype: str, tests: int, random: np.random.Generator, kind: str) -> None:
+    def __init__(self, inputs: int, mixed: str, tests: int, random: np.random.Generator, kind: str) -> None:
         sizes: dict[str, Any] = {"C": inputs, "H": 8, "W": 8, "K": CHANNELS, "R": 3, "S": 3}
         shortcut = ["residual"] if "add" in kind else []
         wrt = [*(["x"] if inputs > 1 else []), "w", "gamma", "beta", *shortcut]  # an image needs no gradient
         train = kernels_dsl.path(f"{kind}_train")
-        self.pair = opc.grad(train, wrt=wrt, dtype=dtype, layout="nhwc", N=BATCH, CG=inputs, **sizes)
-        self.test = opc.compile(kernels_dsl.path(kind), dtype=dtype, layout="nhwc", N=tests, **sizes)
+        self.pair = opc.grad(train, wrt=wrt, mixed=mixed, layout="nhwc", N=BATCH, CG=inputs, **sizes)
+        self.test = opc.compile(kernels_dsl.path(kind), mixed=mixed, layout="nhwc", N=tests, **sizes)
         filters = random.standard_normal((CHANNELS, inputs, 3, 3)) * (2 / (9 * inputs)) ** 0.5
         ones, zeros = np.ones(CHANNELS), np.zeros(CHANNELS)
-        self.parameters = [Parameter(filters, dtype), Parameter(ones, "f32"), Parameter(zeros, "f32")]
+        self.parameters = [Parameter(filters), Parameter(ones), Parameter(zeros)]
         self.running = np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32)
         self.gradients: list[Array] = []
 
@@ -96,17 +85,17 @@ class Block:
 class Network:
     """A first block, residual pairs of blocks, mean over each channel, a linear layer."""
 
-    def __init__(self, dtype: str, pairs: int, tests: int, seed: int) -> None:
+    def __init__(self, mixed: str, pairs: int, tests: int, seed: int) -> None:
         random = np.random.default_rng(seed)
-        self.first = Block(1, dtype, tests, random, "conv_bn_relu")
+        self.first = Block(1, mixed, tests, random, "conv_bn_relu")
         kinds = "conv_bn_relu", "conv_bn_add_relu"
-        self.pairs = [[Block(CHANNELS, dtype, tests, random, k) for k in kinds] for _ in range(pairs)]
-        image: dict[str, Any] = {"C": CHANNELS, "H": 8, "W": 8, "dtype": dtype, "layout": "nhwc"}
+        self.pairs = [[Block(CHANNELS, mixed, tests, random, k) for k in kinds] for _ in range(pairs)]
+        image: dict[str, Any] = {"C": CHANNELS, "H": 8, "W": 8, "mixed": mixed, "layout": "nhwc"}
         self.add = opc.compile(kernels_dsl.path("add"), N=BATCH, **image)
         self.head = opc.grad(SOURCE, "head", wrt=["x", "w", "bias"], N=BATCH, K=CLASSES, **image)
         self.predict = opc.compile(SOURCE, "predict", N=tests, K=CLASSES, **image)
         weights = random.standard_normal((CLASSES, CHANNELS)) * CHANNELS**-0.5
-        self.linear = [Parameter(weights, dtype), Parameter(np.zeros(CLASSES), dtype)]
+        self.linear = [Parameter(weights), Parameter(np.zeros(CLASSES))]
         self.blocks = [self.first, *(block for pair in self.pairs for block in pair)]
         self.parameters = [*self.linear, *(p for block in self.blocks for p in block.parameters)]
 
@@ -134,10 +123,10 @@ class Network:
         return float(np.mean(self.predict(h, *(p.value for p in self.linear)) == labels))
 
 
-def digits(dtype: str) -> tuple[Array, ...]:
+def digits() -> tuple[Array, ...]:
     """Images and labels to learn from, then those to test with."""
     x, y = load_digits(return_X_y=True)
-    images = ((x - x.mean()) / x.std()).reshape(-1, 1, 8, 8).astype(DTYPES[dtype])
+    images = ((x - x.mean()) / x.std()).reshape(-1, 1, 8, 8).astype(np.float32)
     split = train_test_split(images, y.astype(np.int32), test_size=360, stratify=y, random_state=0)
     return split[0], split[2], split[1], split[3]
 
@@ -169,14 +158,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--dtype", choices=MIXED, default="f32", help="of products")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=2, help="residual pairs of blocks")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.setdefault("OPC_NUM_THREADS", "1")  # images this small are not worth the second one
-    train_x, train_y, test_x, test_y = digits(options.dtype)
-    network = Network(options.dtype, options.pairs, len(test_x), options.seed)
+    train_x, train_y, test_x, test_y = digits()
+    network = Network(MIXED[options.dtype], options.pairs, len(test_x), options.seed)
     plan = list(batches(len(train_x), options.epochs, np.random.default_rng(options.seed)))
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     losses: list[float] = []

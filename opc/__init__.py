@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opc.gradients import grad, load_pair
     from opc.kernel import Kernel
     from opc.pair import Pair, Saved
+    from opc.scaling import LossScale
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "Kernel",
     "LanguageError",
     "ListingError",
+    "LossScale",
     "MachineError",
     "OpcError",
     "Pair",
@@ -54,6 +56,7 @@ __all__ = [
 _HOME = {
     "ArrayPair": "opc.family",
     "Kernel": "opc.kernel",
+    "LossScale": "opc.scaling",
     "Pair": "opc.pair",
     "Saved": "opc.pair",
     "compile": "opc.driver",
