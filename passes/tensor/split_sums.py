@@ -19,6 +19,7 @@ from passes.tensor._staged_parts import staged_parts
 
 _TERMS = 512  # of a part at least: storing it and adding it up then takes a few hundredths of its time
 _FEWEST, _MOST = 4, 16  # parts
+_FEW, _MORE = 4, 32  # times the bytes of the fewest parts, and of more, have to fit the operands'
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,22 @@ class SplitSums:
             return 0
         if stages(c, tensors, machine):
             return staged_parts(c, tensors, machine) if self.staged else 0
-        return _parts(c, machine.cube_shape[operand][2])
+        return _parts(c, machine.cube_shape[operand][2], _room(op, c, tensors))
 
 
-def _parts(c: Contraction, depth: int) -> int:
+def _room(op: Op, c: Contraction, tensors: Mapping[str, Tensor]) -> int:
+    """How many parts lie in memory that is small beside the operands'."""
+    out = op.outputs[0]
+    part = out.size * (op.accumulate or out.dtype.compute).bytes
+    operands = sum(tensors[r.tensor].size * tensors[r.tensor].dtype.bytes for r in (c.a, c.b))
+    few = _FEWEST if part * _FEWEST * _FEW <= operands else 0
+    return max(few, operands // (_MORE * part))
+
+
+def _parts(c: Contraction, depth: int, room: int) -> int:
     """How many, of whole products ``depth`` terms deep; 0: the sum stays whole."""
     slowest, unit = c.k[0].extent, depth if len(c.k) == 1 else 1
-    most = min(_MOST, prod(d.extent for d in c.k) // _TERMS)
+    most = min(_MOST, room, prod(d.extent for d in c.k) // _TERMS)
     count = max((n for n in range(1, most + 1) if slowest % (n * unit) == 0), default=1)
     return count if count >= _FEWEST else 0
 
