@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A place in a source text: 1-based line and column, length in characters."""
 
     file: str
@@ -27,8 +26,7 @@ class Span:
     length: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
+class Diagnostic(NamedTuple):
     """One message: a code of ``CODES``, what is wrong here, where, and what to do."""
 
     code: str
@@ -37,7 +35,7 @@ class Diagnostic:
     label: str = ""
     notes: tuple[str, ...] = ()
     help: str = ""
-    secondary: tuple[tuple[Span, str], ...] = field(default=())
+    secondary: tuple[tuple[Span, str], ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """Plain data for ``--json``."""
@@ -56,13 +54,14 @@ class Diagnostic:
         }
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+def _printable(text: str) -> str:
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", text)
 
 
 def render(diagnostic: Diagnostic, source: str | None = None) -> str:
     """The message as rustc and ruff print it; ``source`` is the text ``span.file`` names."""
     d = diagnostic
-    lines = [f"error[{d.code}]: {_CONTROL.sub('?', d.message)}"]
+    lines = [f"error[{d.code}]: {_printable(d.message)}"]
     if d.span is not None:
         lines += _excerpt(d, source)
     lines += [f"  = note: {note}" for note in d.notes]
@@ -73,7 +72,7 @@ def render(diagnostic: Diagnostic, source: str | None = None) -> str:
 
 def _excerpt(d: Diagnostic, source: str | None) -> list[str]:
     assert d.span is not None
-    lines = [f"  --> {_CONTROL.sub('?', d.span.file)}:{d.span.line}:{d.span.column}"]
+    lines = [f"  --> {_printable(d.span.file)}:{d.span.line}:{d.span.column}"]
     text = source.split("\n") if source is not None else []
     marks = sorted(
         [(d.span, "^", d.label), *((s, "-", label) for s, label in d.secondary if s.file == d.span.file)],
@@ -85,7 +84,7 @@ def _excerpt(d: Diagnostic, source: str | None) -> list[str]:
     gutter = max(len(str(m[0].line)) for m in shown)
     lines.append(f"{' ' * gutter} |")
     for span, sign, label in shown:
-        raw = _CONTROL.sub("?", text[span.line - 1].removesuffix("\r").replace("\t", " "))
+        raw = _printable(text[span.line - 1].removesuffix("\r").replace("\t", " "))
         # A window keeps a 1 MB line readable.
         start = max(0, span.column - 1 - 60) if len(raw) > 140 else 0
         window = raw[start : start + 120]

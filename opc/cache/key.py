@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from opc.cache.digest import sha256
@@ -24,7 +23,7 @@ _VERSION = "1"
 _PACKAGES = ("opc", "passes", "kernels_dsl")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # As the lexer reads it: strings and comments are skipped, so that neither hides a `use` nor makes one up.
-_USE = re.compile(rb'\buse(?:\s|#[^\n]*\n)*"([^"]*)"|"[^"]*"|#[^\n]*')
+_USE = rb'\buse(?:\s|#[^\n]*\n)*"([^"]*)"|"[^"]*"|#[^\n]*'
 _MOST_FILES = 1000
 
 
@@ -106,7 +105,9 @@ def compiler_stamp() -> bytes:
 @lru_cache(maxsize=1)
 def llvm_stamp() -> bytes:
     """Changes when another llvmlite, which carries LLVM, is installed. Finds it without importing it."""
-    spec = find_spec("llvmlite")
+    # As importlib.util.find_spec, which would have to be imported, does for a package not imported yet.
+    found = (finder.find_spec("llvmlite", None) for finder in sys.meta_path)
+    spec = next(filter(None, found), None)
     if spec is None or spec.origin is None:
         raise ValueError("llvmlite is not installed")
     folder = os.path.dirname(spec.origin)
@@ -136,7 +137,7 @@ def used_files(text: bytes, file: str) -> Iterator[tuple[str, bytes]]:
     waiting, seen = [(text, folder)], set[str]()
     while waiting:
         text, folder = waiting.pop()
-        for found in _USE.finditer(text):
+        for found in re.finditer(_USE, text) if b"use" in text else ():
             if found[1] is None:
                 continue
             path = os.path.realpath(os.path.join(folder, os.fsdecode(found[1])))

@@ -15,6 +15,7 @@ SUFFIX = ".opc"
 _LARGEST = 1 << 28  # bytes of one entry
 TEMPORARY = ".tmp"
 _DAY = 86400
+_STRANGE = (ValueError, SyntaxError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -60,7 +61,7 @@ def read_file(path: str, key: str, touch: bool = True) -> Entry | None:
         return None
     try:
         entry = unpack(data) if len(data) <= _LARGEST else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except _STRANGE:
         return None  # the hash is right, the content another version's
     return entry if entry is not None and entry.manifest.get("key") == key else None
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from opc.errors import RuntimeCallError, fail
 
 NAMES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-_MAPPED = re.compile(r"/\S*/lib(?:gomp|iomp5|omp)[-.\w]*\.so[.\d]*$", re.MULTILINE)
+_MAPPED = r"/\S*/lib(?:gomp|iomp5|omp)[-.\w]*\.so[.\d]*$"
 MOST = 1024
 _VARIABLE = "OPC_NUM_THREADS"
 
@@ -46,7 +46,7 @@ def _mapped() -> list[str]:
             text = maps.read()
     except OSError:
         return []
-    return sorted(set(_MAPPED.findall(text)))
+    return sorted(set(re.findall(_MAPPED, text, re.MULTILINE)))
 
 
 _shared: list[Runtime] = []

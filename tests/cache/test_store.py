@@ -18,7 +18,7 @@ from opc.cache.entry import pack, unpack
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "1" * 64
 OTHER = "2" * 64
-MANIFEST = {"kernel": "twice", "args": [["input", "x", "f32", [8], None]]}
+MANIFEST = {"kernel": "twice", "args": (("input", "x", "f32", (8,), None),)}
 PARTS = {"source": b"text\nwith lines\n", "empty": b"", "code": bytes(range(256)), "a": b"a"}
 
 
@@ -41,7 +41,7 @@ def test_round_trip(cache: Path) -> None:
     assert entry is not None
     assert entry.parts == PARTS
     assert entry.manifest == {"key": KEY, **MANIFEST}
-    assert path.read_bytes().startswith(b"opc-cache v1 sha256 ")
+    assert path.read_bytes().startswith(b"opc-cache v2 sha256 ")
     assert [p.name for p in cache.iterdir()] == [path.name]
     assert cache.stat().st_mode & 0o777 == 0o700
 
@@ -78,6 +78,7 @@ def test_noise_is_no_entry(data: bytes) -> None:
         b"",
         b"{}",
         b"{}\n",
+        b"{'parts': f()}\n",
         b"[]\n",
         b'{"parts": 3}\n',
         b'{"parts": [["code", "x"]]}\n',
@@ -89,7 +90,7 @@ def test_right_hash_wrong_content_is_a_miss(cache: Path, body: bytes) -> None:
     from hashlib import sha256
 
     path = stored(cache)
-    path.write_bytes(b"opc-cache v1 sha256 " + sha256(body).hexdigest().encode() + b"\n" + body)
+    path.write_bytes(b"opc-cache v2 sha256 " + sha256(body).hexdigest().encode() + b"\n" + body)
     assert store.read(KEY) is None
 
 
@@ -104,7 +105,7 @@ def test_foreign_entries_are_misses(cache: Path) -> None:
     path.rename(cache / f"{OTHER}.opc")
     assert store.read(OTHER) is None
     data = pack({"key": KEY, **MANIFEST}, PARTS)
-    path.write_bytes(data.replace(b"v1", b"v2", 1))
+    path.write_bytes(data.replace(b"v2", b"v3", 1))
     assert store.read(KEY) is None
 
 
