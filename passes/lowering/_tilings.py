@@ -8,7 +8,7 @@ from opc.tensor.ir import Dim
 from passes.lowering._plan import Shape, balanced, divisors
 
 _ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 448, 512, 1024)
-_COLUMNS = (1, 2, 4, 8, 16)
+_WIDTHS = (16, 32, 64, 128, 256)  # of tiles, in columns
 
 
 def tilings(s: Shape) -> Iterator[dict[str, int]]:
@@ -25,7 +25,9 @@ def _n_tiles(n: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
         yield {}
         return
     *others, inner = n
-    for size in sorted({balanced(inner.extent, 16 * b) for b in _COLUMNS}):
+    # A window's taps fill blocks together with half as many columns.
+    widths = (8, *_WIDTHS) if others else _WIDTHS
+    for size in sorted({balanced(inner.extent, width) for width in widths}):
         for i in range(len(others), -1, -1):
             yield {**{d.name: d.extent for d in others[i:]}, inner.name: size}
 

@@ -13,6 +13,8 @@ from opc.machine import Machine
 from opc.tensor.bound import check
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
+from passes.lowering._matmul_spaces import SpaceNest
+from passes.lowering.tile import Lowering
 from passes.tensor import _staged_parts
 from passes.tensor.differentiate import differentiate
 from passes.tensor.fuse import Fuse
@@ -61,6 +63,18 @@ def test_sums_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_sums_as_a_whole(name: str) -> None:
     simulated(weight_gradient(*SHAPES[name]), NPU)
+
+
+def test_taps_of_a_window_fill_blocks_with_few_columns() -> None:
+    sums = weight_gradient(8, 256, 64, 14, 3, 1, 1)
+    fused, _ = run_passes(
+        sums,
+        [replace(p, staged=False) if isinstance(p, SplitSums) else p for p in driver.pipeline("tensor")],
+        NPU,
+    )
+    (nest,) = Lowering(fused, NPU, False).contractions()
+    assert isinstance(nest, SpaceNest)
+    assert (nest.plan.parallel, nest.plan.outer["c"]) == ("c", 8)
 
 
 # What tiles of rows do to an operand that is made on the way: one tile, several that reach into each other, ragged.
