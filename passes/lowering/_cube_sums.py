@@ -123,10 +123,18 @@ class CubeSums(Statistics):
         )  # fmt: skip
 
     def _staged(self, frame: Frame, value: Value) -> str:
-        axes = frame.axes[:2]
+        """The tile in the staging memory, its columns counted in blocks."""
+        rows, columns = (a.size for a in frame.axes[:2])
         assert isinstance(value.operand, Access)
-        name = self.emit.local("summed", self._operand, [a.size for a in axes], "stage")
-        self.emit.emit("copy_out.copy", frame.axis_dims(axes), [Evaluator.at(name, axes)], [value.operand])
+        shape = [rows, -(-columns // self.side), self.side]
+        name = self.emit.local("summed", self._operand, shape, "stage")
+        for start, width, count in self._segments(columns):
+            here = {"n_": _B * self.side + _J + start}
+            source = Access(value.operand.buffer, tuple(f.substitute(here) for f in value.operand.index))
+            self.emit.emit(
+                "copy_out.copy", [("m_", rows), ("b_", count), ("j_", width)],
+                [Access(name, (_M, _B + start // self.side, _J))], [source],
+            )  # fmt: skip
         return name
 
     def _operands(self, staged: str, rows: int, columns: int, left: bool) -> str:
@@ -134,11 +142,11 @@ class CubeSums(Statistics):
         role, sides = ("operand_a", [self.side, rows]) if left else ("operand_b", [rows, self.side])
         name = self.emit.local("summed", self._operand, [-(-columns // self.side), *sides], role)
         for start, width, count in self._segments(columns):
-            column = _B * self.side + _J + start
+            block = _B + start // self.side
             inner = (_J, _M) if left else (_M, _J)
             self.emit.emit(
                 "copy_in.copy", [("b_", count), ("j_", width), ("m_", rows)],
-                [Access(name, (_B + start // self.side, *inner))], [Access(staged, (_M, column))],
+                [Access(name, (block, *inner))], [Access(staged, (_M, block, _J))],
             )  # fmt: skip
         return name
 
