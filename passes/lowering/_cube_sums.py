@@ -41,6 +41,7 @@ class CubeSums(Statistics):
     columns: int = 1
     rows: int = 1
     ones: str = ""
+    mask: str = ""
 
     @property
     def used(self) -> frozenset[str]:
@@ -64,8 +65,7 @@ class CubeSums(Statistics):
     def _allocate(self) -> None:
         """Accumulators of all columns that the loops inside visit, tile by tile and block by block."""
         width, around = self.side, self.around[self._dim.name].size
-        self.columns = min(self.columns, around)
-        blocks = [-(-around // self.columns), -(-self.columns // width)]
+        blocks = [-(-around // self.columns), -(-min(self.columns, around) // width)]
         accumulator = self.emit.machine.accumulator_role(self._operand)
         for op in self.ops:
             rows = width if len(factors(op)) > 1 else 1
@@ -73,8 +73,13 @@ class CubeSums(Statistics):
             self.sums[op.name] = self.emit.local(
                 f"{op.name}_acc", self._type(op.outputs[0]), shape, accumulator
             )
+
+    def prepare(self) -> None:
+        """What a core needs for all its sums: a row of ones among the left operands, and which elements to pick."""
         if any(len(factors(op)) == 1 for op in self.ops):
             self._make_ones()
+        if any(len(factors(op)) > 1 for op in self.ops):
+            self.mask = self._diagonal()
 
     def _make_ones(self) -> None:
         """A row of ones among the left operands."""
@@ -163,8 +168,7 @@ class CubeSums(Statistics):
     def end(self) -> None:
         """Store diagonals and sums, some blocks of columns at a time."""
         d, around = self._dim, self.around[self._dim.name]
-        mask = self._diagonal() if any(len(factors(op)) > 1 for op in self.ops) else ""
-        for tile in self.emit.tiles(d.name, around.size, self.columns):
+        for tile in self.emit.tiles(d.name, around.size, min(self.columns, around.size)):
             for start, width, count in self._segments(tile.size):
                 for part in self.emit.tiles("b_", count, min(count, _BLOCKS)):
                     first = part.base + start // self.side
@@ -174,7 +178,7 @@ class CubeSums(Statistics):
                     }
                     for op in self.ops:
                         self.emit.line = op.line
-                        value = self._picked(op, (tile.order, first), part.size, width, mask)
+                        value = self._picked(op, (tile.order, first), part.size, width)
                         self._keep(op, value, part.size * width, at)
 
     def _diagonal(self) -> str:
@@ -186,7 +190,7 @@ class CubeSums(Statistics):
         self.emit.emit("vector.eq", dims, [Access(mask, at)], [Access(apart, at), Imm(0)])
         return mask
 
-    def _picked(self, op: Op, first: tuple[Affine, Affine], count: int, width: int, mask: str) -> str:
+    def _picked(self, op: Op, first: tuple[Affine, Affine], count: int, width: int) -> str:
         """The sums of some blocks, next to the vector unit."""
         dtype, product = self._type(op.outputs[0]), len(factors(op)) > 1
         total = self.emit.local("sum", dtype, [count * width], "vector")
@@ -202,7 +206,7 @@ class CubeSums(Statistics):
         dims.insert(1, ("i_", width))
         source = Access(self.sums[op.name], (tile, block + _B, _I, _J))
         self.emit.emit("scale.drain", dims, [here], [source])
-        self.emit.emit("vector.select", dims, [here], [Access(mask, (_I, _J)), here, Imm(0.0)])
+        self.emit.emit("vector.select", dims, [here], [Access(self.mask, (_I, _J)), here, Imm(0.0)])
         chain = max(width, prod(d.extent for d in self.shape.m))
         self.emit.emit("vector.reduce_sum", dims, [target], [here], init=Affine(), chain=chain)
         return total

@@ -94,6 +94,7 @@ class _Trial:
         if multiplied:
             epilogue.sums = CubeSums(emit, multiplied, tensors, stored, shape, "", 1, columns=side, rows=side)
             tiles = {d.name: Tile(Affine(), min(side, d.extent), Affine()) for d in (*shape.m, *shape.n)}
+            epilogue.sums.prepare()
             epilogue.sums.begin(tiles, None)
             epilogue.sums.tiles = tiles
         dims = (*shape.batch, *shape.m, *shape.n)

@@ -159,13 +159,17 @@ class SpaceNest(ContractionNest):
             sizes = {**self.plan.outer, **self.plan.chunk}
             moving = {name for name, size in sizes.items() if size < self.piece.extents.get(name, size)}
             self.prologue.prepare({d.name for d in self.channels}, moving)
+        if self.epilogue.sums is not None:
+            self.epilogue.sums.prepare()
         self._outer(dims, tiles, staged)
         self.alone = True
 
     def _rows_next(self, dims: list[Dim]) -> bool:
-        """Whether no loop around the remaining ones of rows is to come."""
+        """Whether no loop around the remaining ones of rows is to come; on the cube, where room is scarce, whether
+        those of rows are the next.
+        """
         rows = set(self.shape.m)
-        return not dims or dims[0] in rows or not rows & set(dims)
+        return not dims or dims[0] in rows or not (rows & set(dims) or self.multiplied)
 
     def _stage(self, read: Read, frame: Frame, last: tuple[Dim, ...]) -> Access:
         """See the base class; what makes the operand runs on the way. A matrix is staged as it lies, since operand

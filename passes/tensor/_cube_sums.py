@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from opc.dtypes import DType
 from opc.machine.model import Machine
+from opc.program.cost import vector_model
 from opc.tensor.ir import Call, Expr, Op, Read, Tensor
 from passes.tensor._contraction import Contraction
 from passes.tensor._prologue import vector_cycles, works_on_operands
@@ -79,11 +79,15 @@ def _work(
     tensors: Mapping[str, Tensor],
     machine: Machine,
 ) -> Pipes:
-    """Cycles per result on the pipes that sums may lengthen: vector, cube, and the one out of the vector's memory."""
+    """Cycles per result on the pipes that sums may lengthen, vector, cube, and the one out of the vector's memory, and
+    on the one that brings operands: where each core waits for all columns nothing is gained.
+    """
     operand, roles = tensors[c.a.tensor].dtype, machine.roles
     wide, width = machine.accumulators[operand], machine.vector_bytes
     m0, n0, k0 = machine.cube_shape[operand]
     results = prod(d.extent for d in root.pieces[0].dims)
+    load = machine.route("copy_in", roles["memory"], roles["stage"])
+    loaded = prod(tensors[c.a.tensor].shape) + machine.cores * prod(tensors[c.b.tensor].shape)
     drain = machine.route("scale", roles["accumulator"], roles["vector"])
     hand = machine.route("copy_out", roles["vector"], roles["stage"])
     store = machine.route("copy_out", roles["vector"], roles["memory"])
@@ -92,16 +96,24 @@ def _work(
     def add(pipe: str, cycles: float) -> None:
         pipes[pipe] = pipes.get(pipe, 0.0) + cycles
 
+    def slope(operation: str) -> float:
+        return vector_model(machine, operation, wide, wide).slope
+
     add(machine.cube_pipe, prod(d.extent for d in c.k) * machine.cube_block / (m0 * n0 * k0))
-    for route, size in ((drain, wide.bytes), (store, root.outputs[0].dtype.bytes)):
+    moves = (
+        (load, loaded / results * operand.bytes),
+        (drain, wide.bytes),
+        (store, root.outputs[0].dtype.bytes),
+    )
+    for route, size in moves:
         if route is not None:
             add(route.pipe, size / route.bandwidth)
     for op in summed:
         products = len(factors(op)) > 1 and op.monoid == "sum"
-        slope = _slope(machine, f"reduce_{op.monoid}", wide) + products * _slope(machine, "mul", wide)
-        add(machine.vector_pipe, slope * wide.bytes / width)
+        cycles = slope(f"reduce_{op.monoid}") + products * slope("mul")
+        add(machine.vector_pipe, cycles * wide.bytes / width)
     if not placed:
-        add(machine.vector_pipe, _slope(machine, "convert", wide) * wide.bytes / width)
+        add(machine.vector_pipe, slope("convert") * wide.bytes / width)
     assert hand is not None, "works_on_operands asks for it"
     for name in sorted({r.tensor for op in placed for r in factors(op)}):
         add(hand.pipe, tensors[name].dtype.bytes / hand.bandwidth)
@@ -114,11 +126,3 @@ def _work(
         add(machine.vector_pipe, made * vector_cycles(before, c, tensors, machine))
         add(hand.pipe, made * operand.bytes / hand.bandwidth)
     return pipes
-
-
-def _slope(machine: Machine, name: str, dtype: DType) -> float:
-    """Cycles per vector of a function, by the names that the machine file may have for it."""
-    costs = machine.vector_costs
-    names = (f"{name}.{dtype}", name, *(("reduce",) if name.startswith("reduce") else ()), "default")
-    found = next((costs[n] for n in names if n in costs), None)
-    return found.slope if found is not None else 1.0
