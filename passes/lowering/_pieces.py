@@ -70,22 +70,22 @@ class PieceNest:
             self._stage(tiles)
         before = dict(self.staged)
         if dims:
-            for tile in self._steps(dims[0], parallel):
+            for tile in self._steps(dims[0], 1, parallel):
                 self.inside(dims[1:], {**tiles, dims[0].name: tile})
                 self.staged = dict(before)
             return
         if self.lane is None:
             self._point(tiles)
             return
-        for tile in self.emit.tiles(self.lane, self.extents[self.lane], self.lanes):
+        for tile in self._steps(Dim(self.lane, self.extents[self.lane]), self.lanes, False):
             self._point({**tiles, self.lane: tile})
 
-    def _steps(self, d: Dim, parallel: bool) -> Iterator[Tile]:
-        """One index at a time; where some pieces end early, what is left goes round by itself."""
+    def _steps(self, d: Dim, size: int, parallel: bool) -> Iterator[Tile]:
+        """Blocks of a dimension; where some pieces end early, what is left goes round by itself."""
         ends = sorted({p.extents[d.name] for op in self.ops for p in op.pieces})
         for low, high in pairwise([0, *ends]):
-            for tile in self.emit.tiles(d.name, high - low, 1, parallel):
-                yield Tile(tile.base + low, 1, tile.order)
+            for tile in self.emit.tiles(d.name, high - low, size, parallel):
+                yield Tile(tile.base + low, tile.size, tile.order)
 
     def _stage(self, tiles: Tiles) -> None:
         """Stage what is read past an edge, once for all dimensions without a tile, as soon as that fits."""
