@@ -121,7 +121,7 @@ def _around(name: str, found: Roles) -> Iterator[Problem]:
 
 
 def _rows(name: str, ops: list[Op]) -> Iterator[Problem]:
-    """Row groups: shared parallel dimensions, read as written; further dimensions are free."""
+    """Row groups: shared parallel dimensions, read as written; further dimensions are free, one per axis."""
     pieces = [op.pieces[0] for op in ops]
     shared = set.intersection(*({d.name for d in p.dims} for p in pieces))
     for op, piece in zip(ops[1:], pieces[1:], strict=True):
@@ -146,7 +146,8 @@ def _same_row(writer: Piece, read: Read, shared: set[str], extents: Mapping[str,
                 return False
             continue
         rows, inside = index.split(shared)
-        if written.split(shared)[0] != rows:
+        theirs, within = written.split(shared)
+        if theirs != rows or (within.names and within.as_var() is None):  # one dim numbers what is in a row
             return False
         if rows.terms:  # pieces of an axis: what is read of one lies between its ends
             low, high = inside.interval(extents)

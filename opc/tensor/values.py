@@ -333,19 +333,21 @@ def _slope(x: Array) -> Array:
     return result
 
 
+def _ranged(error: Array, d: Array, width: float) -> Array:
+    """The error of a function whose values span ``width``. What is unknown may be NaN, which no range holds."""
+    return np.where(np.isinf(d), np.inf, np.minimum(error, width))
+
+
 def _tanh(v: Array, x: list[Array], d: list[Array]) -> Array:
-    result: Array = np.minimum(4 * d[0] * _slope(2 * _nearest(x[0], d[0])), 2.0)
-    return result
+    return _ranged(4 * d[0] * _slope(2 * _nearest(x[0], d[0])), d[0], 2.0)
 
 
 def _erf(v: Array, x: list[Array], d: list[Array]) -> Array:
-    result: Array = d[0] * (2 / np.sqrt(np.pi)) * np.exp(-(_nearest(x[0], d[0]) ** 2))
-    return np.minimum(result, 2.0)
+    return _ranged(d[0] * (2 / np.sqrt(np.pi)) * np.exp(-(_nearest(x[0], d[0]) ** 2)), d[0], 2.0)
 
 
 def _sigmoid(v: Array, x: list[Array], d: list[Array]) -> Array:
-    result: Array = np.minimum(d[0] * _slope(_nearest(x[0], d[0])), 1.0)
-    return result
+    return _ranged(d[0] * _slope(_nearest(x[0], d[0])), d[0], 1.0)
 
 
 def _sum(v: Array, x: list[Array], d: list[Array]) -> Array:

@@ -137,8 +137,8 @@ def same_rows(read: Read, index: Index, shared: tuple[Dim, ...], extents: Mappin
                 return False
             continue
         mine, inside = form.split(names)
-        theirs, _ = want.split(names)
-        if mine != theirs:
+        theirs, within = want.split(names)
+        if mine != theirs or (within.names and within.as_var() is None):  # one dim numbers what is in a row
             return False
         # Pieces of an axis: what is read of one lies between its ends.
         low, high = inside.interval(extents) if mine.terms else (0, 0)

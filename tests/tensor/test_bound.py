@@ -72,3 +72,16 @@ def test_undecided_comparison_takes_either_branch() -> None:
 """
     result = only(oracle(parse_function(text), {"x": np.array([0.5, 1.0, 2.0], np.float32)}))
     np.testing.assert_array_equal(result.bound, [0.0, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("fn", ["tanh", "erf", "sigmoid"])
+def test_what_is_unknown_may_be_nan_after_functions_of_bounded_range(fn: str) -> None:
+    text = f"""func v1 f {{
+  arg x: f16[1] input
+  op a: f16[1] {{ piece i<1 at i = mul(x[i], x[i]) }}
+  op y: f16[1] {{ piece i<1 at i = {fn}(mul(a[i], sub(x[i], x[i]))) }}
+  return y
+}}
+"""
+    result = only(oracle(parse_function(text), {"x": np.array([6e4], np.float16)}))
+    assert check(np.array([np.nan], np.float16), result).ok, "an infinity times zero"
