@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, inf, prod
@@ -19,6 +19,9 @@ from passes.lowering._together import Together, together
 # Of the memory, how much a plan may take by an estimate that counts every temporary, and every buffer once. The first
 # always fits with two slots for each buffer.
 _SHARES = (0.5, 1.0, 2.0, 0.25)
+
+
+_MORE, _TRIES = 3, 4  # times as many rows, and numbers of them, that are tried in a second round
 
 
 def space_plans(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine) -> Iterator[RowPlan]:
@@ -44,6 +47,18 @@ def cheapest(plans: Iterable[tuple[RowPlan, float]]) -> tuple[RowPlan, float]:
     every = list(plans)
     kept = [p for p in every if not p[0].spilled and p[1] < inf] or every[:1]
     return min(kept, key=lambda p: p[1])
+
+
+def larger(plan: RowPlan) -> Iterator[RowPlan]:
+    """The plan with more rows in a block, without a remainder where there is such a number."""
+    walked = plan.together.walked if plan.together is not None else ()
+    cut = [d for d in plan.in_order(walked) if 1 < plan.size(d) < d.extent]
+    for d in cut[:1]:
+        sizes = {ceil(d.extent / n) for n in range(1, d.extent // plan.size(d) + 1)}
+        near = sorted(n for n in sizes if plan.size(d) < n <= _MORE * plan.size(d))
+        even = [n for n in near if d.extent % n == 0]
+        for n in (even or near)[:_TRIES]:
+            yield replace(plan, sizes={**plan.sizes, d.name: n})
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from passes.lowering._emit import Emitter, Tile
 from passes.lowering._expr import Value
 from passes.lowering._row_plan import RowPlan, plan_rows
 from passes.lowering._row_price import nest_cycles
-from passes.lowering._row_space import cheapest, space_plans
+from passes.lowering._row_space import cheapest, larger, space_plans
 from passes.lowering._row_tile import RowTile, Tiles
 
 _FEW = 5  # blocks, from which on adding them up first takes less time than reducing each
@@ -35,7 +35,8 @@ class RowNest(RowTile):
         machine = self.emit.machine
         if not machine.role("vector").addressable:
             return plan_rows(self.ops, self.tensors, machine), 0.0
-        return cheapest((plan, self._price(plan)) for plan in space_plans(self.ops, self.tensors, machine))
+        found = cheapest((plan, self._price(plan)) for plan in space_plans(self.ops, self.tensors, machine))
+        return cheapest([found, *((plan, self._price(plan)) for plan in larger(found[0]))])
 
     def _price(self, plan: RowPlan) -> float:
         trial = Emitter(self.emit.name, self.emit.machine)

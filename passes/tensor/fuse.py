@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import ClassVar
 
-from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.tensor.blocks import chain_problem
-from opc.tensor.ir import Dim, Function, Op, Read, Tensor, reads
+from opc.tensor.ir import Dim, Function, Op, Read, reads
 from opc.tensor.roles import MERGED, is_contraction
 from passes.tensor._algebra import is_pointwise, is_total, skips_terms
 from passes.tensor._contraction import Contraction, classify_contraction
@@ -28,13 +25,10 @@ from passes.tensor._match import (
     join_rows,
     same_rows,
 )
+from passes.tensor._near import Near, Prices, largest
 from passes.tensor._prologue import prologue_pays, shared_prologue_pays, works_on_operands
 
-# An op that shares one element in so many of its own with a group is not worth moving there.
-_COMMON = 4
 Fit = Callable[[list[int], int], Op | None]  # members, candidate -> the candidate as a member
-# Prices of nests that differ by less are equal: what one op more costs, the next may bring back.
-_SLACK = 1.02
 
 
 @dataclass(frozen=True)
@@ -135,12 +129,13 @@ class _Grouping:
         # What may join a chain: nobody else may see what is handed on there.
         self.open = [op.fill is None and not op.prepare for op in self.ops]
         self.tensors = function.tensors()
-        self.results = set(function.results)
-        self.priced: dict[tuple[tuple[Op, ...], frozenset[str]], float] = {}
+        self.prices: Prices | None = None
+        self.results = frozenset(function.results)
         self.seen = {*function.results, *(a.tensor.name for a in function.args)}
 
     def grow(self, options: Fuse, machine: Machine) -> None:
         """Grow groups around every root that the options allow."""
+        self.prices = Prices(self.tensors, self.results, machine)
         positions = range(len(self.ops))
         for i in positions:
             if self.free[i] and self.cube[i] and options.chains:
@@ -151,7 +146,7 @@ class _Grouping:
         for i in positions:
             piece = self.ops[i].pieces[0]
             if self.free[i] and not self.product[i] and piece.reduce and not piece.guards and options.rows:
-                self._grow_from(i, partial(self._fit_rows, shared=piece.dims, near=_Near.of(machine)))
+                self._grow_from(i, partial(self._fit_rows, shared=piece.dims, near=Near.of(machine)))
         for i in positions:
             if self.free[i] and is_pointwise(self.ops[i]) and options.pointwise:
                 self._grow_from(i, self._fit_domain)
@@ -294,7 +289,7 @@ class _Grouping:
         names = {t.name for t in self.ops[j].outputs}
         return any(r.tensor in names for i in (root, *self.leads[root]) for r in reads(self.ops[i]))
 
-    def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], near: _Near) -> Op | None:
+    def _fit_rows(self, members: list[int], j: int, shared: tuple[Dim, ...], near: Near) -> Op | None:
         op, written = self.ops[j], self._written(members)
         uses = self._uses(members, op)
         if not self.free[j]:
@@ -306,94 +301,33 @@ class _Grouping:
             moved = feed_rows(op, shared, uses[0])
         else:
             moved = beside_rows(op, shared, inside, self.shapes) if near.cached and op.monoid else None
-        extents = _largest(inside)
+        extents = largest(inside)
         if moved is None or not all(same_rows(r, moved.pieces[0].index, shared, extents) for r in uses):
             return None
         fits = near.holds([*inside, moved], shared, self.tensors) and near.gains(inside, moved, self.tensors)
-        return moved if fits and (near.cached or self._pays(members, j, moved, near.machine)) else None
+        return moved if fits and (near.cached or self._pays(members, j, moved, shared)) else None
 
-    def _pays(self, members: list[int], j: int, moved: Op, machine: Machine) -> bool:
-        """Whether one nest takes no longer than the group and the op one after the other."""
-        ops = {**{m: self.ops[m] for m in members}, j: moved}
-        inside = {t.name for op in ops.values() for t in op.outputs}
-        if any(r.tensor in inside and r.fill is not None for op in ops.values() for r in reads(op)):
-            return False
-        apart = self._cycles({m: self.ops[m] for m in members}, machine) + self._cycles(
-            {j: self.ops[j]}, machine
-        )
-        return self._cycles(ops, machine) <= _SLACK * apart
-
-    def _cycles(self, ops: Mapping[int, Op], machine: Machine) -> float:
-        from passes.lowering._rows import group_cycles
-
-        own = tuple(ops[m] for m in sorted(ops))
-        read = {r.tensor for i, op in enumerate(self.ops) if i not in ops for r in reads(op)}
-        leaving = frozenset(t.name for op in own for t in op.outputs if t.name in read | self.results)
-        if (own, leaving) not in self.priced:
-            self.priced[own, leaving] = group_cycles(own, self.tensors, leaving, machine)
-        return self.priced[own, leaving]
-
-
-def _largest(ops: Sequence[Op]) -> dict[str, int]:
-    """The extent of every dim; the largest where several ops have one of that name."""
-    found: dict[str, int] = {}
-    for name, extent in (item for op in ops for item in op.pieces[0].extents.items()):
-        found[name] = max(extent, found.get(name, 0))
-    return found
-
-
-@dataclass(frozen=True)
-class _Near:
-    """The memory beside the vector unit. ``lanes``: elements that one step along memory takes at least. ``cached``:
-    what was read stays there by itself.
-    """
-
-    machine: Machine
-    room: float
-    lanes: int
-    cached: bool
-
-    @staticmethod
-    def of(machine: Machine) -> _Near:
-        """Half of it is for a group, the other half for operands."""
-        cached = not machine.role("vector").addressable
-        lanes = machine.vector_bytes // DType.F32.bytes if cached else 1
-        for role in ("vector", "scratch", "stage"):
-            if machine.has_role(role) and machine.role(role).addressable and machine.role(role).capacity:
-                return _Near(machine, machine.role(role).capacity / 2, lanes, cached)
-        return _Near(machine, float("inf"), lanes, cached)
-
-    def holds(self, ops: Sequence[Op], shared: tuple[Dim, ...], tensors: Mapping[str, Tensor]) -> bool:
-        """Whether there is room for what an iteration over the shared dims makes for later ops of the group, and,
-        where it would stay, what several of them read.
+    def _pays(self, members: list[int], j: int, moved: Op, shared: tuple[Dim, ...]) -> bool:
+        """Whether the op costs less in the group, if need be together with other reductions of what it makes: those
+        would join next.
         """
-        names = {d.name for d in shared}
-        made = {t.name for op in ops for t in op.outputs}
-        readers = Counter(name for op in ops for name in {r.tensor for r in reads(op)})
-        kept: dict[str, int] = {}
-        for op, read in ((o, r) for o in ops for r in reads(o)):
-            again = self.cached and readers[read.tensor] > 1
-            if read.tensor in made or again:
-                size = self._row(op, read, names, tensors[read.tensor])
-                kept[read.tensor] = max(size, kept.get(read.tensor, 0))
-        return sum(kept.values()) <= self.room
+        assert self.prices is not None
+        group = {m: self.ops[m] for m in members}
+        alone = {j: self.ops[j]}
+        if self.prices.pays(self.ops, group, {j: moved}, [alone]):
+            return True
+        others = self._reductions(members, j, moved, shared)
+        apart = [alone, *({k: self.ops[k]} for k in others)]
+        return bool(others) and self.prices.pays(self.ops, group, {j: moved, **others}, apart)
 
-    def gains(self, ops: Sequence[Op], op: Op, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether what ``op`` shares with the group is much beside its own work. For the rest it would have to go the
-        way of the group, which need not be the way its operands lie in memory.
-        """
-        piece = op.pieces[0]
-        made, given = {t.name for o in ops for t in o.outputs}, {t.name for t in op.outputs}
-        mine = {r.tensor for r in reads(op)}
-        theirs = {r.tensor for o in ops for r in reads(o)}
-        common = (mine & made) | (theirs & given) | (mine & theirs)
-        elements = sum(prod(tensors[name].shape) for name in common)
-        return not self.cached or _COMMON * elements >= prod(d.extent for d in (*piece.dims, *piece.reduce))
-
-    def _row(self, op: Op, read: Read, shared: set[str], tensor: Tensor) -> int:
-        """Bytes that ``op`` reads in an iteration, which has ``lanes`` rows where a shared dim runs along memory."""
-        piece = op.pieces[0]
-        used = {n for form in read.index for n in form.names}
-        size = prod(d.extent for d in (*piece.dims, *piece.reduce) if d.name in used - shared)
-        along = bool(read.index) and bool(read.index[tensor.memory_order[-1]].names & shared)
-        return size * tensor.dtype.compute.bytes * (self.lanes if along and size > 1 else 1)
+    def _reductions(self, members: list[int], j: int, moved: Op, shared: tuple[Dim, ...]) -> dict[int, Op]:
+        """Reductions of what op ``j`` makes that fit the group with it."""
+        made = {t.name: moved.pieces[0].index for t in moved.outputs}
+        written = {**self._written(members), **made}
+        found: dict[int, Op] = {}
+        for k, op in enumerate(self.ops):
+            reader = k not in members and self.free[k] and op.monoid and not self.product[k]
+            if reader and any(r.tensor in made for r in reads(op)):
+                joined = join_rows(op, shared, written, self.shapes)
+                found |= {} if joined is None else {k: joined}
+        return found

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from opc import driver, machine
+from opc.build import run_passes
 from opc.machine.model import Machine
 from opc.program.ir import instructions
 from opc.tensor.text import parse_function
@@ -79,6 +80,14 @@ def test_sums_take_one_phase_on_all_cores() -> None:
     elements = 784 * 64  # of each core
     # 12 cycles per 64 elements in the sums and 14 in the result are what the vector unit needs.
     assert timeline.cycles < 1.2 * 26 * elements / 64
+
+
+def test_a_tensor_joins_for_all_that_sum_it() -> None:
+    """Beside one sum alone, where the vector unit has more to do than copies, making it anew gains nothing."""
+    f = parse_function(backward(32, 3136, 256))
+    lowered, _ = run_passes(f, driver.pipeline("tensor"), ASCEND)
+    groups = {op.name: op.group for op in lowered.ops}
+    assert groups["m"] == groups["s.part"] == groups["t.part"] != groups["z"]
 
 
 def test_rows_of_other_shapes_do_not_go_together() -> None:
