@@ -24,6 +24,7 @@ from passes.tensor._parts import (
     plain,
     total,
 )
+from passes.tensor._shifts import cancels
 
 
 class Adjoint:
@@ -271,10 +272,14 @@ def _copied_type(expr: Expr, tensors: Mapping[str, Tensor]) -> DType | None:
 
 
 def _flows(function: Function, wrt: Collection[str], updated: Collection[str]) -> set[str]:
-    """Float tensors that depend on ``wrt``; what an update in place takes in does not come out again."""
+    """Float tensors that depend on ``wrt``; what an update in place takes in does not come out again, and a maximum
+    that cancels out, as that of a softmax does, is a constant.
+    """
     found = set(wrt)
     for op in function.ops:
         if op.monoid in ("argmax", "argmin") or op.name in updated:
+            continue
+        if op.monoid in ("max", "min") and cancels(function, op.name):
             continue
         if any(r.tensor in found for p in op.pieces for r in expr_reads(p.body)):
             found.update(t.name for t in op.outputs if t.dtype.is_float)
