@@ -29,29 +29,40 @@ class NativeKernel:
         blob = packed if packed is not None else aligned(max(1, self.code.packed_size))
         if self._prepare_names:
             pointers = [address(arrays[n]) for n in self._prepare_names]
-            self.code.prepare(pointers, address(blob), self._workspace(threads), threads)
+            lent = self._lent(arrays, self.code.executable.workspace_lender) is not None
+            place = self._workspace(threads, lent)
+            self.code.prepare(pointers, address(blob), place, threads, place if lent else 0)
         return blob
 
     def run(self, arrays: Mapping[str, Array], packed: Array, threads: int) -> None:
         """Compute the results; ``arrays`` holds every argument and result that run names."""
         pointers = [address(arrays[n]) for n in self._run_names]
-        self.code.run(pointers, address(packed), self._workspace(threads), threads)
+        found = self._lent(arrays, self.code.executable.workspace_lender)
+        lent = 0 if found is None else address(found)
+        self.code.run(pointers, address(packed), self._workspace(threads, bool(lent)), threads, lent)
 
     def scratch_packed(self, arrays: Mapping[str, Array]) -> Array:
         """A blob for a call that packs anew: memory of a result that is written late, or this thread's own."""
-        lent = arrays.get(self.code.executable.lender)
-        if lent is not None and address(lent) % LINE == 0:
+        lent = self._lent(arrays, self.code.executable.packed_lender)
+        if lent is not None:
             return lent
         blob: Array | None = getattr(self._own, "packed", None)
         if blob is None:
             blob = self._own.packed = aligned(max(1, self.code.packed_size))
         return blob
 
-    def _workspace(self, threads: int) -> int:
-        """Address of this thread's workspace."""
+    @staticmethod
+    def _lent(arrays: Mapping[str, Array], lender: str) -> Array | None:
+        """The result that lends its memory, if it is given and begins at a cache line."""
+        found = arrays.get(lender)
+        return found if found is not None and address(found) % LINE == 0 else None
+
+    def _workspace(self, threads: int, lent: bool) -> int:
+        """Address of this thread's workspace, without what threads share if that is lent."""
         own = self._own
-        if getattr(own, "threads", 0) != threads:
-            own.workspace = aligned(max(1, self.code.workspace_size(threads)))
-            own.threads, own.address = threads, address(own.workspace)
+        if getattr(own, "wanted", None) != (threads, lent):
+            size = self.code.workspace_size(threads) - (self.code.executable.shared if lent else 0)
+            own.workspace = aligned(max(1, size))
+            own.wanted, own.address = (threads, lent), address(own.workspace)
         found: int = own.address
         return found

@@ -35,6 +35,7 @@ PASSES: dict[str, str] = {
     "assign-spaces": "passes.lowering.assign_spaces:AssignSpaces",
     "hoist-init": "passes.program.hoist_init:HoistInit",
     "multi-buffer": "passes.program.multi_buffer:MultiBuffer",
+    "order-phases": "passes.program.order_phases:OrderPhases",
     "plan-memory": "passes.program.plan_memory:PlanMemory",
     "pipeline": "passes.program.pipeline:Pipeline",
     "stagger": "passes.program.stagger:Stagger",
@@ -75,6 +76,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "program": (
         "hoist-init",  # before memory is planned: an accumulator lives from its zero on
         "multi-buffer",  # slots exist before memory is planned, so each gets its own range
+        "order-phases",  # before memory is planned, which depends on what lives together
         "plan-memory",  # before any reordering: a reuse edge is a dependence that the schedulers must see
         "pipeline",  # on symbolic slots, while the tile loop still is one loop
         "stagger",  # likewise: the work on a tile's sums and the next tile's sums become neighbours

@@ -49,10 +49,8 @@ class Step(Own):
         return opc.grad(what.source, wrt=WRT, threads=self.threads, donate=True, **options)
 
     def _work(self, kernel: opc.Kernel) -> int:
-        """Bytes of packed weights, unless they lie in a result, and of the workspace."""
-        code = kernel.native.code
-        packed = 0 if code.executable.lender else code.packed_size
-        return int(packed + code.workspace_size(self.threads))
+        """Bytes of packed weights and of the workspace, unless they lie in a result."""
+        return kernel.native.code.executable.own_memory(self.threads)
 
 
 class TunedStep(Step):

@@ -53,7 +53,7 @@ def keep(key: str, saved: Saved) -> bool:
         "results": [_plain(s) for s in saved.signature.results],
         "name": saved.executable.name,
         "packed_size": saved.executable.packed_size,
-        "lender": saved.executable.lender,
+        "lenders": (saved.executable.packed_lender, saved.executable.workspace_lender),
         "run": saved.executable.run,
         "prepare": saved.executable.prepare,
     }
@@ -89,7 +89,7 @@ def _saved(about: dict[str, Any], parts: dict[str, bytes]) -> Saved:
         code = Image(parts["code"], dict(about["functions"]), dict(about["slots"]))
     prepare = _entry(about["prepare"]) if about["prepare"] else None
     size, run = int(about["packed_size"]), _entry(about["run"])
-    executable = Executable(about["name"], code, size, run, prepare, str(about["lender"]))
+    executable = Executable(about["name"], code, size, run, prepare, *map(str, about["lenders"]))
     texts = parts["source"].decode(), parts["machine"].decode()
     return Saved(signature, executable, about["machine"], tuple(about["features"]), *texts)
 

@@ -39,12 +39,18 @@ class Executable(NamedTuple):
     packed_size: int
     run: EntryPoint
     prepare: EntryPoint | None
-    lender: str = ""  # result whose memory can hold packed parameters until it is written
+    packed_lender: str = ""  # result whose memory can hold packed parameters until it is written
+    workspace_lender: str = ""  # likewise workspace that threads share
 
     def workspace_size(self, threads: int) -> int:
         """Bytes of workspace for a call on that many threads (prepare needs no more)."""
         entries = [e for e in (self.prepare, self.run) if e is not None]
         return self.shared + max(e.scratch * max(1, min(threads, e.width)) for e in entries)
+
+    def own_memory(self, threads: int) -> int:
+        """Bytes that a call which packs anew holds beside its arguments and results."""
+        workspace = self.workspace_size(threads) - (self.shared if self.workspace_lender else 0)
+        return workspace + (0 if self.packed_lender else self.packed_size)
 
     def __bytes__(self) -> bytes:
         """The code alone."""
@@ -93,14 +99,20 @@ class CpuKernel:
     def workspace_size(self, nthreads: int = 1) -> int:
         return self.executable.workspace_size(nthreads)
 
-    def prepare(self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1) -> None:
-        """Fill ``packed`` from the parameters."""
+    def prepare(
+        self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1, lent: int = 0
+    ) -> None:
+        """Fill ``packed`` from the parameters. ``lent`` is where workspace lies that threads share, if it does not lie
+        before the threads' own.
+        """
         if self._prepare is not None and self.executable.prepare is not None:
-            self._call(self._prepare, self.executable.prepare, pointers, packed, workspace, nthreads)
+            self._call(self._prepare, self.executable.prepare, pointers, packed, workspace, nthreads, lent)
 
-    def run(self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1) -> None:
+    def run(
+        self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1, lent: int = 0
+    ) -> None:
         """Compute the outputs; ``pointers`` are the addresses of the arguments of ``run``."""
-        self._call(self._run, self.executable.run, pointers, packed, workspace, nthreads)
+        self._call(self._run, self.executable.run, pointers, packed, workspace, nthreads, lent)
 
     def _call(
         self,
@@ -110,6 +122,7 @@ class CpuKernel:
         packed: int,
         workspace: int,
         n: int,
+        lent: int,
     ) -> None:
         if len(pointers) != len(entry.arguments):
             raise fail(
@@ -121,8 +134,8 @@ class CpuKernel:
             n = 1
         array = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
         assert callable(function)
-        scratch = workspace + self.executable.shared
-        function(array, packed, workspace, scratch, n, runtime.address if runtime else None)
+        scratch = workspace if lent else workspace + self.executable.shared
+        function(array, packed, lent or workspace, scratch, n, runtime.address if runtime else None)
 
     @cached_property
     def unit(self) -> Unit:

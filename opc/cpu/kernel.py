@@ -14,7 +14,7 @@ from opc.cpu.link import UnlinkableError, link
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.machine.model import Machine
 from opc.program.ir import Program
-from opc.program.loan import lender
+from opc.program.loan import lenders
 from opc.tensor.saved import Half
 
 
@@ -28,7 +28,7 @@ class Unit:
     prepare: Entry | None
     run: Entry
     half: Half | None = None  # which kernel of a pair it is
-    lender: str = ""  # see Executable
+    lenders: tuple[str, str] = ("", "")  # of packed parameters and of workspace
 
     @property
     def packed_size(self) -> int:
@@ -43,7 +43,7 @@ class Unit:
         """``code``, which was made of this unit, with what its callers must know."""
         run, prepare = _point(self.run), _point(self.prepare) if self.prepare else None
         packed = max(e.layout.packed for e in (self.run, self.prepare) if e is not None)
-        return Executable(self.name, code, packed, run, prepare, self.lender)
+        return Executable(self.name, code, packed, run, prepare, *self.lenders)
 
 
 def _point(entry: Entry) -> EntryPoint:
@@ -85,9 +85,10 @@ def lower(
     second = emit.emit(module, run, machine, f"opc_{run.name}_run.entry")
     width = machine.vector_bytes * 8
     module.attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
-    packed = second.layout.packed
+    plain = first is None or not first.layout.workspace
+    lending = lenders(run, second.layout.packed, second.layout.workspace)
     target = Target(module.triple, wanted)
-    return Unit(run.name, module.text(), target, first, second, half, lender(run, packed))
+    return Unit(run.name, module.text(), target, first, second, half, lending if plain else (lending[0], ""))
 
 
 def executable(unit: Unit) -> Executable:

@@ -84,6 +84,12 @@ class PlanMemory:
         return replace(program, buffers=buffers)
 
 
+def workspace_offsets(program: Program, machine: Machine) -> Offsets:
+    """Where the workspace buffers would be."""
+    own = [b.name for b in program.buffers if b.kind == "workspace"]
+    return _Planner(program, machine, own).workspace()
+
+
 def _packed(programs: Sequence[Program]) -> Offsets:
     """Offsets in the packed blob: one answer for prepare and run."""
     buffers = {b.name: b for p in programs for b in p.buffers if b.kind == "packed"}
@@ -99,9 +105,9 @@ def _packed(programs: Sequence[Program]) -> Offsets:
 class _Planner:
     """One program's buffers, their live ranges and the top-level statements that use them."""
 
-    def __init__(self, program: Program, machine: Machine) -> None:
+    def __init__(self, program: Program, machine: Machine, only: Collection[str] | None = None) -> None:
         self.program, self.machine = program, machine
-        self.ranges = live_ranges(program)
+        self.ranges = live_ranges(program, only)
         self.size = {b.name: slot_size(machine, b) for b in program.buffers}
         self.phases = phases(program)
         self.together = _together(self.ranges)
