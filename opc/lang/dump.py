@@ -31,7 +31,7 @@ def _children(node: Any) -> list[Any]:
     found: list[Any] = []
     for name in node._fields:
         value = getattr(node, name)
-        # Nodes are named tuples; plain tuples hold nodes.
+        # Nodes are named tuples with a place, as places are without one; plain tuples hold nodes.
         items = value if type(value) is tuple else (value,)
-        found += [item for item in items if hasattr(item, "_fields")]
+        found += [item for item in items if hasattr(item, "span")]
     return found
