@@ -20,7 +20,7 @@ QUICK = tuple(
     if (n, of) != ("c01", "data")
 )
 _SEED = 51
-_SOURCE = """
+SOURCE = """
 kernel conv(x: T[N, C, H, W], w: T[K, C, R, S], stride: int, pad: int) -> (y: T[N, K, P, Q]) {
   let P = (H + 2*pad - R) // stride + 1
   let Q = (W + 2*pad - S) // stride + 1
@@ -43,7 +43,7 @@ class ConvGradProblem(LayerProblem):
     @property
     def source(self) -> str:
         """The convolution and its gradients."""
-        return _SOURCE
+        return SOURCE
 
     @property
     def kernel(self) -> str | None:
