@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import ceil, prod
 
 from opc.dtypes import DType
 from opc.machine.model import Machine
@@ -40,7 +40,7 @@ def prologue_pays(op: Op, root: Op, c: Contraction, tensors: Mapping[str, Tensor
     )
     moved = sum(out.dtype.bytes / r.bandwidth for r in routes if r is not None)
     made = vector_cycles((op,), c, tensors, machine)
-    return elements * moved > elements * made * _again(root, c, machine)
+    return elements * moved > elements * made * _again(root, c, tensors[c.a.tensor], machine)
 
 
 def shared_prologue_pays(
@@ -54,7 +54,7 @@ def shared_prologue_pays(
     made = prod(op.outputs[0].shape) * vector_cycles((op,), c, tensors, machine)
     extents = root.pieces[0].extents
     blocks = prod(extents.values()) / prod(machine.cube_shape[tensors[c.a.tensor].dtype])
-    return made * _again(root, c, machine) < min(made, machine.cube_block * blocks)
+    return made * _again(root, c, tensors[c.a.tensor], machine) < min(made, machine.cube_block * blocks)
 
 
 def _stored_once(root: Op, c: Contraction, operand: Tensor) -> bool:
@@ -72,21 +72,27 @@ def _stored_once(root: Op, c: Contraction, operand: Tensor) -> bool:
     return alone and not c.batch
 
 
-def _again(root: Op, c: Contraction, machine: Machine) -> float:
-    """Elements that are made more than once, as a share of all, if tiles are as long as the innermost rows allow."""
+def _again(root: Op, c: Contraction, operand: Tensor, machine: Machine) -> float:
+    """Elements that are made more than once, as a share of all, if tiles are as long as the innermost rows allow: where
+    windows of tiles overlap, and for every tile of columns where the staging memory cannot keep what a tile reads.
+    """
     extents = root.pieces[0].extents
     rows = {d.name for d in c.m}
     columns = min(_TILE_COLUMNS, prod(d.extent for d in c.n))
     # Half of the accumulators hold one tile, the other half the next.
     share, room = 1.0, machine.role("accumulator").capacity // (2 * 4 * columns)
+    kept = float(operand.size * operand.dtype.bytes)
     for d in reversed(c.m):
         form = next(f for f in c.a.index if f.coefficient(d.name))
         size = min(d.extent, max(1, room))
         room //= max(1, d.extent)
+        kept *= size / d.extent
         window = sum(abs(k) * (extents[n] - 1) for n, k in form.terms if n not in rows)
         step = abs(form.coefficient(d.name)) * size
         if size < d.extent:
             share *= max(1.0, (step + window) / step)
+    if kept > machine.role("stage").capacity:
+        share *= ceil(prod(d.extent for d in c.n) / columns)
     return share - 1.0
 
 
