@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.problems.npu import NpuProblem
     from opc.dtypes import DType
-    from opc.machine.model import Machine
+    from opc.machine.model import Machine, Route
 
 # The way of a tile through the pipes: class of the instruction, and the roles of the spaces it moves between.
 _LOAD = ("copy_in", "memory", "stage")
@@ -68,7 +68,7 @@ class Bound:
 
 
 def bound(problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool = False) -> Bound:
-    """The operator's least work on the core with the largest share of the images."""
+    """The operator's least work on one core, with its share of the images."""
     plain = _Operator(problem, machine, dtype, licensed)
     if not licensed or not plain.returns():
         return plain.bound()
@@ -85,7 +85,8 @@ class _Operator:
         self.problem, self.conv, self.machine, self.dtype = problem, problem.conv, machine, dtype
         self.licensed, self.multiplied = licensed, multiplied
         c = self.conv
-        self.images = ceil(problem.batch / machine.cores)
+        # Cores may share an image, so that the busiest one's share is no less than this.
+        self.images = problem.batch / machine.cores
         self.m, self.n, self.k = c.out**2, c.filters, c.channels * c.size**2
         self.wide = machine.accumulators[dtype]
         self.block = machine.cube_shape[dtype]
@@ -101,8 +102,9 @@ class _Operator:
         for step, cycles in self._returned().items():
             image[step] += cycles
         whole = {step: self.images * cycles for step, cycles in image.items()}
-        whole[_LOAD] = self._move(_LOAD, self.images * self._input() + self.k * self.n)
-        for step, cycles in self._begin(self.images * self._input()).items():
+        given = int(self.images * self._input())
+        whole[_LOAD] = self._move(_LOAD, given + self.k * self.n)
+        for step, cycles in self._begin(given).items():
             whole[step] += cycles
         pipes: dict[str, float] = {}
         for step in _WAY:
@@ -218,6 +220,8 @@ class _Operator:
         return {_VECTOR: vector, _STORE: self._move(_HAND, elements) if vector else 0.0}
 
     def _move(self, step: tuple[str, str, str], elements: int, dtype: DType | None = None) -> float:
+        if self._route(step) is None:
+            return 0.0  # a machine without the way goes round by others
         return self._cycles(step[0], "copy", (step[2], step[1]), dtype or self.dtype, elements)
 
     def _cycles(
@@ -232,6 +236,10 @@ class _Operator:
         ).occupancy
 
     def _pipe(self, step: tuple[str, str, str]) -> str:
-        kind, source, target = step
-        route = self.machine.route(kind, self.machine.roles[source], self.machine.roles[target])
+        route = self._route(step)
         return route.pipe if route else self.machine.vector_pipe
+
+    def _route(self, step: tuple[str, str, str]) -> Route | None:
+        kind, *roles = step
+        source, target = (self.machine.roles.get(r, "") for r in roles)
+        return self.machine.route(kind, source, target)
