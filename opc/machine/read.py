@@ -64,8 +64,9 @@ class _Reader:
 
     def whole(self, table: Any, key: str, where: str, default: Any = ..., least: int = 0) -> int:
         value = int(self.get(table, key, int, where, default))
-        if value < least:
-            self.problem("E0606", f"'{where}{key}' = {value} must be at least {least}")
+        if not least <= value <= _LARGEST:
+            bound = f"at least {least}" if value < least else f"at most {_LARGEST}"
+            self.problem("E0606", f"'{where}{key}' = {value} must be {bound}")
         return value
 
     def dtype(self, text: Any, where: str) -> DType:
@@ -77,6 +78,7 @@ class _Reader:
         return DType(text)
 
 
+_LARGEST = 2**53  # beyond it sizes and addresses would not be exact where they are priced as floats
 _KINDS = {
     int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list", dict: "a table",
 }  # fmt: skip
@@ -136,7 +138,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         sync=r.get(pipes, "sync", str, "pipes.", "none"),
         unordered_pipes=frozenset(r.get(pipes, "unordered", list, "pipes.", [])),
         sync_cycles=r.figure(pipes, "sync_cycles", "pipes.", 1.0),
-        limits={k: r.whole(data["limits"], k, "limits.") for k in r.get(data, "limits", dict, "", {})},
+        limits=_limits(r, r.get(data, "limits", dict, "", {})),
         features=tuple(r.get(data, "features", list, "", [])),
         measured=_measured(r, r.get(data, "measured", dict, "", {})),
         sources={k: str(v) for k, v in r.get(data, "sources", dict, "", {}).items()},
@@ -145,6 +147,11 @@ def build(data: dict[str, Any], file: str) -> Machine:
     if r.problems:
         raise MachineError(r.problems)
     return machine
+
+
+def _limits(r: _Reader, table: dict[str, Any]) -> dict[str, int]:
+    # Planners divide by rates; of anything else there may be none.
+    return {k: r.whole(table, k, "limits.", least=int(k.endswith("_per_cycle"))) for k in table}
 
 
 def _spaces(r: _Reader, data: dict[str, Any]) -> dict[str, Space]:

@@ -175,6 +175,8 @@ def test_unreadable_tables_and_missing_options(tmp_path: Path) -> None:
         ("add = [10, 2.056, 14, 3.063]", "adz = [10, 2, 3]", "E0609"),
         ('"add.f16"', '"add.f17"', "E0609"),
         ("units = 2", "units = 0", "E0606"),
+        ("[limits]", "[limits]\nloads_per_cycle = 0", "E0606"),
+        ("cores = 24", "cores = 100000000000000000000000", "E0606"),
         ("bandwidth = 176.9", "bandwidth = 0", "E0606"),
         ("l2_hit = 1.0", "l2_hit = 1.5", "E0606"),
         ("l2_hit = 1.0", "l3_hit = 1.0", "E0609"),
