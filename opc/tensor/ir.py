@@ -132,6 +132,11 @@ class Function:
             table.update((t.name, t) for t in op.outputs)
         return table
 
+    def updated(self) -> frozenset[str]:
+        """Arguments that an op writes over: equal text before and after it is not an equal value."""
+        written = {t.name for op in self.ops for t in op.outputs}
+        return frozenset(a.tensor.name for a in self.args if a.tensor.name in written)
+
     def with_ops(self, ops: tuple[Op, ...]) -> Function:
         return replace(self, ops=ops)
 

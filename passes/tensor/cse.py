@@ -55,15 +55,14 @@ class Cse:
 
 def shared(ir: Function) -> Function:
     """The function without ops that compute what another one does."""
-    inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
+    updated = ir.updated()
     kept: list[Op] = []
     first: dict[Op, Op] = {}  # canonical form -> the op that stays
     names: dict[str, str] = {}  # output of a dropped op -> the equal output
     final: dict[str, str] = {}  # output that stays -> the result whose name it takes
     for original in ir.ops:
         op = rename_tensors(original, names)
-        if any(r.tensor in inout for r in reads(op)) or op.name in inout:
-            # Equal text before and after an update in place is not an equal value.
+        if any(r.tensor in updated for r in reads(op)) or op.name in updated:
             kept.append(op)
             continue
         twin = first.setdefault(canonical(op), op)

@@ -12,8 +12,8 @@ from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.cost import vector_model
 from opc.scalar import FUNCTIONS
-from opc.tensor.ir import Call, Const, Expr, Function, Op, Read, Tensor, reads, rewrite, walk
-from passes.tensor._algebra import is_pointwise, is_total
+from opc.tensor.ir import Call, Const, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite, walk
+from passes.tensor._algebra import inside, is_pointwise, is_total
 
 # What gives back one of its operands as it is.
 _PICKING = frozenset({"select", "max", "min"})
@@ -64,13 +64,13 @@ class Reuse:
         if not machine.role("vector").addressable:
             return ir
         tensors = ir.tensors()
-        inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
+        updated = ir.updated()
         found: list[Op] = []
         ops: list[Op] = []
         for op in ir.ops:
-            changed = _reading(op, found)
+            changed = _reading(op, found, tensors)
             ops.append(changed)
-            if not {r.tensor for r in reads(op)} & inout and _stores_what_it_picks(op, tensors, machine):
+            if not {r.tensor for r in reads(op)} & updated and _stores_what_it_picks(op, tensors, machine):
                 found.append(op)
         return ir if tuple(ops) == ir.ops else ir.with_ops(tuple(ops))
 
@@ -98,15 +98,20 @@ def _cycles(node: Call, dtype: DType, machine: Machine) -> float:
     return model.slope * dtype.bytes / machine.vector_bytes
 
 
-def _reading(op: Op, makers: list[Op]) -> Op:
+def _reading(op: Op, makers: list[Op], tensors: Mapping[str, Tensor]) -> Op:
     """The op with every expression that one of the others stores as a read of that."""
 
-    def leaf(node: Expr) -> Expr:
-        return next((r for m in makers if (r := _stored(node, m)) is not None), node)
+    def picked(piece: Piece) -> Piece:
+        def leaf(node: Expr) -> Expr:
+            found = (r for m in makers if (r := _stored(node, m)) is not None)
+            # A maker may store a part of what it could.
+            return next((r for r in found if inside(r.index, tensors[r.tensor].shape, piece.extents)), node)
+
+        return replace(piece, body=rewrite(piece.body, leaf))
 
     if op.prepare:
         return op
-    pieces = tuple(replace(p, body=rewrite(p.body, leaf)) for p in op.pieces)
+    pieces = tuple(picked(p) for p in op.pieces)
     return op if pieces == op.pieces else replace(op, pieces=pieces)
 
 

@@ -51,7 +51,7 @@ class Simplify:
 def simplified(ir: Function) -> Function:
     """The function in simpler terms, to the same bits."""
     tensors = ir.tensors()
-    inout = {a.tensor.name for a in ir.args if a.kind == "inout"}
+    updated = ir.updated()
     copies: dict[str, str] = {}
     kept = {*ir.results, *(a.tensor.name for a in ir.args)}
     handed: dict[str, str] = {}
@@ -59,7 +59,7 @@ def simplified(ir: Function) -> Function:
     for original in ir.ops:
         op = _simplify_op(rename_tensors(original, copies), tensors)
         source = _copied(op, tensors)
-        if source is None or op.name in inout or source in inout:
+        if source is None or op.name in updated or source in updated:
             ops.append(op)
         elif op.name not in ir.results:
             copies[op.name] = source
