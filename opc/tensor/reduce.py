@@ -133,9 +133,12 @@ def reduce_product(a: Value, b: Value, product: DType, terms: Terms) -> Value | 
 
 def _separable(a: Value, b: Value, terms: Terms) -> bool:
     """Whether NaN and infinities among exact factors decide their sums alone: no term is masked (a zero
-    times an infinity would be no zero), and finite terms cannot overflow.
+    times an infinity would be no zero), each product is a term (a factor added up over dims that the other lacks
+    may have lost a zero that meets an infinity), and finite terms cannot overflow.
     """
     if a.error is not None or b.error is not None or terms.mask is not None:
+        return False
+    if any((a.data.shape[i] > 1) != (b.data.shape[i] > 1) for i in terms.axes):
         return False
     reach = [np.abs(np.where(np.isfinite(v.data), v.data, 0.0)).max() for v in (a, b)]
     return bool(reach[0] * reach[1] * terms.count < terms.dtype.largest)

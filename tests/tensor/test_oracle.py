@@ -332,3 +332,19 @@ def test_the_example_convolution_takes_less_than_three_seconds() -> None:
     start = time.perf_counter()
     oracle(f, data)
     assert time.perf_counter() - start < 3
+
+
+def test_an_infinite_factor_meets_each_zero_of_the_other() -> None:
+    """Added up before they meet it, the zeros would be lost, and with them NaN."""
+    f = function(
+        """func v1 edges {
+  arg x: f32[3] input
+  arg b: f32[2] input
+  op y: f32[2] sum { piece i<2 reduce j<3 at i = mul(x[j - 1] else 0, b[i]) }
+  return y
+}
+"""
+    )
+    found = only(oracle(f, {"x": np.ones(3, np.float32), "b": np.array([-np.inf, 2], np.float32)}))
+    assert np.isnan(found.value[0])
+    assert np.isfinite(found.value[1])
