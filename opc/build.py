@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opc.errors import IRError, OpcError, PassError, fail
 from opc.files import write_atomic
+from opc.machine import load, names
 from opc.machine.model import ROLES, Machine
 from opc.pipeline import STRICT, Context, Pass, Pipeline, Step
 from opc.program.ir import Module, Program
@@ -181,9 +182,16 @@ def _blame(
         dump = Path(tempfile.mkdtemp(prefix="opc-"))
     where = write_atomic(dump / f"before-{culprit.name}.ir", text_of(ir))
     licence = "" if context.numerics == STRICT else f" --numerics {context.numerics}"
-    machine = context.machine.name
+    machine = _machine_file(context.machine, dump)
     failure.add_note(f"replay: opc opt {where} --passes '{pass_text(culprit)}' --machine {machine}{licence}")
     return failure
+
+
+def _machine_file(machine: Machine, dump: Path) -> str:
+    """What ``--machine`` takes for it: its name if opc ships it so, else a copy of its file beside the dump."""
+    if not machine.text or (machine.name in names() and load(machine.name).text == machine.text):
+        return machine.name
+    return str(write_atomic(dump / "machine.toml", machine.text))
 
 
 def pass_text(p: Any) -> str:

@@ -144,7 +144,7 @@ def _shared(program: Program, spans: list[_Span]) -> Iterator[str]:
 def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
     if i.opcode_class == "sync":
         return
-    yield from _routes(i, table, machine)
+    yield from route_problems(i, table, machine)
     if i.opcode_class == "cube":
         yield from _cube(i, table, machine)
     elif i.opcode_class == "scale":
@@ -153,7 +153,8 @@ def _legal(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[
         yield from _vector(i, table, machine)
 
 
-def _routes(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+def route_problems(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:
+    """Code and message for each way that an instruction needs and the machine does not have."""
     if i.op == "prefetch":
         if not machine.prefetch_pipe:
             yield "E0562", f"{machine.name} has no caches that a prefetch could fill"

@@ -10,6 +10,7 @@ from opc.errors import MachineError, fail
 from opc.machine.model import MOVES, ROLES, Machine
 from opc.pipeline import Context
 from opc.program.ir import Access, Buffer, Instr, Loop, Module, Program, Stmt
+from opc.program.legality import route_problems
 from opc.program.text import print_stmt
 
 
@@ -79,7 +80,9 @@ class _Assigner:
         return tuple(out)
 
     def _route(self, i: Instr) -> list[Instr]:
-        if i.opcode_class not in MOVES or not i.sources or not i.dst:
+        if i.opcode_class not in MOVES:
+            return [self._reached(i)]
+        if not i.sources or not i.dst:
             return [i]
         source, target = (self.table[o.buffer].space for o in (i.sources[0], i.dst[0]))
         if self.machine.route(i.opcode_class, source, target) is not None:
@@ -96,6 +99,17 @@ class _Assigner:
             here = hop
         code.append(replace(first, opcode=_opcode(path[-1][0], i), src=(here,), dst=i.dst))
         return code
+
+    def _reached(self, i: Instr) -> Instr:
+        """The instruction, unless the machine file gives its class no route between these spaces: nothing hops there."""
+        for _, message in route_problems(i, self.table, self.machine):
+            raise fail(
+                MachineError,
+                "E0631",
+                message,
+                help=f'add a [[routes]] entry with class = "{i.opcode_class}", or give the role another space',
+            )
+        return i
 
     def _hop(self, i: Instr, space: str) -> Access:
         dtype = self.table[i.dst[0].buffer if i.opcode_class == "scale" else i.sources[0].buffer].dtype
