@@ -35,7 +35,11 @@ def find() -> Folder:
 def make(path: str) -> None:
     """Create the folder, for its owner alone. Raises OSError."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    os.mkdir(path, stat.S_IRWXU)
+    try:
+        os.mkdir(path, stat.S_IRWXU)
+    except FileExistsError:  # another process was first, perhaps another user's
+        if _problem(path):
+            raise
 
 
 def _default() -> str:

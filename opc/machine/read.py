@@ -118,7 +118,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
         dtypes={k: _dtypes(r, v, f"dtypes.{k}") for k, v in r.get(data, "dtypes", dict, "").items()},
         accumulators=_accumulators(r, cube),
         cube_shape=_cube_shapes(r, cube),
-        vector_bytes=r.whole(vector, "bytes", "vector.", least=1),
+        vector_bytes=r.whole(vector, "bytes", "vector.", least=max(t.bytes for t in DType)),
         vector_functions=_functions(r, vector),
         scale_forms=frozenset(r.get(r.get(data, "scale", dict, "", {}), "forms", list, "scale.", [])),
         pipes=tuple(r.get(pipes, "names", list, "pipes.")),
@@ -144,14 +144,23 @@ def build(data: dict[str, Any], file: str) -> Machine:
         sources={k: str(v) for k, v in r.get(data, "sources", dict, "", {}).items()},
     )
     _check_pipes(r, machine)
+    _check_cache(r, machine)
     if r.problems:
         raise MachineError(r.problems)
     return machine
 
 
 def _limits(r: _Reader, table: dict[str, Any]) -> dict[str, int]:
-    # Planners divide by rates; of anything else there may be none.
-    return {k: r.whole(table, k, "limits.", least=int(k.endswith("_per_cycle"))) for k in table}
+    # Planners divide by rates and ways; of anything else there may be none.
+    return {k: r.whole(table, k, "limits.", least=int(k.endswith(("_per_cycle", "_ways")))) for k in table}
+
+
+def _check_cache(r: _Reader, machine: Machine) -> None:
+    limits = machine.limits
+    if "l1_bytes" in limits and limits["l1_bytes"] < (least := limits.get("l1_ways", 1) * machine.line_bytes):
+        r.problem(
+            "E0606", f"'limits.l1_bytes' = {limits['l1_bytes']} must be at least {least}: a line in each way"
+        )
 
 
 def _spaces(r: _Reader, data: dict[str, Any]) -> dict[str, Space]:
@@ -280,6 +289,9 @@ def _measured(r: _Reader, table: Any) -> Measured:
 
 
 def _dtypes(r: _Reader, listed: Any, where: str) -> tuple[DType, ...]:
+    if not isinstance(listed, list):
+        r.problem("E0605", f"'{where}' must be a list, not {listed!r}")
+        return ()
     return tuple(r.dtype(t, where) for t in listed)
 
 

@@ -101,7 +101,7 @@ class _Assigner:
         return code
 
     def _reached(self, i: Instr) -> Instr:
-        """The instruction, unless the machine file gives its class no route between these spaces: nothing hops there."""
+        """The instruction, unless its class has no route between these spaces: nothing hops there."""
         for _, message in route_problems(i, self.table, self.machine):
             raise fail(
                 MachineError,

@@ -43,11 +43,12 @@ class Contraction:
     @property
     def is_cube(self) -> bool:
         """Whether a matrix unit computes it: columns of its own (a depthwise convolution has none), a
-        shared reduced dimension, and no term that must be skipped instead of multiplied by zero. There
-        may be no ``m``: a single row.
+        shared reduced dimension and none that neither operand has, and no term that must be skipped instead of
+        multiplied by zero. There may be no ``m``: a single row.
         """
         shared = any(uses(self.a, d) and uses(self.b, d) for d in self.k)
-        return bool(self.n) and shared and not self.broadcast and not self.guarded
+        found = all(uses(self.a, d) or uses(self.b, d) for d in self.k)
+        return bool(self.n) and shared and found and not self.broadcast and not self.guarded
 
 
 def classify_contraction(op: Op, function: Function) -> Contraction | None:

@@ -117,6 +117,15 @@ def test_what_is_no_file_is_a_miss(cache: Path) -> None:
     assert not list(cache.glob("*.tmp")), "nothing half-written stays behind"
 
 
+def test_folder_that_another_process_makes_first(tmp_path: Path) -> None:
+    folder.make(str(tmp_path / "mine"))
+    folder.make(str(tmp_path / "mine"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs").chmod(0o777)
+    with pytest.raises(FileExistsError):  # entries there would be code that others can change
+        folder.make(str(tmp_path / "theirs"))
+
+
 def test_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(folder.VARIABLE, "/proc/no/such/place")
     assert not store.write(KEY, MANIFEST, PARTS)

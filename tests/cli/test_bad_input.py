@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from opc import cli
+import kernels_dsl
+from opc import cli, machine
+from opc.build import PassFailedError, run_passes
+from opc.pipeline import Context
+from opc.tensor.text import parse_function
 
 GOOD = """kernel double(x: T[M, N]) -> (y: T[M, N]) {
   example M = 4, N = 8
@@ -100,7 +106,15 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "change", [("clock_mhz = 3000\n", ""), ("clock_mhz = 3000", "clock_mhz = -1"), ("[roles]", "[")]
+    "change",
+    [
+        ("clock_mhz = 3000\n", ""),
+        ("clock_mhz = 3000", "clock_mhz = -1"),
+        ("[roles]", "["),
+        ("l1_bytes = 32768", "l1_bytes = 64"),
+        ("l1_ways = 8", "l1_ways = 0"),
+        ("bytes = 32\n", "bytes = 3\n"),
+    ],
 )
 def test_machine_file(change: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path(cli.__file__).parent / "machine" / "avx2.toml"
@@ -111,6 +125,40 @@ def test_machine_file(change: tuple[str, str], tmp_path: Path, capsys: pytest.Ca
     file.write_text(GOOD, encoding="utf-8")
     command = ("compile", str(file), "--machine", str(tmp_path / "mine.toml"), "-o", str(tmp_path / "out"))
     assert "E06" in assert_refused(run(*command), capsys, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [('accumulator = "l0c"', 'accumulator = "ub"'), ("[cube]\n", ""), ("[roles]\n", "")]
+)
+def test_npu_machine_file(
+    change: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shipped = (Path(cli.__file__).parent / "machine" / "ascend910.toml").read_text(encoding="utf-8")
+    assert change[0] in shipped
+    mine = tmp_path / "mine.toml"
+    mine.write_text(shipped.replace(*change), encoding="utf-8")
+    command = ("compile", str(kernels_dsl.path("matmul")), "--target", "npu", "--machine", str(mine))
+    assert "E06" in assert_refused(run(*command, "-o", str(tmp_path / "out")), capsys, tmp_path)
+
+
+@dataclass(frozen=True)
+class Broken:
+    name: ClassVar[str] = "broken"
+    level: ClassVar[str] = "tensor"
+
+    def run(self, ir: Any, context: Context) -> Any:
+        raise ValueError("on purpose")
+
+
+def test_a_failed_pass_leaves_the_machine_file_that_its_replay_needs(tmp_path: Path) -> None:
+    shipped = (Path(cli.__file__).parent / "machine" / "avx2.toml").read_text(encoding="utf-8")
+    mine = machine.parse(shipped.replace("l1_ways = 8", "l1_ways = 12"), "mine.toml")
+    f = parse_function("func v1 f {\n  arg x: f32[8] input\n  return x\n}\n")
+    for given in (mine, machine.load("avx2")):
+        with pytest.raises(PassFailedError) as failure:
+            run_passes(f, [Broken()], given, dump=tmp_path)
+        (named,) = (n.split("--machine ")[1] for n in failure.value.__notes__ if "--machine " in n)
+        assert machine.load(named).text == given.text
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,13 @@ def test_parameters_are_b(body: str, swapped: bool) -> None:
     assert (names(c), c.swapped) == ({"a": "x", "b": "w", "m": "m", "n": "n", "k": "k"}, swapped)
 
 
+def test_a_reduced_dimension_that_neither_operand_has_is_not_for_the_cube() -> None:
+    args = "x: f32[3] input; d: f32[3,4] input"
+    c = classify(args, "y: f32[4] sum accumulate f32 {n<4 reduce k<3, r<5 at n = mul(d[k, n], x[k])")
+    assert c is not None
+    assert not c.is_cube
+
+
 def test_without_parameters_b_indexes_the_fastest_dimension() -> None:
     args = "p: f32[8,16] input; q: f32[4,16] input"
     rows = "y: f32[8,4] sum accumulate f32 {m<8, n<4 reduce k<16 at m, n = mul(q[n, k], p[m, k])"
