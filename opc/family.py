@@ -16,13 +16,14 @@ from opc.infer import Number, Seen, settings
 from opc.kernel import Kernel, Result
 from opc.numerics import STRICT
 from opc.pair import Pair, Saved
+from opc.shared import Shared
 from opc.sources import Wanted
 
 _LOCK = threading.Lock()
 _Attributes = tuple[tuple[str, Number], ...]
 
 
-class Family:
+class Family(Shared):
     """A kernel of a source, compiled when arrays of a new kind are met; with ``wrt`` its derivative too.
 
     Where an array is f64 that the kernel declares as f32, all of the kernel is in f64, mixed precision or not.
@@ -39,6 +40,7 @@ class Family:
         from opc.lang import derivation, kernel_info
 
         asked = sources.asked(source, Wanted(kernel, mixed=mixed), None, numerics)
+        self._given = (asked.text, kernel, tuple(wrt), numerics, mixed)
         derived = None if wrt else derivation(asked.text, asked.file, kernel)
         self.wrt = derived.wrt if derived else tuple(wrt)
         self.info = kernel_info(asked.text, asked.file, derived.name if derived else kernel)
@@ -48,6 +50,9 @@ class Family:
         self._asked = asked._replace(kernel=self.info.name)
         self._kernel = lru_cache(maxsize=512)(self._compiled)
         self._pair = lru_cache(maxsize=512)(self._derived)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return Family, self._given
 
     def kernel(self, arrays: Sequence[Seen], attributes: Mapping[str, Number]) -> Kernel:
         """The kernel for such arrays. Raises what ``opc.compile`` raises."""
@@ -83,7 +88,7 @@ def _in_double(request: Request) -> Request:
     return Request(text, "source.tensor", machine=request.machine, numerics=request.numerics)
 
 
-class ArrayPair:
+class ArrayPair(Shared):
     """The derivative of an operator: ``fwd`` and ``bwd`` as ``opc.Pair`` has them, for arrays of any sizes."""
 
     def __init__(self, family: Family, defaults: Mapping[str, Number]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from opc.errors import RuntimeCallError, fail
+from opc.shared import Shared
 from opc.signature import Signature
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
     plans: str
 
 
-class Kernel:
+class Kernel(Shared):
     """A kernel compiled for one set of sizes, one dtype and one memory order.
 
     Call it with arrays in declared order or by name: ``y = kernel(x, w, gamma, beta, mean, var)``, or
@@ -202,7 +203,7 @@ class Kernel:
         save(self.build, path)
 
 
-class BoundKernel:
+class BoundKernel(Shared):
     """A kernel whose parameters were packed once by ``Kernel.bind``; call it with the inputs."""
 
     def __init__(self, kernel: Kernel, params: Mapping[str, Array]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from opc.arrays import Array, aligned, in_layout
 from opc.errors import RuntimeCallError, fail
 from opc.kernel import Kernel, Pending, Result, unpacked
+from opc.shared import Shared
 from opc.signature import Signature
 from opc.tensor.saved import SavedLayout
 
@@ -125,7 +126,7 @@ class Backward:
         return tuple(results[s.name] for s in signature.results)
 
 
-class BoundPair:
+class BoundPair(Shared):
     """A pair whose parameters were packed once, for forward and for backward."""
 
     def __init__(self, pair: Pair, params: Mapping[str, object]) -> None:
@@ -141,7 +142,7 @@ class BoundPair:
         return f"{self.pair!r} with its parameters bound"
 
 
-class Pair:
+class Pair(Shared):
     """The derivative of a kernel: ``fwd`` and ``bwd``, made by ``opc.grad`` and ``opc.load_pair``.
 
     ``wrt`` are the names that the gradients belong to, in the order in which ``bwd`` returns them.

@@ -25,6 +25,11 @@ class AttributeInfo(NamedTuple):
     dtype: str
     default: Size | None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are integers."""
+        return self.dtype in WHOLE_TYPES
+
 
 class KernelInfo(NamedTuple):
     """A kernel before specialisation.

@@ -8,6 +8,7 @@ import torch
 
 import kernels_dsl
 from opc.torch.function import function
+from opc.torch.tensors import check
 
 Tensor = Any
 _WRT = ("x", "w", "gamma", "beta")
@@ -50,6 +51,15 @@ def conv_bn_relu(
     used. The kernel has statistics, gamma and beta in f32 (f64 for an f64 x) and w in the dtype of x: master weights
     in f32 may stay as they are.
     """
+    for name, tensor in (
+        ("x", x),
+        ("w", w),
+        ("gamma", gamma),
+        ("beta", beta),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        check(tensor, name)
     window = {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups, "eps": eps}
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     statistics = running_mean.to(wide), running_var.to(wide)

@@ -10,13 +10,14 @@ from opc.errors import RuntimeCallError, fail
 from opc.kernel import Kernel
 from opc.numerics import STRICT
 from opc.pair import Pair
+from opc.shared import Shared
 from opc.torch.kernels import FromSource, Kernels, OneKernel, OnePair
 from opc.torch.operators import Operators
 
 Tensor = Any
 
 
-class Function:
+class Function(Shared):
     """A kernel on torch tensors: one tensor, a tuple of them, or None, as the kernel has results.
 
     Call it with the kernel's tensors in order or by name, and its attributes by name. Tensors that the kernel
@@ -24,7 +25,11 @@ class Function:
     """
 
     def __init__(self, kernels: Kernels, name: str | None = None) -> None:
+        self._made_of = kernels, name
         self.operators = Operators(kernels, name or kernels.name)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return Function, self._made_of
 
     def __repr__(self) -> str:
         return f"<opc.torch.Function {self.operators.name}({', '.join(self.operators.names)})>"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -125,8 +126,8 @@ class FromSource:
         return self._family.pair(call.arrays, dict(call.attributes), call.wrt)
 
 
-def settled(attributes: Sequence[AttributeInfo], given: Mapping[str, Number], name: str) -> list[Number]:
-    """A value for every attribute. Raises RuntimeCallError E0907."""
+def settled(attributes: Sequence[AttributeInfo], given: Mapping[str, Any], name: str) -> list[Number]:
+    """A value for every attribute. Raises RuntimeCallError E0317, E0907, E0941."""
     known = {a.name: a for a in attributes}
     for wrong in given.keys() - known.keys():
         help = f"it has {', '.join(known) or 'none'}"
@@ -135,4 +136,19 @@ def settled(attributes: Sequence[AttributeInfo], given: Mapping[str, Number], na
     for missing in (n for n, v in values.items() if v is None):
         message = f"'{name}' needs a value for '{missing}'"
         raise fail(RuntimeCallError, "E0906", message, help=f"{missing}=...")
-    return [v for v in values.values() if v is not None]
+    return [_number(known[n], v, name) for n, v in values.items() if v is not None]
+
+
+def _number(attribute: AttributeInfo, value: Any, name: str) -> Number:
+    """A value as torch takes it for an operator. Raises RuntimeCallError E0317, E0941."""
+    if getattr(value, "requires_grad", False):
+        message = f"'{name}' has no gradient by its attribute '{attribute.name}'"
+        raise fail(RuntimeCallError, "E0941", message, help=f"give {attribute.name}.item()")
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value) if attribute.is_whole else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    kind = "a whole number" if attribute.is_whole else "a number"
+    message = f"{attribute.name} is {str(value)[:40]}, but it must be {kind}"
+    raise fail(RuntimeCallError, "E0317", message, help="give one number")

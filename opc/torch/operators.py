@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 
 from opc.errors import RuntimeCallError, fail
 from opc.infer import Number, Seen
@@ -34,7 +35,7 @@ class Operators:
         self.names = tuple(n for n, _ in kernels.arguments)
         self.updated = tuple(n for n, kind in kernels.arguments if kind == "inout")
         tensors = [f"Tensor {n}_" for n in self.names]
-        numbers = [f"{'int' if _whole(a.dtype) else 'float'} {a.name}" for a in kernels.attributes]
+        numbers = [f"{'int' if a.is_whole else 'float'} {a.name}" for a in kernels.attributes]
         takes = ", ".join([*tensors, *numbers])
         if kernels.has_plain:
             self.plain = self._operator(self.name, f"({takes}) -> Tensor[]", self._plain, self._fake_plain)
@@ -181,6 +182,7 @@ class Operators:
         """Results, after tensors that the kernel updates have their new values."""
         for name, tensor in zip(self.names, tensors, strict=True):
             check(tensor, name)
+            _refuse_tangent(tensor, name, self.name)
         numbers = settled(self.kernels.attributes, attributes, self.name)
         wrt = self._differentiated(tensors)
         found: list[Tensor]
@@ -217,8 +219,12 @@ def _fresh(name: str) -> str:
     return found
 
 
-def _whole(dtype: str) -> bool:
-    return dtype in ("int", "i32", "i8")
+def _refuse_tangent(tensor: Tensor, name: str, function: str) -> None:
+    """Raise RuntimeCallError E0941 in forward mode: torch would take the derivative of an operator for zero."""
+    if torch.compiler.is_compiling() or unpack_dual(tensor).tangent is None:
+        return
+    message = f"'{function}' has no forward-mode derivative by '{name}'"
+    raise fail(RuntimeCallError, "E0941", message, help="use reverse mode: torch.autograd.grad")
 
 
 def _buffer(layout: SavedLayout) -> Tensor:

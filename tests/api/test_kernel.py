@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import threading
 import zipfile
 from pathlib import Path
@@ -137,6 +139,12 @@ def test_a_dtype_the_npu_lacks_shows_when_the_listing_is_asked_for() -> None:
     assert k(**a).dtype == ml_dtypes.bfloat16
     with pytest.raises(opc.MachineError):
         k.listing  # noqa: B018
+
+
+def test_copies_share_the_machine_code(kernel: opc.Kernel) -> None:
+    assert copy.deepcopy([kernel])[0] is kernel is copy.copy(kernel)
+    with pytest.raises(TypeError, match=r"cannot pickle 'Kernel': save\(\)"):
+        pickle.dumps(kernel)
 
 
 def test_save_and_load(kernel: opc.Kernel, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +185,7 @@ def test_names_that_gradients_would_have() -> None:
         assert [torch.equal(p, q) for p, q in zip(found, (d_x, x), strict=True)] == [True, True]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, in forward mode
 def test_what_cannot_be_used_says_so() -> None:
     made = opc.torch.function(DENSE, wrt=["x"])
     x, w, bias = (torch.randn(s) for s in ((5, 8), (8, 6), (6,)))
@@ -196,9 +199,30 @@ def test_what_cannot_be_used_says_so() -> None:
         ("E0940", lambda: made(x.numpy(), w, bias)),
         ("E0940", lambda: made(x.to("meta"), w, bias)),
         ("E0941", lambda: made(x, w.clone().requires_grad_(), bias)),
+        ("E0941", lambda: made(x, w, bias, slope=torch.ones((), requires_grad=True))),
+        ("E0941", lambda: torch.func.jvp(lambda t: made(t, w, bias), (x,), (x,))),
+        ("E0317", lambda: made(x, w, bias, slope="steep")),
+        ("E0317", lambda: made(x, w, bias, slope=(1, 2))),
     ):
         with pytest.raises(opc.RuntimeCallError, match=code):
             call()
+
+
+def test_modules_that_hold_functions_are_copied_and_pickled() -> None:
+    x, w, bias = (torch.randn(s) for s in ((5, 8), (8, 6), (6,)))
+    module = torch.nn.Module()
+    module.dense = opc.torch.function(DENSE, wrt=["x"])
+    assert copy.deepcopy(module).dense is module.dense
+    there = pickle.loads(pickle.dumps(module)).dense
+    assert torch.equal(there(x, w, bias, slope=0.25), module.dense(x, w, bias, slope=0.25))
+    x.requires_grad_()
+    assert torch.equal(*(torch.autograd.grad(f(x, w, bias).sum(), x)[0] for f in (there, module.dense)))
+
+
+def test_statistics_that_are_missing() -> None:
+    x, w, ones = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 3, 3), torch.ones(3)
+    with pytest.raises(opc.RuntimeCallError, match=r"E0940\]: 'running_mean'"):
+        opc.torch.conv_bn_relu(x, w, ones, ones, None, None, training=True)
 
 
 def test_one_pool_of_threads() -> None:
