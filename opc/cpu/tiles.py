@@ -26,6 +26,7 @@ GROUP_BYTES = 4
 Plain = Callable[[Instr, View | None, dict[int, View]], None]
 _LOADS = {"": "tileloadd64", "stream": "tileloaddt164"}
 _MULTIPLY = {DType.BF16: "tdpbf16ps", DType.I8: "tdpbssd"}
+_FEATURES = {DType.BF16: "amx-bf16", DType.I8: "amx-int8"}
 
 
 class TileUnit:
@@ -258,6 +259,13 @@ class TileUnit:
                 "E0954",
                 f"cube.mma on '{c.buffer}' is not a multiplication of whole tiles",
                 help="write c[m, n] += a[m, k] · b[k, n] over whole buffers, bf16 or i8",
+            )
+        if not self.emulated and _FEATURES[dtype] not in self.f.module.features:
+            raise fail(
+                MachineError,
+                "E0954",
+                f"cube.mma on '{c.buffer}' multiplies {dtype} in tiles, which needs {_FEATURES[dtype]}",
+                help="name it among the machine's features, or multiply in registers",
             )
         tiles = [self.tiles[x.buffer] for x in (c, a, b)]
         if i.init is not None:

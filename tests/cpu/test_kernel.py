@@ -168,6 +168,17 @@ def test_missing_features_are_a_diagnostic(monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.code == "E0952"
 
 
+def test_tiles_need_the_kernels_permission(monkeypatch: pytest.MonkeyPatch) -> None:
+    amx = load("amx")
+    monkeypatch.setattr(features, "host_features", lambda: frozenset(amx.features))
+    assert features.amx_permitted.__wrapped__() in (True, False)  # the answer of the kernel below
+    monkeypatch.setattr(features, "amx_permitted", lambda: False)
+    assert features.missing(amx) == ["permission for amx-tile"]
+    assert features.pick_machine() == "avx512"
+    with pytest.raises(RuntimeCallError, match="permission for amx-tile"):
+        compile_kernel(None, parse_program(SAMPLE), amx)
+
+
 def test_features_agree_with_llvm() -> None:
     import llvmlite.binding as llvm
 

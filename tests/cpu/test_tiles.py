@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -73,10 +74,18 @@ def test_i8_products() -> None:
 
 
 def test_tile_instructions_are_emitted_in_program_order() -> None:
-    text = aot.emit_llvm(lower(None, parse_program(BYTES), load("amx")))
+    amx = load("amx")
+    both = replace(amx, features=(*amx.features, "amx-int8"))
+    text = aot.emit_llvm(lower(None, parse_program(BYTES), both))
     found = re.findall(r"call void @llvm\.x86\.(\w+)", text)
     moves = ["ldtilecfg", "tileloadd64", "tileloadd64", "tilezero", "tdpbssd", "tilestored64", "tilerelease"]
     assert found == moves
+
+
+def test_products_need_their_feature() -> None:
+    with pytest.raises(MachineError, match="multiplies i8 in tiles, which needs amx-int8") as caught:
+        lower(None, parse_program(BYTES), load("amx"))
+    assert caught.value.code == "E0954"
 
 
 def test_full_rows_are_loaded_without_a_copy() -> None:
