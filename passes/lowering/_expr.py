@@ -110,8 +110,8 @@ class Evaluator:
         """Operands of what is computed in their wider type; each is converted once."""
         for a in dict.fromkeys(numbers):
             value = done.values[a]
-            if a not in done.wide and self._lasting(value):
-                done.wide[a] = self.wide(value)
+            if a not in done.wide and value.dtype is not None and value.dtype.compute is not value.dtype:
+                done.wide[a] = self.wide(value)  # kept narrow so far, or what a cast gave
         return done.used(numbers, done.wide)
 
     def _lasting(self, value: Value) -> bool:

@@ -53,7 +53,9 @@ def simplified(ir: Function) -> Function:
     tensors = ir.tensors()
     updated = ir.updated()
     copies: dict[str, str] = {}
-    kept = {*ir.results, *(a.tensor.name for a in ir.args)}
+    # What parameters make once is not a result of every run.
+    prepared = (t.name for op in ir.ops if op.prepare for t in op.outputs)
+    kept = {*ir.results, *(a.tensor.name for a in ir.args), *prepared}
     handed: dict[str, str] = {}
     ops: list[Op] = []
     for original in ir.ops:

@@ -40,3 +40,40 @@ def test_product(name: str, a: str, b: str, kind: str) -> None:
     arrays = random_inputs(f, 1, "normal")
     found = execute_function(lowered(f, name), f, arrays)
     assert check(found["y"], oracle(f, arrays)["y"]).ok
+
+
+CASTS = """func v1 casts {{
+  arg x: {wide}[7,20] input
+  arg z: {wide}[7,20] input
+  op a: {wide}[7,20] {{
+    piece i<7, j<20 at i, j = sub(x[i, j], {cast}(z[i, j]))
+  }}
+  op b: {wide}[7,20] {{
+    piece i<7, j<20 at i, j = add(mul({cast}(z[i, j]), x[i, j]), max({cast}(z[i, j]), x[i, j]))
+  }}
+  op c: {wide}[7,20] {{
+    piece i<7, j<20 at i, j = select(lt(x[i, j], {cast}(z[i, j])), x[i, j], {cast}(z[i, j]))
+  }}
+  op s: {wide}[7] sum accumulate {wide} {{
+    piece i<7 reduce j<20 at i = mul(x[i, j], {cast}(z[i, j]))
+  }}
+  return a, b, c, s
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("wide", "cast"), [("f32", "bf16"), ("f32", "f16"), ("f64", "bf16"), ("f64", "f32"), ("i32", "i8")]
+)
+@pytest.mark.parametrize("name", machine.names())
+def test_what_a_cast_gives_is_computed_with_in_the_wider_type(name: str, wide: str, cast: str) -> None:
+    f = parse_function(CASTS.format(wide=wide, cast=cast))
+    target = machine.load(name)
+    if target.kind == "npu" and not {DType(wide), DType(cast)} <= set(target.dtypes["vector"]):
+        with pytest.raises(MachineError, match="E0620"):
+            lowered(f, name)
+        return
+    module = lowered(f, name)
+    arrays = {n: a * 100 for n, a in random_inputs(f, 1, "normal").items()}  # beyond what i8 holds
+    found = execute_function(module, f, arrays)
+    expected = oracle(f, arrays)
+    assert [str(check(found[n], expected[n])) for n in f.results if not check(found[n], expected[n]).ok] == []
