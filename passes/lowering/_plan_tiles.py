@@ -16,15 +16,17 @@ from opc.tensor.ir import Dim, Read, Tensor
 from passes.lowering._knobs import Knobs
 from passes.lowering._plan import Shape
 from passes.lowering._row_layout import RowLayout, contiguous, copied, in_place
-from passes.lowering._tile_blocks import Rows, choices
+from passes.lowering._tile_blocks import Rows, choices, slabs
+
+Axes = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
     """``slab``: the box of rows between which operand A may be copied anew; ``stage``: no copy ("direct"), one
-    per slab, or one of everything before all else ("whole"), of ``layout``, its window dims ``split`` off or
-    not. ``columns``: of an accumulator
-    block. ``parallel``: the dim spread over cores, ``per`` blocks of columns an iteration if it is one of columns.
+    per slab, or one of everything before all else ("whole"), of ``layout``, window dims apart from the others
+    on the axes ``split``. ``columns``: of an accumulator block. ``parallel``: the dim spread over cores, ``per``
+    blocks of columns an iteration if it is one of columns.
     ``inner``: whether rows or columns go round inside. ``stream``: the operand that should not stay near.
     ``prefetch``: whether every block brings its part of the next columns nearer ("on").
     """
@@ -33,7 +35,7 @@ class TilePlan:
     slab: dict[str, int]
     stage: str
     layout: RowLayout
-    split: bool
+    split: Axes
     chunk: dict[str, int]
     columns: int
     parallel: str
@@ -72,6 +74,11 @@ class Priced:
     plan: TilePlan
 
 
+def pair_dim(s: Shape) -> str:
+    """The K dim of which the cube wants consecutive elements side by side."""
+    return s.k[-1].name if s.k else ""
+
+
 def plan_tiles(s: Shape, a: Operands, machine: Machine, knobs: Knobs) -> list[Priced]:
     """Plans that have the given knobs (all, if none has), cheapest first."""
     model = _Model(s, a, machine)
@@ -105,8 +112,6 @@ def _has(given: Knobs, wanted: Knobs) -> bool:
 _CORES = ((1, 0.4), (2, 0.4), (4, 0.1), (8, 0.1))
 # Cycles that a grid barrier costs, and a loop over blocks: what it cannot overlap.
 _BARRIER, _LOOP = 3000, 300
-# An innermost M dim up to this long is never cut, unless it is the only one.
-_LONG = 256
 # What writing results column by column, far apart in memory, costs beside writing them row by row.
 _SCATTERED = 1.1
 # Blocks of each kind that are looked at closely on a slab, and what each slab adds to a first guess.
@@ -130,6 +135,7 @@ class _Model:
         route = machine.route("copy_in", machine.roles["memory"], machine.roles["stage"])
         self.copy_rate = 1 / route.bandwidth if route else 0.0
         self.size = s.operand.bytes
+        self.pack = max(1, limits.get("k_pack_bytes", 1) // self.size)
         self.k = prod(d.extent for d in s.k)
         self.extents = {d.name: d.extent for d in (*s.m, *s.k)}
         self.around = prod(d.extent for d in s.batch)
@@ -143,7 +149,7 @@ class _Model:
 
     def plans(self) -> Iterator[Priced]:
         """The most promising blocks on every slab, priced: with rows of one image row, and with others."""
-        for slab in _slabs(self.s.m):
+        for slab in slabs(self.s.m):
             dims = tuple(Dim(d.name, slab[d.name]) for d in self.s.m)
             for folded in (False, True):
                 rough = [
@@ -184,27 +190,43 @@ class _Model:
                 continue
             yield from self._ordered(slab, rows, columns, stage, layout, split, chunk)
 
-    def _layout(self, stage: str, box: dict[str, int], rows: Rows) -> tuple[RowLayout | None, bool]:
-        """Rows in place or in a copy, and whether that splits window dims off; None where it cannot be."""
+    def _layout(self, stage: str, box: dict[str, int], rows: Rows) -> tuple[RowLayout | None, Axes]:
+        """Rows in place or in a copy, and the axes whose window dims that sets apart; None where it cannot be."""
         if stage == "direct":
-            return None if self.a.copy else self.direct, False
+            return None if self.a.copy else self.direct, ()
         if self.around > 1 and stage == "whole":
-            return None, False
-        plain = self._copy(box, rows.inner, split=False)
-        if self._even(plain, rows):
-            return plain, False
-        return self._copy(box, rows.inner, split=True), True
+            return None, ()
+        # Taps that share an axis with rows are copied once each where they are set apart: the fewer, the smaller.
+        axes = self._shared(rows)
+        for split in ((), *((axis,) for axis in axes), axes):
+            layout = self._copy(box, rows.inner, split)
+            if self._even(layout, rows) and self._paired(layout):
+                break
+        return layout, split
 
-    def _copy(self, box: dict[str, int], inner: str, split: bool) -> RowLayout:
+    def _shared(self, rows: Rows) -> Axes:
+        """Axes of operand A that a window walks together with rows of a tile, or pairs with any rows."""
+        pair, tile, summed = pair_dim(self.s), set(rows.tile), self.a.summed
+        mixed = (
+            (at, f.names) for at, f in enumerate(self.a.read.index) if f.names & summed and f.names - summed
+        )
+        return tuple(at for at, names in mixed if names & tile or pair in names)
+
+    def _paired(self, layout: RowLayout) -> bool:
+        """Whether chunks of K hold whole groups of what the cube wants side by side."""
+        return prod(self._form(layout)[1].values()) % self.pack == 0
+
+    def _copy(self, box: dict[str, int], inner: str, split: Axes) -> RowLayout:
         key = (*box.items(), inner, split)
         if key not in self._copied:
             a = self.a
-            self._copied[key] = copied(a.read, a.tensor, box, a.summed, self.room, inner, split=split)
+            pair = pair_dim(self.s)
+            self._copied[key] = copied(a.read, a.tensor, box, a.summed, self.room, inner, split, pair)
         return self._copied[key]
 
     def _loadable(self, layout: RowLayout, rows: Rows, chunk: dict[str, int], stage: str) -> bool:
         """Whether tile registers can be loaded from the layout; copies are not made for nothing."""
-        if not self._even(layout, rows) or (stage == "direct" and rows.inner):
+        if not self._even(layout, rows) or not self._paired(layout) or (stage == "direct" and rows.inner):
             return False
         if stage == "direct":
             return prod(chunk.values()) * 2 > min(self.room, self.k)
@@ -231,7 +253,7 @@ class _Model:
         return True
 
     def _ordered(
-        self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout, split: bool,
+        self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout, split: Axes,
         chunk: dict[str, int],
     ) -> Iterator[Priced]:  # fmt: skip
         price = _Price(self, slab, rows, columns, stage, layout, chunk)
@@ -336,41 +358,21 @@ class _Price:
         rows, results, weights = (float(n * m.around) for n in (m.rows, m.results, m.weights))
         if rows + weights + results <= m.l2:
             return 0.0
-        slab = self.copied if self.stage == "slab" else self.under_slab
-        stays = slab + m.weights / (tasks if per else 1) <= m.l2
-        weights *= 1 if stays else self.slabs
-        if per and rows > m.l2 / 2:
-            rows *= tasks
-        if inner == "rows" and not per and slab > m.l2:
-            rows *= self.wide
+        slab, mine = self._slab(), m.weights / (tasks if per else 1)
+        weights *= self.slabs if slab + mine > m.l2 else 1
+        weights *= self.blocks if inner == "columns" and mine > m.l2 else 1
+        again = tasks if per and rows > m.l2 / 2 else 1
+        if inner == "rows" and slab + self.b > m.l2:
+            again = self.wide  # every block of columns finds that the slab's rows are gone
         if inner == "rows" and (per or self.slabs == 1) and results > m.l2 / 2:
             results *= _SCATTERED
         if self.stage == "whole" and self.copied > m.l2 / 2:
             rows += 3 * self.copied  # fetched, written back, and read again
+        rows += (again - 1) * slab * self.slabs * m.around
         return m.far * (rows + weights + results)
 
-
-def _slabs(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
-    """Boxes of rows: inner dims whole, one dim in equal parts, outer dims one at a time or whole."""
-    seen: list[dict[str, int]] = []
-    for at, d in enumerate(m):
-        # A short innermost dim stays whole: its rows lie side by side.
-        for part in _parts(d.extent) if len(m) == 1 or d is not m[-1] or d.extent > _LONG else [d.extent]:
-            for outer_whole in (False, True):
-                slab = {o.name: o.extent if outer_whole or i > at else 1 for i, o in enumerate(m)}
-                slab[d.name] = part
-                if slab not in seen:
-                    seen.append(slab)
-    yield from seen or [{}]
-
-
-def _parts(extent: int) -> list[int]:
-    """Sizes of up to about twenty equal parts, each at least a half larger than the next."""
-    counts = [c for c in range(1, min(extent, 64) + 1) if extent % c == 0]
-    if len(counts) < 3 and extent > 64:
-        counts = [1, 2, 4, 8, 16, 32]
-    kept: list[int] = []
-    for c in counts:
-        if not kept or c >= kept[-1] * 1.5:
-            kept.append(c)
-    return [ceil(extent / c) for c in kept]
+    def _slab(self) -> float:
+        """Bytes of operand A that a slab is read from."""
+        if self.stage == "direct":
+            return self.under_slab
+        return self.copied / (self.slabs if self.stage == "whole" else 1)

@@ -17,7 +17,9 @@ from opc.tensor.ir import Dim, Read, Tensor
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An axis of the rows: ``position`` over the contraction's dims, walking tensor axis ``axis`` in ``step``s."""
+    """An axis of the rows: ``position`` over the contraction's dims, walking tensor axis ``axis`` in ``step``s, which
+    are negative where it goes backwards.
+    """
 
     axis: int
     position: Affine
@@ -58,14 +60,15 @@ def copied(
     summed: Collection[str],
     room: int,
     inner: str = "",
-    split: bool = False,
+    split: Collection[int] = (),
+    pair: str = "",
 ) -> RowLayout:
     """A copy of what dims of these extents touch; dims without an extent stay outside.
 
     Axes that only summed dims walk come last, so that K is contiguous; before them the axis of ``inner``.
     Blocks of such an axis, of what one tile row has ``room`` for, come first: a window over one block lies close
-    together. ``split`` gives
-    summed dims that share an axis with others an axis of their own.
+    together. Where an axis is in ``split``, summed dims that share it with others get an axis of their own.
+    What ``pair`` walks comes last of all: the cube wants consecutive ones of it side by side.
     """
     parts: list[Part] = []
     low = [0] * len(tensor.shape)
@@ -76,11 +79,13 @@ def copied(
         if window.terms and not rest.terms:
             parts += _blocks(axis, form, extents, room)
             continue
-        if not (split and window.terms):
+        if not (axis in split and window.terms):
             parts.append(_part(axis, form, extents))
             continue
         parts += [_part(axis, Affine.var(name, c), extents) for name, c in window.terms]
         parts.append(_part(axis, rest, extents))
+    for part in parts:
+        low[part.axis] += (part.count - 1) * max(0, -part.step)  # it starts from its end
     kept = [p for p in parts if p.count > 1] or parts[-1:]
 
     last = {
@@ -90,7 +95,7 @@ def copied(
     def place(at: int) -> int:
         names = kept[at].position.names
         if names and names <= set(summed):
-            return 3 if at in last else 0
+            return 4 if pair in names else 3 if at in last else 0
         return 2 if inner and names == {inner} else 1
 
     return RowLayout(tuple(kept[at] for at in sorted(range(len(kept)), key=place)), tuple(low))
@@ -107,10 +112,13 @@ def _blocks(axis: int, form: Affine, extents: Mapping[str, int], room: int) -> l
 
 
 def _part(axis: int, form: Affine, extents: Mapping[str, int]) -> Part:
+    """What a form walks, backwards where all of its dims do: consecutive ones then follow each other in the copy."""
     low, high = form.interval(extents)
     step = gcd(*(c for _, c in form.terms)) or 1
-    position = Affine(tuple((v, c // step) for v, c in form.terms), -low // step)
-    return Part(axis, position, (high - low) // step + 1, step)
+    back = bool(form.terms) and all(c < 0 for _, c in form.terms)
+    step, start = (-step, high) if back else (step, low)
+    position = Affine(tuple((v, c // step) for v, c in form.terms), -start // step)
+    return Part(axis, position, (high - low) // abs(step) + 1, step)
 
 
 def contiguous(layout: RowLayout, k: tuple[Dim, ...], room: int) -> dict[str, int]:

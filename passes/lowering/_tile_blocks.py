@@ -109,3 +109,33 @@ def _size(extent: int, count: int, limit: int) -> int:
         if best is None or merit < best[0]:
             best = (merit, size)
     return best[1] if best else 0
+
+
+# An innermost M dim up to this long is never cut, unless it is the only one.
+_LONG = 256
+
+
+def slabs(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
+    """Boxes of rows: inner dims whole, one dim in equal parts, outer dims one at a time or whole."""
+    seen: list[dict[str, int]] = []
+    for at, d in enumerate(m):
+        # A short innermost dim stays whole: its rows lie side by side.
+        for part in _parts(d.extent) if len(m) == 1 or d is not m[-1] or d.extent > _LONG else [d.extent]:
+            for outer_whole in (False, True):
+                slab = {o.name: o.extent if outer_whole or i > at else 1 for i, o in enumerate(m)}
+                slab[d.name] = part
+                if slab not in seen:
+                    seen.append(slab)
+    yield from seen or [{}]
+
+
+def _parts(extent: int) -> list[int]:
+    """Sizes of up to about twenty equal parts, each at least a half larger than the next."""
+    counts = [c for c in range(1, min(extent, 64) + 1) if extent % c == 0]
+    if len(counts) < 3 and extent > 64:
+        counts = [1, 2, 4, 8, 16, 32]
+    kept: list[int] = []
+    for c in counts:
+        if not kept or c >= kept[-1] * 1.5:
+            kept.append(c)
+    return [ceil(extent / c) for c in kept]

@@ -10,7 +10,7 @@ from opc.program.ir import Access
 from opc.tensor.ir import Read, Tensor
 from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._plan import Shape
-from passes.lowering._plan_tiles import TilePlan
+from passes.lowering._plan_tiles import TilePlan, pair_dim
 from passes.lowering._row_layout import RowLayout, copied, copy_dims, copy_source, in_place
 
 Tiles = Mapping[str, Tile]
@@ -65,7 +65,9 @@ class TileRows:
         plan, s = self.plan, self.shape
         extents = {d.name: tiles[d.name].size for d in s.m} | {d.name: d.extent for d in s.k}
         summed = {d.name for d in s.k}
-        layout = copied(self.read, self.tensor, extents, summed, self.room, plan.rows.inner, plan.split)
+        layout = copied(
+            self.read, self.tensor, extents, summed, self.room, plan.rows.inner, plan.split, pair_dim(s)
+        )
         shape = [p.count for p in layout.parts]
         name = self.emit.local(f"{self.tensor.name}_stage", self.tensor.dtype, shape, "stage")
         dims = copy_dims(layout)
