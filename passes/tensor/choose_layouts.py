@@ -59,12 +59,16 @@ class ChooseLayouts:
         taken = set(function.tensors())
         ops: list[Op] = []
         for op in function.ops:
-            if op.prepare:
+            alone = [replace(op, pieces=(p,)) for p in op.pieces]
+            found = [classify_contraction(part, function) for part in alone]
+            # Where one piece is no product for the cube, none of them goes there.
+            if op.prepare or any(c is None or not c.is_cube for c in found):
                 ops.append(op)
                 continue
             made = [
-                _pack_contraction(replace(op, pieces=(p,)), function, params, taken, context.machine)
-                for p in op.pieces
+                _pack_contraction(part, c, function, params, taken, context.machine)
+                for part, c in zip(alone, found, strict=True)
+                if c is not None
             ]
             ops += [pack for *packs, _ in made for pack in packs]
             ops.append(replace(op, pieces=tuple(last.pieces[0] for *_, last in made)))
@@ -73,11 +77,8 @@ class ChooseLayouts:
 
 
 def _pack_contraction(
-    op: Op, function: Function, params: frozenset[str], taken: set[str], machine: Machine
+    op: Op, c: Contraction, function: Function, params: frozenset[str], taken: set[str], machine: Machine
 ) -> list[Op]:
-    c = classify_contraction(op, function)
-    if c is None or not c.is_cube:
-        return [op]
     table = function.tensors()
     tensor = table[c.b.tensor]
     operand = table[c.a.tensor].dtype
