@@ -8,8 +8,9 @@ factor is in the weights, and where the machine has a way into its accumulators,
 and the drain's own conversion and ReLU are all that is left. Moments may then be sums of values and squares: where
 the machine has a way back to its cube they are either the vector unit's pass over the accumulators, or one block of
 the cube for the squares and one for the values of each block of results, which come back once and into both operand
-memories; the bound is that of the better of the two. Latencies and the heads and tails of instructions count as
-nothing. The pipe with the most work is the bound.
+memories. The input's ``x * A + B`` may be made by the cube too, as two products with blocks of A on their diagonals
+and one with B, from which it comes back as it drains. The bound is that of the best of these ways. Latencies and the
+heads and tails of instructions count as nothing. The pipe with the most work is the bound.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _STORE = ("copy_out", "vector", "memory")
 _START = ("copy_in", "vector", "accumulator")  # of what a sum starts from
 _HAND = ("copy_out", "vector", "stage")  # of an input that is worked on, on the pipe of stores
 _WAY = (_LOAD, _FEED_A, _FEED_B, _START, _CUBE, _DRAIN, _VECTOR, _STORE)
+_MATRICES = 3  # that make x * A + B: A in two parts of the cube's type, and B
 Steps = dict[tuple[str, str, str], float]
 
 
@@ -72,18 +74,31 @@ def bound(problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool = 
     plain = _Operator(problem, machine, dtype, licensed)
     if not licensed or not plain.returns():
         return plain.bound()
-    ways = (plain, _Operator(problem, machine, dtype, licensed, multiplied=True))
+    combined = (False, True) if plain.combines() else (False,)
+    ways = (
+        _Operator(problem, machine, dtype, licensed, multiplied, way)
+        for multiplied in (False, True)
+        for way in combined
+    )
     return min((way.bound() for way in ways), key=lambda b: b.cycles)
 
 
 class _Operator:
-    """One core's share of a convolution with an epilogue. ``multiplied``: the cube makes the sums over its result."""
+    """One core's share of a convolution with an epilogue. ``multiplied``: the cube makes the sums over its result;
+    ``combined``: it scales and shifts the input.
+    """
 
     def __init__(
-        self, problem: NpuProblem, machine: Machine, dtype: DType, licensed: bool, multiplied: bool = False
+        self,
+        problem: NpuProblem,
+        machine: Machine,
+        dtype: DType,
+        licensed: bool,
+        multiplied: bool = False,
+        combined: bool = False,
     ) -> None:
         self.problem, self.conv, self.machine, self.dtype = problem, problem.conv, machine, dtype
-        self.licensed, self.multiplied = licensed, multiplied
+        self.licensed, self.multiplied, self.combined = licensed, multiplied, combined
         c = self.conv
         # Cores may share an image, so that the busiest one's share is no less than this.
         self.images = problem.batch / machine.cores
@@ -211,8 +226,21 @@ class _Operator:
             and {"convert", "relu"} <= self.machine.scale_forms
         )
 
+    def combines(self) -> bool:
+        """Whether the cube may scale and shift the input: blocks of channels, which leave it as they are wanted."""
+        whole = self.conv.channels % self.block[1] == 0 and self.block[1] == self.block[2]
+        return whole and {"convert", "relu"} <= self.machine.scale_forms
+
     def _begin(self, elements: int) -> Steps:
-        """What is done to the input: through the vector unit, and out of its memory."""
+        """What is done to the input: through the vector unit or the cube, and out of the vector unit's memory."""
+        if self.combined:
+            blocks = elements / (self.block[0] * self.block[1])
+            return {
+                _FEED_A: self._move(_FEED_A, elements),
+                _CUBE: _MATRICES * blocks * self.machine.cube_block,
+                _DRAIN: self._move(_DRAIN, elements, self.wide),
+                _STORE: self._move(_HAND, elements),
+            }
         vector = sum(
             self._cycles("vector", fn, ("vector",) * (1 + sources), kind, elements)
             for fn, sources, kind in self.problem.prologue(self.wide, self.dtype, self.licensed)

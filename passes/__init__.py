@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "split-reductions": "passes.tensor.split_reductions:SplitReductions",
     "fuse": "passes.tensor.fuse:Fuse",
+    "cube-affine": "passes.tensor.cube_affine:CubeAffine",
     "sum-moments": "passes.tensor.sum_moments:SumMoments",
     "dce": "passes.tensor.dce:Dce",
     "donate": "passes.tensor.donate:Donate",
@@ -63,6 +64,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "split-reductions",  # after collapse, which says what a row is; before fusion: parts join their terms
         "fuse",  # every pass above may add, drop or reorder ops, and groups must stay adjacent
         "sum-moments",  # licensed only; after fusion: whether the cube can make them depends on the group they are in
+        "cube-affine",  # licensed only; after fusion, which says where it is done, and once moments are sums
         "donate",  # last: groups say which tensors are stored at all, and when an argument was read
     ),
     # Fused groups of one machine -> program.

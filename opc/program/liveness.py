@@ -179,7 +179,7 @@ class _Summaries:
             self.found[here] = part
             for name, reads in part.exposed.items():
                 written = total.written.get(name, [])
-                still = [r for r in reads if not any(covers(w, r, extents) for w in written)]
+                still = [r for r in reads if remaining(r, written, extents)]
                 if still:
                     total.exposed.setdefault(name, []).extend(still)
             for name, regions in part.written.items():
@@ -317,7 +317,7 @@ def _before(summary: _Summary, needed: Regions, extents: Extents) -> Regions:
         if not written:
             result[name] = regions
             continue
-        still = [r for r in (remaining(x, written, extents) for x in regions) if r is not None]
+        still = [r for x in regions for r in remaining(x, written, extents)]
         if still:
             result[name] = still
     for name, regions in summary.exposed.items():

@@ -9,6 +9,7 @@ from opc.affine import Affine
 from opc.program.ir import Access, Loop, hull
 
 Span = tuple[Affine, int]  # first index, number of indices
+_PIECES = 16  # that a region may be left in; more are counted as all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +87,34 @@ def _contains(outer: Span, inner: Span, extents: Mapping[str, int]) -> bool:
     return low >= 0 and high + inner[1] <= outer[1]
 
 
-def remaining(read: Region, written: Sequence[Region], extents: Mapping[str, int]) -> Region | None:
-    """``read`` less what is written: None if all of it is, a smaller box where an end is cut off."""
+def remaining(read: Region, written: Sequence[Region], extents: Mapping[str, int]) -> list[Region]:
+    """``read`` less what is written, in boxes that share nothing; no less where it is undecided."""
+    left = [read]
+    if any(covers(w, read, extents) for w in written):
+        return []
     for w in written:
-        if covers(w, read, extents):
-            return None
-        read = _cut(read, w, extents)
-    return read
+        left = [part for r in left for part in _less(r, w, extents)]
+    return left if len(left) <= _PIECES else [read]
 
 
-def _cut(read: Region, written: Region, extents: Mapping[str, int]) -> Region:
-    pairs = list(zip(written.box, read.box, strict=True))
-    open_axes = [axis for axis, (w, r) in enumerate(pairs) if not _contains(w, r, extents)]
-    if written.slot is None or written.slot != read.slot or len(open_axes) != 1:
-        return read
-    axis = open_axes[0]
-    (start, size), (base, count) = pairs[axis]
-    gap = start - base
-    if not gap.is_const:
-        return read
-    low, high = gap.const, gap.const + size
-    if low <= 0 < high:
-        kept: Span = (base + high, count - high)
-    elif low < count <= high:
-        kept = (base, low)
-    else:
-        return read
-    return replace(read, box=(*read.box[:axis], kept, *read.box[axis + 1 :]))
+def _less(read: Region, written: Region, extents: Mapping[str, int]) -> list[Region]:
+    """One box less another: what is beyond it on either side, axis by axis."""
+    if written.slot is None or written.slot != read.slot:
+        return [read]
+    box, beyond = list(read.box), []
+    for axis, (w, r) in enumerate(zip(written.box, read.box, strict=True)):
+        if _contains(w, r, extents):
+            continue
+        gap = w[0] - r[0]
+        low, high = max(gap.const, 0), min(gap.const + w[1], r[1])
+        if not gap.is_const or low >= high:
+            return [read]
+        for start, end in ((0, low), (high, r[1])):
+            if start < end:
+                box[axis] = (r[0] + start, end - start)
+                beyond.append(replace(read, box=tuple(box)))
+        box[axis] = (r[0] + low, high - low)
+    return beyond
 
 
 def add_region(regions: list[Region], new: Region) -> None:

@@ -17,6 +17,7 @@ from opc.dtypes import DType
 from opc.program.ir import Access, Imm
 from opc.tensor.ir import Dim, Op
 from passes.lowering._axes import Axis, Frame
+from passes.lowering._diagonal import diagonal
 from passes.lowering._emit import Tile
 from passes.lowering._expr import Evaluator, Value, no_load
 from passes.lowering._plan import Summed
@@ -79,7 +80,7 @@ class CubeSums(Statistics):
         if any(len(factors(op)) == 1 for op in self.ops):
             self._make_ones()
         if any(len(factors(op)) > 1 for op in self.ops):
-            self.mask = self._diagonal()
+            self.mask = diagonal(self.emit, self.side)
 
     def _make_ones(self) -> None:
         """A row of ones among the left operands."""
@@ -180,15 +181,6 @@ class CubeSums(Statistics):
                         self.emit.line = op.line
                         value = self._picked(op, (tile.order, first), part.size, width)
                         self._keep(op, value, part.size * width, at)
-
-    def _diagonal(self) -> str:
-        """1 on the diagonal of a block, 0 elsewhere."""
-        shape = [self.side, self.side]
-        apart, mask = (self.emit.local("diagonal", DType.I32, shape, "vector") for _ in range(2))
-        dims, at = [("i_", self.side), ("j_", self.side)], (_I, _J)
-        self.emit.emit("vector.iota", dims, [Access(apart, at)], [], form=_I - _J)
-        self.emit.emit("vector.eq", dims, [Access(mask, at)], [Access(apart, at), Imm(0)])
-        return mask
 
     def _picked(self, op: Op, first: tuple[Affine, Affine], count: int, width: int) -> str:
         """The sums of some blocks, next to the vector unit."""

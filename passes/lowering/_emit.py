@@ -63,9 +63,9 @@ class Emitter:
         self.buffers[name] = Buffer(name, dtype, tuple(shape), self.machine.roles["memory"], "workspace")
         return name
 
-    def local(self, hint: str, dtype: DType, shape: Sequence[int], role: str) -> str:
-        """Declare a core-private buffer; returns its name."""
-        if self._pool is not None:
+    def local(self, hint: str, dtype: DType, shape: Sequence[int], role: str, *, shared: bool = True) -> str:
+        """Declare a core-private buffer; returns its name. Not ``shared``: whatever it stands beside, it is new."""
+        if self._pool is not None and shared:
             return self._pooled((hint, dtype, tuple(shape), role))
         name = self._unique(hint, self.buffers)
         self.buffers[name] = Buffer(name, dtype, tuple(shape), role)

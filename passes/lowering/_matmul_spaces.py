@@ -8,6 +8,7 @@ from math import prod
 from typing import ClassVar
 
 from opc.affine import Affine
+from opc.dtypes import DType
 from opc.errors import MachineError
 from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Read
@@ -18,12 +19,15 @@ from passes.lowering._expr import Evaluator, Value
 from passes.lowering._finish import finish
 from passes.lowering._first import can_start, first_term
 from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, order
-from passes.lowering._plan import Plan, Shape
+from passes.lowering._plan import Combined, Plan, Shape
 from passes.lowering._plan_spaces import plan_spaces, result_room, rows_at_once
 from passes.lowering._prologue import Prologue
+from passes.lowering._prologue_cube import CubePrologue, channels_at_once, combined_op, part_elements
 from passes.lowering._statistics import Statistics
-from passes.tensor._cube_sums import cube_sums
+from passes.tensor._cube_affine import Linear
+from passes.tensor._cube_sums import cube_affine, cube_sums
 from passes.tensor._outer_products import apart
+from passes.tensor._prologue import drained_cycles, vector_cycles
 
 # Rows of an accumulator tile that one epilogue block holds in vector registers.
 _EPILOGUE_ROWS = 4
@@ -39,19 +43,36 @@ class SpaceNest(ContractionNest):
     multiplied: tuple[Op, ...] = ()  # reductions that the cube makes
     alone: bool = True  # outside what one core does
     summing: bool = False
+    linear: Linear | None = None  # of an operand's channels, which the cube makes
 
     on_chip: ClassVar[bool] = True
 
     def choose(self) -> None:
-        """See the base class; where the cube has no room for sums the vector unit makes them."""
+        """See the base class; where the cube has no room for sums or combinations the vector unit makes them."""
         try:
             super().choose()
         except MachineError:
-            if not self.multiplied:
+            if not self.multiplied and self.linear is None:
                 raise
-            reductions = self.shape.reductions + len(self.multiplied)
-            self.shape, self.multiplied = replace(self.shape, reductions=reductions, summed=None), ()
-            super().choose()
+            if self.linear is not None:
+                self._uncombined()
+            else:
+                reductions = self.shape.reductions + len(self.multiplied)
+                self.shape, self.multiplied = replace(self.shape, reductions=reductions, summed=None), ()
+            self.choose()
+        if self.linear is not None and any(self.plan.chunk[d.name] % self._side for d in self.channels):
+            self._uncombined()
+            self.choose()
+
+    @property
+    def _side(self) -> int:
+        """Channels of a block of the cube."""
+        return self.machine.cube_shape[self.shape.operand][1]
+
+    def _uncombined(self) -> None:
+        """Leave combinations to the vector unit."""
+        made = vector_cycles(self.before, self.contraction, self.tensors, self.machine)
+        self.linear, self.shape = None, replace(self.shape, made=made, combined=None)
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
@@ -66,16 +87,33 @@ class SpaceNest(ContractionNest):
         place = {d: apart(self.tensors[b.tensor], b, d.name) for d in shape.n}
         columns = tuple(tuple((name, abs(step)) for name, step in f.terms) for f in b.index)
         ops = (*self.before, *self.ops)
-        self.multiplied = cube_sums(ops, self.ops[0], self.contraction, self.tensors, self.machine)
+        group = (ops, self.ops[0], self.contraction, self.tensors, self.machine)
+        self.linear = cube_affine(*group) if self.licensed else None
+        self.multiplied = cube_sums(*group, linear=self.linear)
         stored = any(t.name in self.stored for op in self.before for t in op.outputs)
+        made = shape.made
+        if self.linear is not None:
+            made = drained_cycles(self.before[0], self.linear, self.tensors, self.machine)
         return replace(
             shape,
+            made=made,
+            combined=self._combined(shape.operand),
             n=tuple(sorted(shape.n, key=lambda d: -place[d])),
             columns=columns,
             reductions=shape.reductions - len(self.multiplied),
             summed=summed(self.multiplied),
             stored=stored,
         )
+
+    def _combined(self, operand: DType) -> Combined | None:
+        """What the planner needs to know of what the cube makes of an operand."""
+        found = self.linear
+        if found is None:
+            return None
+        channels = self.before[0].pieces[0].extents[found.channel]
+        elements, shift = part_elements(self.machine, operand), found.shift is not None
+        at_once = channels_at_once(self.machine, operand, channels, found.products + shift)
+        return Combined(found.products, shift, channels, at_once, elements)
 
     def _first(self) -> tuple[Op, Read] | None:
         """See the base class; in place of an addition the accumulator is written before the first product."""
@@ -96,10 +134,18 @@ class SpaceNest(ContractionNest):
         c, plan = self.contraction, self.plan
         if self.before:
             slices = {d.name: plan.chunk[d.name] for d in self.channels}
-            self.prologue = Prologue(
-                self.emit, self.before, self.tensors, c.a, self.piece.extents, self._operand_room(), slices,
-                stored=self.shape.stored,
-            )  # fmt: skip
+            given = (self.tensors, c.a, self.piece.extents)
+            if self.shape.combined is not None and self.linear is not None:
+                made = self.shape.combined
+                self.prologue = CubePrologue(
+                    self.emit, (combined_op(self.before[0], self.linear),), *given,
+                    made.elements * self.shape.operand.bytes, slices, stored=self.shape.stored,
+                    linear=self.linear, at_once=made.at_once,
+                )  # fmt: skip
+            else:
+                self.prologue = Prologue(
+                    self.emit, self.before, *given, self._operand_room(), slices, stored=self.shape.stored
+                )
         self._summarise()
         super().run()
         for summary in self.summaries:

@@ -28,6 +28,24 @@ class Summed:
 
 
 @dataclass(frozen=True, slots=True)
+class Combined:
+    """What the cube makes of an operand while it is loaded: so many products with diagonal matrices, and one more with
+    what is added. ``channels``: how many there are of it, and in a part of so many ``elements``.
+    """
+
+    products: int
+    shift: bool
+    channels: int
+    at_once: int
+    elements: int
+
+    @property
+    def matrices(self) -> int:
+        """Right operands."""
+        return self.products + self.shift
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What the plan needs to know of one contraction. ``mixed``: K dims that share a tensor axis with an M dim."""
 
@@ -46,6 +64,7 @@ class Shape:
     run: int | None = None  # bytes in a row where columns packed at run time come from; 0: a column's are
     columns: tuple[tuple[tuple[str, int], ...], ...] = ()  # per axis of B, if known: (dim, step) of its index
     summed: Summed | None = None  # what the cube sums up of the result
+    combined: Combined | None = None  # what of that the cube makes
     stored: bool = False  # what is made of A while it is loaded goes to memory as well
 
 

@@ -13,9 +13,10 @@ from math import ceil, prod
 from opc.errors import MachineError, fail
 from opc.machine.model import Machine
 from opc.program.cost import Window, cube_cost, slower, transfer_cost
+from passes.lowering._combining import Combining
 from passes.lowering._finish import Finish
 from passes.lowering._plan import Plan, Shape, balanced, column_share, divisors, parallel_dim, slab_bytes
-from passes.lowering._tilings import tilings
+from passes.lowering._tilings import bands, tilings
 
 # Of every operand and accumulator memory a tile takes a part, and leaves as much to the next tile.
 _SLOTS = 2
@@ -36,7 +37,7 @@ def plan_spaces(s: Shape, machine: Machine, finish: Finish) -> Plan:
         if chunk is None or not pricer.fits(outer) or (s.stored and _cut_windows(s, outer) > 1):
             continue
         spread = Plan(parallel_dim(s, outer, machine.cores), outer, chunk)
-        for band in _bands(s, spread, machine):
+        for band in bands(s, spread, machine):
             for plan in pricer.staged(replace(spread, band=band)):
                 cost = pricer.cost(plan)
                 if best is None or cost < best[0]:
@@ -75,19 +76,6 @@ def _cut_windows(s: Shape, outer: dict[str, int]) -> int:
     return sum(s.reach[d.name][1] > 0 and outer[d.name] < d.extent for d in s.m)
 
 
-def _bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
-    """Rows of one core where it has several tiles of them: as few as spread over all cores, or some more that
-    leave no remainder. Cores that spread columns share no operand anyway.
-    """
-    rows = next((d for d in s.m if d.name == plan.parallel), None)
-    tiles = ceil(rows.extent / plan.outer[rows.name]) if rows else 1
-    each = ceil(tiles / machine.cores)
-    if each == 1:
-        return [0]
-    even = next(t for t in divisors(tiles) if t >= each)
-    return [plan.outer[plan.parallel] * n for n in dict.fromkeys((each, even))]
-
-
 def _blocks(extent: int, take: int, size: int, block: int) -> int:
     """Blocks of depth where a dim around ``size`` others is cut into chunks."""
     full, tail = divmod(extent, take)
@@ -123,16 +111,24 @@ class _Pricer:
 
     def fits(self, outer: dict[str, int]) -> bool:
         """Whether a tile fits the accumulator memory, and a few of its rows the vector unit's."""
-        m, n = self._mn(outer)
-        acc = m * n * self.s.accumulator.bytes * _SLOTS + self._sums(n)
         wide = [outer[d.name] for d in self.s.m if outer[d.name] > 1]
         # A tile that does not leave at once does so by its outermost rows.
         least = prod(wide[1:]) if wide[1:] else min([*wide, self._block[0]])
-        return acc <= self._capacity("accumulator") and self._rows_at_once(outer) >= least
+        return self._accumulated(outer, 1) and self._rows_at_once(outer) >= least
+
+    def _accumulated(self, outer: dict[str, int], tiles: int) -> bool:
+        """Whether a tile has room in the accumulator memory, beside sums over so many tiles of columns."""
+        m, n = self._mn(outer)
+        taken = m * n * self.s.accumulator.bytes * _SLOTS + self._sums(n) * tiles
+        return taken + self._made("accumulator") <= self._capacity("accumulator")
 
     def _rows_at_once(self, outer: dict[str, int]) -> int:
         """Rows of a tile that leave it at once."""
         return rows_at_once(self.s, self.machine, self.finish, prod(outer[d.name] for d in self.s.n))
+
+    def _made(self, role: str) -> int:
+        """Bytes of a memory that parts of an operand take which the cube makes."""
+        return self._combining.room(role)
 
     def _sums(self, columns: int) -> int:
         """Bytes of the accumulators of what the cube sums up, over so many columns."""
@@ -157,7 +153,7 @@ class _Pricer:
         m, n = self._mn(outer)
         k0 = self.machine.cube_shape[s.operand][2]
         a, b = (
-            (self._capacity(role) - taken) // _SLOTS // s.operand.bytes
+            (self._capacity(role) - taken - self._made(role)) // _SLOTS // s.operand.bytes
             for role, taken in zip(("operand_a", "operand_b"), self._handed(outer), strict=False)
         )
         room = min(a // m, b // n) // k0 * k0
@@ -195,10 +191,8 @@ class _Pricer:
 
     def _summable(self, plan: Plan) -> bool:
         """Whether sums over the rows have room: for all columns, where rows go round outside."""
-        m, n = self._mn(plan.outer)
         tiles = prod(ceil(d.extent / plan.outer[d.name]) for d in self.s.n) if plan.rows_outer else 1
-        acc = m * n * self.s.accumulator.bytes * _SLOTS + self._sums(n) * tiles
-        return acc <= self._capacity("accumulator")
+        return self._accumulated(plan.outer, tiles)
 
     def cost(self, plan: Plan) -> float:
         """Cycles of the busiest core: of the pipe with the most work, and of the others at the first and last tile."""
@@ -226,6 +220,7 @@ class _Pricer:
             (self._pipe("copy_in", "stage", "operand_a"), feed * tile.steps * tiles + waits),
             (self.machine.cube_pipe, cube * tile.steps * tiles + waits),
             (self.machine.vector_pipe, made),
+            *self._combining.work(rows / size),
             *((pipe, cycles * tiles) for pipe, cycles in out.items()),
         ):
             pipes[pipe] = pipes.get(pipe, 0.0) + cycles
@@ -331,7 +326,7 @@ class _Pricer:
             slab, lives_rows = tile.m * tile.deep * s.operand.bytes, _SLOTS
         if "columns" not in plan.whole:
             weights, lives_columns = tile.columns, _SLOTS
-        handed = self._handed(plan.outer)[2]
+        handed = self._handed(plan.outer)[2] + self._made("stage")
         return handed + slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
 
     def _operands(self, plan: Plan) -> tuple[int, int]:
@@ -377,6 +372,10 @@ class _Pricer:
         m = prod(outer[d.name] for d in self.s.m)
         n = prod(outer[d.name] for d in self.s.n)
         return _round(m, self._block[0]), _round(n, self._block[1])
+
+    @property
+    def _combining(self) -> Combining:
+        return Combining(self.s.combined, self.s.operand, self.machine)
 
     @property
     def _block(self) -> tuple[int, int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
+from opc.machine.model import Machine
 from opc.tensor.ir import Dim
-from passes.lowering._plan import Shape, balanced, divisors
+from passes.lowering._plan import Plan, Shape, balanced, divisors
 
 _ROWS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 448, 512, 1024)
 _WIDTHS = (16, 32, 64, 128, 256)  # of tiles, in columns
@@ -54,3 +56,16 @@ def _m_tiles(m: tuple[Dim, ...]) -> Iterator[dict[str, int]]:
             if r * t > _ROWS[-1]:
                 break
             yield {inner.name: t, rows.name: r}
+
+
+def bands(s: Shape, plan: Plan, machine: Machine) -> list[int]:
+    """Rows of one core where it has several tiles of them: as few as spread over all cores, or some more that
+    leave no remainder. Cores that spread columns share no operand anyway.
+    """
+    rows = next((d for d in s.m if d.name == plan.parallel), None)
+    tiles = ceil(rows.extent / plan.outer[rows.name]) if rows else 1
+    each = ceil(tiles / machine.cores)
+    if each == 1:
+        return [0]
+    even = next(t for t in divisors(tiles) if t >= each)
+    return [plan.outer[plan.parallel] * n for n in dict.fromkeys((each, even))]

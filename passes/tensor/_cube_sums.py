@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from opc.machine.model import Machine
 from opc.program.cost import vector_model
 from opc.tensor.ir import Call, Expr, Op, Read, Tensor
 from passes.tensor._contraction import Contraction
-from passes.tensor._prologue import vector_cycles, works_on_operands
+from passes.tensor._cube_affine import Linear, is_halved, linear_of
+from passes.tensor._prologue import drained_cycles, touched, vector_cycles, works_on_operands
 
 _KEEPS = ("f32", "f16")  # casts that leave an f16 value as it is
 Pipes = dict[str, float]
 
 
 def cube_sums(
-    ops: Sequence[Op], root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+    ops: Sequence[Op],
+    root: Op,
+    c: Contraction,
+    tensors: Mapping[str, Tensor],
+    machine: Machine,
+    linear: Linear | None = None,
 ) -> tuple[Op, ...]:
-    """Of a group's ops those whose terms the cube adds up: if that keeps the pipe with the most work shorter.
+    """Of a group's ops those whose terms the cube adds up: if that keeps the pipe with the most work shorter. It makes
+    ``linear`` too.
 
     A term is a value of the tile, or the product of two in the same place, in a type that the cube multiplies: sums of
     values are a product with ones, sums of products the diagonal of one with a transposed tile.
@@ -30,8 +37,8 @@ def cube_sums(
     if not found:
         return ()
     others = [op for op in ops if op.monoid is not None and op is not root and op not in found]
-    before = _work([*others, *found], [], root, c, ops, tensors, machine)
-    after = _work(others, found, root, c, ops, tensors, machine)
+    before = _work([*others, *found], [], root, c, ops, tensors, machine, linear)
+    after = _work(others, found, root, c, ops, tensors, machine, linear)
     return found if max(after.values()) < max(before.values()) else ()
 
 
@@ -46,13 +53,40 @@ def factors(op: Op) -> tuple[Read, ...]:
     return found if len(found) == 2 else ()
 
 
-def busiest(
+def cube_affine(
     ops: Sequence[Op], root: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
+) -> Linear | None:
+    """What the cube makes of a group's operand: a combination whose coefficients it multiplies as they are, if that
+    keeps the pipe with the most work shorter.
+    """
+    before = _before(ops, root, c)
+    if len(before) != 1 or not works_on_operands(c, tensors, machine):
+        return None
+    found = linear_of(before[0], c, tensors, machine)
+    if found is None or not is_halved(found, tensors[c.a.tensor].dtype, tensors):
+        return None
+    group = (ops, root, c, tensors, machine)
+    return found if busiest(*group, linear=found) < busiest(*group) else None
+
+
+def busiest(
+    ops: Sequence[Op],
+    root: Op,
+    c: Contraction,
+    tensors: Mapping[str, Tensor],
+    machine: Machine,
+    linear: Linear | None = None,
 ) -> float:
-    """Cycles per result of the pipe with the most work, once the group's sums are where they belong."""
-    placed = cube_sums(ops, root, c, tensors, machine)
+    """Cycles per result of the pipe with the most work, once the group's sums are where they belong. ``linear``: what
+    the cube makes of the operand.
+    """
+    placed = cube_sums(ops, root, c, tensors, machine, linear)
     others = [op for op in ops if op.monoid is not None and op is not root and op not in placed]
-    return max(_work(others, placed, root, c, ops, tensors, machine).values())
+    return max(_work(others, placed, root, c, ops, tensors, machine, linear).values())
+
+
+def _before(ops: Sequence[Op], root: Op, c: Contraction) -> list[Op]:
+    return [op for op in ops if op.monoid is None and op is not root and op.name == c.a.tensor]
 
 
 def _fits(op: Op, inside: set[str], tensors: Mapping[str, Tensor], machine: Machine) -> bool:
@@ -78,6 +112,7 @@ def _work(
     ops: Sequence[Op],
     tensors: Mapping[str, Tensor],
     machine: Machine,
+    linear: Linear | None,
 ) -> Pipes:
     """Cycles per result on the pipes that sums may lengthen, vector, cube, and the one out of the vector's memory, and
     on the one that brings operands: where each core waits for all columns nothing is gained.
@@ -87,7 +122,8 @@ def _work(
     m0, n0, k0 = machine.cube_shape[operand]
     results = prod(d.extent for d in root.pieces[0].dims)
     load = machine.route("copy_in", roles["memory"], roles["stage"])
-    loaded = prod(tensors[c.a.tensor].shape) + machine.cores * prod(tensors[c.b.tensor].shape)
+    used = touched(c.a, root.pieces[0].extents, tensors[c.a.tensor])
+    loaded = used + machine.cores * prod(tensors[c.b.tensor].shape)
     drain = machine.route("scale", roles["accumulator"], roles["vector"])
     hand = machine.route("copy_out", roles["vector"], roles["stage"])
     store = machine.route("copy_out", roles["vector"], roles["memory"])
@@ -120,9 +156,20 @@ def _work(
     for op in placed:
         rows = n0 if len(factors(op)) > 1 else m0  # a block of the tile by its like, or by ones
         add(machine.cube_pipe, rows * machine.cube_block / (m0 * n0 * k0))
-    before = [op for op in ops if op.monoid is None and op is not root and op.name == c.a.tensor]
-    if before:
-        made = prod(tensors[c.a.tensor].shape) / results
-        add(machine.vector_pipe, made * vector_cycles(before, c, tensors, machine))
-        add(hand.pipe, made * operand.bytes / hand.bandwidth)
+    for before in _before(ops, root, c):
+        for pipe, cycles in _begin(before, c, tensors, machine, linear):
+            add(pipe, cycles * used / results)
+        add(hand.pipe, operand.bytes / hand.bandwidth * used / results)
     return pipes
+
+
+def _begin(
+    op: Op, c: Contraction, tensors: Mapping[str, Tensor], machine: Machine, linear: Linear | None
+) -> Iterator[tuple[str, float]]:
+    """Cycles per element of the operand that an op makes."""
+    if linear is None:
+        yield machine.vector_pipe, vector_cycles((op,), c, tensors, machine)
+        return
+    m0, n0, _ = machine.cube_shape[op.outputs[0].dtype]
+    yield machine.vector_pipe, drained_cycles(op, linear, tensors, machine)
+    yield machine.cube_pipe, (linear.products + (linear.shift is not None)) * machine.cube_block / (m0 * n0)

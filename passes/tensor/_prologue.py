@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 from opc.dtypes import DType
 from opc.machine.model import Machine
@@ -11,6 +11,7 @@ from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, Expr, Op, Read, Tensor, walk
 from passes.tensor._algebra import expr_dims
 from passes.tensor._contraction import Contraction
+from passes.tensor._cube_affine import Linear, kept
 
 # Columns that a tile of the result has, where the problem has as many.
 _TILE_COLUMNS = 128
@@ -96,6 +97,16 @@ def _again(root: Op, c: Contraction, operand: Tensor, machine: Machine) -> float
     return share - 1.0
 
 
+def touched(read: Read, extents: Mapping[str, int], tensor: Tensor) -> int:
+    """Elements of an operand that a contraction of such extents reads, each counted once."""
+    count = 1
+    for form, extent in zip(read.index, tensor.shape, strict=True):
+        low, high = form.interval(extents)
+        step = gcd(*(abs(k) for n, k in form.terms if extents[n] > 1)) or 1
+        count *= min(extent, (high - low) // step + 1)
+    return count
+
+
 def vector_cycles(
     ops: Sequence[Op], c: Contraction, tensors: Mapping[str, Tensor], machine: Machine
 ) -> float:
@@ -109,6 +120,18 @@ def vector_cycles(
         if expr_dims(node) & moving:
             total += _slope(node, tensors, machine)
     return total * DType.F32.bytes / machine.vector_bytes
+
+
+def drained_cycles(op: Op, linear: Linear, tensors: Mapping[str, Tensor], machine: Machine) -> float:
+    """The same where the cube makes a combination: its way out, and what is left to do to it."""
+    out, roles = op.outputs[0].dtype, machine.roles
+    wide = machine.accumulators[out]
+    route = machine.route("scale", roles["accumulator"], roles["vector"])
+    cycles = wide.bytes / route.bandwidth if route is not None else 0.0
+    forms = {"convert": out.value, "relu": "max"}
+    free = {fn for form, fn in forms.items() if form in machine.scale_forms}
+    left = [n for n in kept(op.pieces[0].body, linear) if n.fn not in free]
+    return cycles + sum(_slope(n, tensors, machine) for n in left) * DType.F32.bytes / machine.vector_bytes
 
 
 def _slope(node: Expr, tensors: Mapping[str, Tensor], machine: Machine) -> float:

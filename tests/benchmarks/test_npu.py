@@ -61,6 +61,13 @@ def test_the_bound_under_the_licence_sums_up_on_the_pipe_that_has_time() -> None
     assert by_vector.pipes["V"] == 28 * 28 * 128 / 256 * (26 + 4 + 28 + 4)
 
 
+def test_the_bound_under_the_licence_scales_inputs_on_the_pipe_that_has_time() -> None:
+    found = bound(PROBLEMS["c10t"], machines.load("ascend910"), DType.F16, licensed=True)
+    # The drain of what is made, and of the result.
+    assert found.pipes["V"] == 28 * 28 * 512 * 4 / 256 + 28 * 28 * 128 * 4 / 256
+    assert found.pipes["M"] == 28 * 28 / 16 * (8 * (32 + 2) + 32 * 3)
+
+
 def test_separate_operators_keep_their_weights_under_the_licence() -> None:
     for mode in MODES.values():
         folds = {p.name: vars_of(p) for p in mode.passes("tensor")}["fold-affine"]["weights"]
