@@ -29,16 +29,14 @@ class NativeKernel:
         blob = packed if packed is not None else aligned(max(1, self.code.packed_size))
         if self._prepare_names:
             pointers = [address(arrays[n]) for n in self._prepare_names]
-            lent = self._lent(arrays, self.code.executable.workspace_lender) is not None
-            place = self._workspace(threads, lent)
-            self.code.prepare(pointers, address(blob), place, threads, place if lent else 0)
+            place = self._workspace(threads, bool(self._lenders(arrays)))
+            self.code.prepare(pointers, address(blob), place, threads)
         return blob
 
     def run(self, arrays: Mapping[str, Array], packed: Array, threads: int) -> None:
         """Compute the results; ``arrays`` holds every argument and result that run names."""
         pointers = [address(arrays[n]) for n in self._run_names]
-        found = self._lent(arrays, self.code.executable.workspace_lender)
-        lent = 0 if found is None else address(found)
+        lent = self._lenders(arrays)
         self.code.run(pointers, address(packed), self._workspace(threads, bool(lent)), threads, lent)
 
     def scratch_packed(self, arrays: Mapping[str, Array]) -> Array:
@@ -51,6 +49,11 @@ class NativeKernel:
             blob = self._own.packed = aligned(max(1, self.code.packed_size))
         return blob
 
+    def _lenders(self, arrays: Mapping[str, Array]) -> tuple[int, ...]:
+        """Addresses of the results that lend memory to workspace; none, if one of them does not."""
+        found = [self._lent(arrays, lender.name) for lender in self.code.executable.run.lenders]
+        return tuple(address(a) for a in found if a is not None) if all(a is not None for a in found) else ()
+
     @staticmethod
     def _lent(arrays: Mapping[str, Array], lender: str) -> Array | None:
         """The result that lends its memory, if it is given and begins at a cache line."""
@@ -58,11 +61,10 @@ class NativeKernel:
         return found if found is not None and address(found) % LINE == 0 else None
 
     def _workspace(self, threads: int, lent: bool) -> int:
-        """Address of this thread's workspace, without what threads share if that is lent."""
+        """Address of this thread's workspace, without what results lend."""
         own = self._own
         if getattr(own, "wanted", None) != (threads, lent):
-            size = self.code.workspace_size(threads) - (self.code.executable.shared if lent else 0)
-            own.workspace = aligned(max(1, size))
+            own.workspace = aligned(max(1, self.code.executable.workspace_size(threads, lent)))
             own.wanted, own.address = (threads, lent), address(own.workspace)
         found: int = own.address
         return found

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opc.cache import store
-from opc.cpu.executable import EntryPoint, Executable
+from opc.cpu.executable import EntryPoint, Executable, Lender, Need
 from opc.cpu.features import host_features
 from opc.cpu.image import Image
 from opc.dtypes import DType
@@ -53,7 +53,7 @@ def keep(key: str, saved: Saved) -> bool:
         "results": [_plain(s) for s in saved.signature.results],
         "name": saved.executable.name,
         "packed_size": saved.executable.packed_size,
-        "lenders": (saved.executable.packed_lender, saved.executable.workspace_lender),
+        "lender": saved.executable.packed_lender,
         "run": saved.executable.run,
         "prepare": saved.executable.prepare,
     }
@@ -89,7 +89,7 @@ def _saved(about: dict[str, Any], parts: dict[str, bytes]) -> Saved:
         code = Image(parts["code"], dict(about["functions"]), dict(about["slots"]))
     prepare = _entry(about["prepare"]) if about["prepare"] else None
     size, run = int(about["packed_size"]), _entry(about["run"])
-    executable = Executable(about["name"], code, size, run, prepare, *map(str, about["lenders"]))
+    executable = Executable(about["name"], code, size, run, prepare, str(about["lender"]))
     texts = parts["source"].decode(), parts["machine"].decode()
     return Saved(signature, executable, about["machine"], tuple(about["features"]), *texts)
 
@@ -104,5 +104,7 @@ def _tensor(item: Iterable[Any]) -> Tensor:
 
 
 def _entry(item: Iterable[Any]) -> EntryPoint:
-    symbol, arguments, workspace, scratch, width = item
-    return EntryPoint(symbol, tuple(arguments), int(workspace), int(scratch), int(width))
+    symbol, arguments, workspace, width, lenders, phases = item
+    found = tuple(Lender(str(name), int(held), int(size)) for name, held, size in lenders)
+    needs = tuple(Need(*map(int, need)) for need in phases)
+    return EntryPoint(symbol, tuple(arguments), int(workspace), int(width), found, needs)

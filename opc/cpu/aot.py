@@ -20,7 +20,7 @@ from pathlib import Path
 
 from opc.cpu import cpuid, handed, jit
 from opc.cpu.emit import Entry
-from opc.cpu.kernel import Unit
+from opc.cpu.kernel import Unit, point
 from opc.errors import RuntimeCallError, fail
 from opc.program.ir import Buffer
 
@@ -103,11 +103,19 @@ def _size(name: str, value: int, linkage: str = "") -> str:
 
 
 def _pass_arguments(entry: Entry) -> list[str]:
-    """Text that stores the C parameters into the entry's array."""
-    lines = [f"  %array = alloca [{max(1, len(entry.arguments))} x ptr], align 8"]
-    for i, b in enumerate(entry.arguments):
+    """Text that stores the C parameters into the entry's array. What results could lend lies in the workspace, because
+    C callers need not align results.
+    """
+    *places, _ = point(entry).places(0, ())
+    values = [f"%p.{b.name}" for b in entry.arguments]
+    lines = [f"  %array = alloca [{len(values) + len(places) + 1} x ptr], align 8"]
+    for i, offset in enumerate(places[: len(entry.lenders)]):
+        values.append(f"%lent{i}")
+        lines.append(f"  %lent{i} = getelementptr i8, ptr %p.{WORKSPACE}, i64 {offset}")
+    values += ["null" for _ in entry.lenders]
+    for i, value in enumerate(values):
         lines.append(f"  %slot{i} = getelementptr ptr, ptr %array, i64 {i}")
-        lines.append(f"  store ptr %p.{b.name}, ptr %slot{i}, align 8")
+        lines.append(f"  store ptr {value}, ptr %slot{i}, align 8")
     return lines
 
 
@@ -145,7 +153,7 @@ def _prepare(unit: Unit, prefix: str) -> str:
     shared = entry.layout.workspace
     body = _pass_arguments(entry)
     body += [
-        f"  %own = call ptr @aligned_alloc(i64 {ALIGNMENT}, i64 {rounded(shared + entry.layout.scratch)})",
+        f"  %own = call ptr @aligned_alloc(i64 {ALIGNMENT}, i64 {rounded(shared + point(entry).scratch(1, False))})",
         "  %none = icmp eq ptr %own, null",
         "  br i1 %none, label %full, label %start",
         "full:",
@@ -161,7 +169,7 @@ def _prepare(unit: Unit, prefix: str) -> str:
 
 def _run(unit: Unit, prefix: str) -> str:
     entry = unit.run
-    shared = max(entry.layout.workspace, unit.prepare.layout.workspace if unit.prepare else 0)
+    shared = point(entry).shared(lent=False)
     body = [*handed.text(unit.half), *_pass_arguments(entry)]
     body += [
         f"  %scratch = getelementptr i8, ptr %p.{WORKSPACE}, i64 {shared}",

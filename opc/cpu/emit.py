@@ -7,15 +7,18 @@ of threads. LLVM spends about 2 ms on any function, so all phases of a program a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 from opc.cpu import launch, layout, streams, tile_groups, tile_registers
+from opc.cpu.executable import Need
 from opc.cpu.extremes import merge_extremes
 from opc.cpu.function import Function, Index, Module
 from opc.cpu.layout import Layout
 from opc.cpu.phase import Phase, arguments
 from opc.machine.model import Machine
+from opc.program import liveness, loan
 from opc.program.ir import Buffer, Loop, Program, Stmt, instructions
 from opc.scalar import FUNCTIONS
 
@@ -27,13 +30,16 @@ _COSTLY = 16  # element operations that an exponential counts for
 @dataclass(frozen=True, slots=True)
 class Entry:
     """The emitted entry of one program: ``symbol(arguments, packed, workspace, scratch, threads,
-    runtime)``.
+    runtime)``. The array of arguments ends with the address of each lender's memory, then with how many bytes of
+    it scratch may use.
     """
 
     symbol: str
     arguments: tuple[Buffer, ...]
     layout: Layout
     width: int  # most iterations of any phase: more threads than that are of no use
+    lenders: tuple[Buffer, ...]
+    phases: tuple[Need, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,10 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
     width = max((p.extent for p in phases), default=1)
     if width > 1 and _work(program) < TEAM_WORK:
         width = 1
-    entry = Entry(symbol, arguments(program), plan, width)
-    names = [f"%a{i}" for i in range(len(entry.arguments))] + [f"%{b}" for b in BLOBS]
+    lenders, needs = _needs(program, plan, [p.extent if width > 1 else 1 for p in phases])
+    entry = Entry(symbol, arguments(program), plan, width, lenders, needs)
+    names = [f"%a{i}" for i in range(len(entry.arguments))]
+    names += [f"%l{i}" for i in range(len(lenders))] + [f"%{b}" for b in BLOBS]
     listed = ", ".join(f"ptr noalias {n}" for n in names)
     body = Function(
         module, f"{symbol}.body", f"{listed}, i64 %phase, i64 %begin, i64 %end", linkage="internal"
@@ -68,14 +76,31 @@ def emit(module: Module, program: Program, machine: Machine, symbol: str) -> Ent
         statements = phases[number].statements
 
         def version(stream: bool, bases: dict[str, str], begin: Index, end: Index) -> None:
-            Phase(body, program, machine, plan, stream, bases, scratch).emit(statements, begin, end)
+            lent = {b.name: f"%l{i}" for i, b in enumerate(lenders)}
+            Phase(body, program, machine, plan, stream, bases, scratch, lent).emit(statements, begin, end)
 
         streams.emit(body, program, machine, statements, ends, version)
 
     body.switch("%phase", len(phases), one)
     body.finish()
-    launch.emit(module, symbol, names, [p.extent for p in phases], plan.scratch if width > 1 else None)
+    launch.emit(module, symbol, names, [p.extent for p in phases], needs, len(lenders), width > 1)
     return entry
+
+
+def _needs(
+    program: Program, plan: Layout, extents: Sequence[int]
+) -> tuple[tuple[Buffer, ...], tuple[Need, ...]]:
+    """The results that lend memory, and what scratch each phase takes from where."""
+    found = [plan.scratch_of(program, names) for names in liveness.phases(program)]
+    free = [room if size else None for size, room in zip(found, loan.rooms(program), strict=True)]
+    named = {name for name, _ in plan.arenas} | {room.lender for room in free if room is not None}
+    lenders = tuple(b for b in program.buffers if b.name in named)
+    number = {b.name: n for n, b in enumerate(lenders)}
+    needs = (
+        Need(extent, size, *((number[room.lender], room.start) if room else (-1, 0)))
+        for extent, size, room in zip(extents, found, free, strict=True)
+    )
+    return lenders, tuple(needs)
 
 
 def _scratch(body: Function, entry: Entry) -> str:

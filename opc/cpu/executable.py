@@ -21,14 +21,58 @@ if TYPE_CHECKING:
 _SIGNATURE = [ctypes.c_void_p] * 4 + [ctypes.c_int, ctypes.c_void_p]
 
 
+class Need(NamedTuple):
+    """Scratch of a phase: so many bytes for each of at most ``extent`` threads, which may lie behind byte ``start``
+    of a lender's memory.
+    """
+
+    extent: int
+    scratch: int
+    lender: int = -1
+    start: int = 0
+
+
+class Lender(NamedTuple):
+    """A result of ``size`` bytes that lends memory until it is written, ``workspace`` bytes of it to workspace."""
+
+    name: str
+    workspace: int
+    size: int
+
+
 class EntryPoint(NamedTuple):
     """One of the two functions of a kernel, and the memory that it wants."""
 
     symbol: str
     arguments: tuple[str, ...]
     workspace: int
-    scratch: int  # per thread
     width: int  # most iterations of any phase: more threads than that are of no use
+    lenders: tuple[Lender, ...] = ()
+    phases: tuple[Need, ...] = ()
+
+    def shared(self, lent: bool) -> int:
+        """Bytes of the caller's workspace before the threads' own, if results do lend memory and if they do not."""
+        return self.workspace + (0 if lent else sum(lender.workspace for lender in self.lenders))
+
+    def scratch(self, threads: int, lent: bool) -> int:
+        """Bytes of the caller's workspace that are the threads' own."""
+        return max((self._scratch(need, threads, lent) for need in self.phases), default=0)
+
+    def _scratch(self, need: Need, threads: int, lent: bool) -> int:
+        size = need.scratch * max(1, min(threads, need.extent))
+        fits = lent and need.lender >= 0 and need.start + size <= self.lenders[need.lender].size
+        return 0 if fits else size
+
+    def places(self, workspace: int, lent: Sequence[int]) -> tuple[int, ...]:
+        """What follows the arguments, and where scratch begins. ``lent`` are the lenders' addresses, if they lend."""
+        begin = workspace + self.workspace
+        if lent:
+            return (*lent, *(lender.size for lender in self.lenders), begin)
+        found = []
+        for lender in self.lenders:
+            found.append(begin)
+            begin += lender.workspace
+        return (*found, *(0 for _ in self.lenders), begin)
 
 
 class Executable(NamedTuple):
@@ -40,26 +84,19 @@ class Executable(NamedTuple):
     run: EntryPoint
     prepare: EntryPoint | None
     packed_lender: str = ""  # result whose memory can hold packed parameters until it is written
-    workspace_lender: str = ""  # likewise workspace that threads share
 
-    def workspace_size(self, threads: int) -> int:
-        """Bytes of workspace for a call on that many threads (prepare needs no more)."""
+    def workspace_size(self, threads: int, lent: bool = False) -> int:
+        """Bytes of workspace for a call on that many threads (prepare needs no more), if results do not lend any."""
         entries = [e for e in (self.prepare, self.run) if e is not None]
-        return self.shared + max(e.scratch * max(1, min(threads, e.width)) for e in entries)
+        return max(e.shared(lent) + e.scratch(threads, lent) for e in entries)
 
     def own_memory(self, threads: int) -> int:
         """Bytes that a call which packs anew holds beside its arguments and results."""
-        workspace = self.workspace_size(threads) - (self.shared if self.workspace_lender else 0)
-        return workspace + (0 if self.packed_lender else self.packed_size)
+        return self.workspace_size(threads, lent=True) + (0 if self.packed_lender else self.packed_size)
 
     def __bytes__(self) -> bytes:
         """The code alone."""
         return self.code.code if isinstance(self.code, Image) else self.code
-
-    @property
-    def shared(self) -> int:
-        """Bytes of workspace before the threads' own."""
-        return max(self.run.workspace, self.prepare.workspace if self.prepare else 0)
 
 
 class _Code(Protocol):
@@ -99,19 +136,22 @@ class CpuKernel:
     def workspace_size(self, nthreads: int = 1) -> int:
         return self.executable.workspace_size(nthreads)
 
-    def prepare(
-        self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1, lent: int = 0
-    ) -> None:
-        """Fill ``packed`` from the parameters. ``lent`` is where workspace lies that threads share, if it does not lie
-        before the threads' own.
-        """
+    def prepare(self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1) -> None:
+        """Fill ``packed`` from the parameters."""
         if self._prepare is not None and self.executable.prepare is not None:
-            self._call(self._prepare, self.executable.prepare, pointers, packed, workspace, nthreads, lent)
+            self._call(self._prepare, self.executable.prepare, pointers, packed, workspace, nthreads, ())
 
     def run(
-        self, pointers: Sequence[int], packed: int, workspace: int = 0, nthreads: int = 1, lent: int = 0
+        self,
+        pointers: Sequence[int],
+        packed: int,
+        workspace: int = 0,
+        nthreads: int = 1,
+        lent: Sequence[int] = (),
     ) -> None:
-        """Compute the outputs; ``pointers`` are the addresses of the arguments of ``run``."""
+        """Compute the outputs; ``pointers`` are the addresses of the arguments of ``run``, ``lent`` those of its
+        lenders, each at a cache line, if they lend their memory.
+        """
         self._call(self._run, self.executable.run, pointers, packed, workspace, nthreads, lent)
 
     def _call(
@@ -122,7 +162,7 @@ class CpuKernel:
         packed: int,
         workspace: int,
         n: int,
-        lent: int,
+        lent: Sequence[int],
     ) -> None:
         if len(pointers) != len(entry.arguments):
             raise fail(
@@ -132,10 +172,10 @@ class CpuKernel:
         runtime = threads.team_runtime() if n > 1 else None
         if runtime is None:
             n = 1
-        array = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
+        *places, scratch = entry.places(workspace, lent)
+        array = (ctypes.c_void_p * (len(pointers) + len(places) + 1))(*pointers, *places)
         assert callable(function)
-        scratch = workspace if lent else workspace + self.executable.shared
-        function(array, packed, lent or workspace, scratch, n, runtime.address if runtime else None)
+        function(array, packed, workspace, scratch, n, runtime.address if runtime else None)
 
     @cached_property
     def unit(self) -> Unit:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from opc.cpu import emit, features, jit
 from opc.cpu.emit import Entry
-from opc.cpu.executable import CpuKernel, EntryPoint, Executable
+from opc.cpu.executable import CpuKernel, EntryPoint, Executable, Lender
 from opc.cpu.function import Module
 from opc.cpu.image import Image, Loaded
 from opc.cpu.jit import Target, host_triple
@@ -14,7 +14,6 @@ from opc.cpu.link import UnlinkableError, link
 from opc.errors import MachineError, RuntimeCallError, fail
 from opc.machine.model import Machine
 from opc.program.ir import Program
-from opc.program.loan import lenders
 from opc.tensor.saved import Half
 
 
@@ -28,7 +27,7 @@ class Unit:
     prepare: Entry | None
     run: Entry
     half: Half | None = None  # which kernel of a pair it is
-    lenders: tuple[str, str] = ("", "")  # of packed parameters and of workspace
+    lender: str = ""  # of packed parameters
 
     @property
     def packed_size(self) -> int:
@@ -41,14 +40,17 @@ class Unit:
 
     def described(self, code: Image | bytes) -> Executable:
         """``code``, which was made of this unit, with what its callers must know."""
-        run, prepare = _point(self.run), _point(self.prepare) if self.prepare else None
+        run, prepare = point(self.run), point(self.prepare) if self.prepare else None
         packed = max(e.layout.packed for e in (self.run, self.prepare) if e is not None)
-        return Executable(self.name, code, packed, run, prepare, *self.lenders)
+        return Executable(self.name, code, packed, run, prepare, self.lender)
 
 
-def _point(entry: Entry) -> EntryPoint:
+def point(entry: Entry) -> EntryPoint:
+    """What callers must know of an entry."""
     names = tuple(b.name for b in entry.arguments)
-    return EntryPoint(entry.symbol, names, entry.layout.workspace, entry.layout.scratch, entry.width)
+    sizes = dict(entry.layout.arenas)
+    lenders = tuple(Lender(b.name, sizes.get(b.name, 0), b.slot_bytes) for b in entry.lenders)
+    return EntryPoint(entry.symbol, names, entry.layout.workspace, entry.width, lenders, entry.phases)
 
 
 def lower(
@@ -85,10 +87,9 @@ def lower(
     second = emit.emit(module, run, machine, f"opc_{run.name}_run.entry")
     width = machine.vector_bytes * 8
     module.attributes = f'nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}"'
-    plain = first is None or not first.layout.workspace
-    lending = lenders(run, second.layout.packed, second.layout.workspace)
+    lender = next((b.lender for b in run.buffers if b.kind == "packed"), "")
     target = Target(module.triple, wanted)
-    return Unit(run.name, module.text(), target, first, second, half, lending if plain else (lending[0], ""))
+    return Unit(run.name, module.text(), target, first, second, half, lender)
 
 
 def executable(unit: Unit) -> Executable:

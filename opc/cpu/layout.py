@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from opc.affine import Affine
@@ -56,6 +57,13 @@ class Layout:
     scratch: int  # per thread
     offsets: dict[str, tuple[int, ...]]
     page: int = 0  # of a scratch that is shifted to begin as far into a page as what is read
+    arenas: tuple[tuple[str, int], ...] = ()  # results that lend memory to workspace, and how much
+
+    def scratch_of(self, program: Program, names: Collection[str]) -> int:
+        """Bytes of scratch that a phase needs which touches these buffers."""
+        locals_ = (b for b in program.buffers if b.kind == "local" and b.name in names)
+        ends = [max(self.offsets[b.name]) + b.slot_bytes for b in locals_ if b.name in self.offsets]
+        return round_up(max(ends), ALIGN) + self.page if ends else 0
 
 
 def _starts(program: Program, machine: Machine) -> dict[str, int]:
@@ -81,6 +89,7 @@ def plan(program: Program, machine: Machine) -> Layout:
     offsets: dict[str, tuple[int, ...]] = {}
     waiting: list[Buffer] = []
     starts = _starts(program, machine)
+    arenas: dict[str, int] = {}
     for b in program.buffers:
         registers = b.kind == "local" and not machine.spaces[b.space].addressable
         if b.kind not in sizes or (registers and b.slot_bytes * b.slots <= STACK):
@@ -90,6 +99,9 @@ def plan(program: Program, machine: Machine) -> Layout:
             continue
         start = starts.get(b.space, 0) if b.kind == "local" else 0
         offsets[b.name] = tuple(start + offset for offset in b.offsets)
+        if b.lender and b.kind == "workspace":
+            arenas[b.lender] = max(arenas.get(b.lender, 0), b.offsets[0] + b.slot_bytes)
+            continue
         sizes[b.kind] = max(sizes[b.kind], max(offsets[b.name]) + b.slot_bytes)
     for b in waiting:
         step = round_up(max(b.slot_bytes, 1), ALIGN)
@@ -98,7 +110,8 @@ def plan(program: Program, machine: Machine) -> Layout:
         sizes[b.kind] = first + b.slots * step
     total = {k: round_up(v, ALIGN) for k, v in sizes.items()}
     page = _page(program, machine) if total["local"] else 0
-    return Layout(total["packed"], total["workspace"], total["local"] + page, offsets, page)
+    lent = tuple((name, round_up(size, ALIGN)) for name, size in sorted(arenas.items()))
+    return Layout(total["packed"], total["workspace"], total["local"] + page, offsets, page, lent)
 
 
 def _page(program: Program, machine: Machine) -> int:

@@ -24,7 +24,7 @@ class Phase:
     """Emits one phase into a function in which ``%a0``… are the arguments, ``%packed``, ``%workspace`` and
     ``%scratch`` the blobs; iterations ``begin`` to ``end`` of a parallel loop are this thread's. With
     ``stream``, buffers whose stores bypass the caches begin at a cache line; ``bases`` replace arguments,
-    ``scratch`` that blob.
+    ``scratch`` that blob; ``lent`` says by lender where its memory is.
     """
 
     def __init__(
@@ -36,11 +36,12 @@ class Phase:
         stream: bool = False,
         bases: Mapping[str, str] | None = None,
         scratch: str = "%scratch",
+        lent: Mapping[str, str] | None = None,
     ) -> None:
         self.program, self.machine, self.plan = program, machine, plan
         self.buffers = program.table()
         self.order = {b.name: i for i, b in enumerate(arguments(program))}
-        self.f, self.stream, self.bases, self.scratch = f, stream, bases or {}, scratch
+        self.f, self.stream, self.bases, self.scratch, self.lent = f, stream, bases or {}, scratch, lent or {}
         self.extents: dict[str, int] = {}
         self.registers: dict[str, str] = {}
         self.views: dict[Access, View] = {}  # of registers
@@ -159,6 +160,8 @@ class Phase:
                 self.views[access] = self._register(b, access)
             return self.views[access]
         base = {"packed": "%packed", "workspace": "%workspace", "local": self.scratch}.get(b.kind)
+        if b.lender and b.kind == "workspace":
+            base = self.lent[b.lender]
         base = base or self.bases.get(b.name) or f"%a{self.order[b.name]}"
         return layout.view(self.f, b, access, base, self.plan.offsets.get(b.name, ()), 0)
 

@@ -359,7 +359,7 @@ def _shared_slots(program: Program, machine: Machine) -> dict[tuple[str, str], P
         low, high = ends[a.name]
         for b in planned[i + 1 :]:
             first, last = ends[b.name]
-            if low >= last or first >= high or (a.space, a.kind) != (b.space, b.kind):
+            if low >= last or first >= high or (a.space, a.kind, a.lender) != (b.space, b.kind, b.lender):
                 continue
             pairs = _sharing(a, b, size)
             if pairs:

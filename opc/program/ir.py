@@ -24,7 +24,9 @@ class Buffer:
     Kinds other than "local" live in the memory space and outlive the program: arguments are bound
     by the caller, "packed" is written by prepare, "workspace" belongs to the caller. ``offsets``
     (bytes, one per slot) exist after plan-memory for local buffers; for "packed" and "workspace"
-    they are offsets into those blobs. A "local" buffer is private to a core (or thread).
+    they are offsets into those blobs, or, of workspace with a ``lender``, into the memory of that result, which is
+    written later. Packed buffers with a lender say where the blob of a call that packs anew may begin. A "local"
+    buffer is private to a core (or thread).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Buffer:
     kind: str = "local"
     slots: int = 1
     offsets: tuple[int, ...] = ()
+    lender: str = ""
 
     @property
     def elements(self) -> int:

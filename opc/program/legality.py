@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from opc.dtypes import DType
 from opc.errors import Diagnostic
 from opc.machine.model import Machine
+from opc.program import loan
 from opc.program.ir import Buffer, Instr, Loop, Program, instructions
 from opc.program.liveness import Lives, live_ranges, live_together, slot_name, split_slots
 from opc.program.memo import Memo
@@ -78,6 +79,7 @@ def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
 
 def offset_problems(program: Program, machine: Machine) -> Iterator[str]:
     """What breaks E0561, in words."""
+    yield from loan.problems(program)
     planned = [b for b in program.buffers if b.offsets]
     spans: list[_Span] = []
     for b in planned:
@@ -93,7 +95,8 @@ def offset_problems(program: Program, machine: Machine) -> Iterator[str]:
                 yield f"offset {offset} of '{b.name}' is not a multiple of {align}"
             if limit and offset + size > limit:
                 yield f"'{b.name}' ends at {offset + size}, '{b.space}' has {limit}"
-            spans.append(_Span(b, slot, offset, offset + size))
+            if not b.lender or b.kind == "packed":  # what is lent was looked at above
+                spans.append(_Span(b, slot, offset, offset + size))
     yield from _shared(program, spans)
 
 

@@ -74,11 +74,25 @@ class Storage:
             self.owners[b.name] = [np.zeros(b.shape, f"u{b.dtype.bytes}")]
 
     def _workspace(self, absent: list[Buffer]) -> None:
-        """Workspace that the caller did not bring: one blob for what is planned."""
+        """Workspace that the caller did not bring: one blob for what is planned, and the lenders' memory."""
+        for b in (b for b in absent if b.lender):
+            self._borrow(b)
+        absent = [b for b in absent if not b.lender]
         planned = [b for b in absent if b.offsets]
         blob = _Arena(max((b.offsets[0] + b.slot_bytes for b in planned), default=0))
         for b in absent:
             self._carve(b, b.offsets or (0,), blob if b.offsets else _Arena(b.slot_bytes))
+
+    def _borrow(self, b: Buffer) -> None:
+        """Workspace in the memory of a result, whose array then is the caller's."""
+        (lender,) = self.slots[b.lender]
+        whole = lender.flags.c_contiguous
+        arena = _Arena(0 if whole else b.offsets[0] + b.slot_bytes)
+        if whole:
+            arena.data = lender.reshape(-1).view("u1")
+        if whole and self._check:
+            arena.owners = self.owners[b.lender][0].reshape(-1).view("u1")
+        self._carve(b, b.offsets, arena)
 
     def _locals(self, private: list[Buffer], machine: Machine | None) -> None:
         ends: dict[str, int] = {}

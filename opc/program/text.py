@@ -47,6 +47,8 @@ def _buffer(b: Buffer) -> str:
     text = f"buffer {b.name}: {b.dtype}[{','.join(map(str, b.shape))}]@{b.space} {b.kind}"
     if b.slots != 1:
         text += f" slots {b.slots}"
+    if b.lender:
+        text += f" in {b.lender}"
     if b.offsets:
         text += " at " + ", ".join(map(str, b.offsets))
     return text
@@ -116,7 +118,7 @@ _HEADER = re.compile(rf"program (\S+) ({_NAME}) machine (\S+) \{{$")
 _INT = r"\d{1,19}"
 _BUFFER = re.compile(
     rf"buffer ({_NAME}): (\w+)\[((?:{_INT},)*(?:{_INT})?)\]@(\w+) (\w+)"
-    rf"(?: slots ({_INT}))?(?: at ({_INT}(?:, {_INT})*))?$"
+    rf"(?: slots ({_INT}))?(?: in ({_NAME}))?(?: at ({_INT}(?:, {_INT})*))?$"
 )
 _LOOP = re.compile(rf"(loop|parallel) ({_NAME}) < ({_INT}) \{{$")
 _FLAG = re.compile(r" (\w+) -> (\w+) id ([^{]+?)(?= \{|$)")
@@ -209,10 +211,14 @@ def _read_program(reader: _Reader) -> Program:
 def _read_buffer(reader: _Reader, line: str) -> Buffer:
     match = _BUFFER.match(line)
     if match is None or match[5] not in BUFFER_KINDS or match[2] not in list(DType):
-        raise reader.error("bad buffer", help="buffer NAME: DTYPE[SHAPE]@SPACE KIND [slots N] [at OFFSETS]")
+        raise reader.error(
+            "bad buffer", help="buffer NAME: DTYPE[SHAPE]@SPACE KIND [slots N] [in LENDER] [at OFFSETS]"
+        )
     shape = tuple(int(n) for n in match[3].split(",") if n)
-    offsets = tuple(int(n) for n in match[7].split(",")) if match[7] else ()
-    return Buffer(match[1], DType(match[2]), shape, match[4], match[5], int(match[6] or 1), offsets)
+    offsets = tuple(int(n) for n in match[8].split(",")) if match[8] else ()
+    return Buffer(
+        match[1], DType(match[2]), shape, match[4], match[5], int(match[6] or 1), offsets, match[7] or ""
+    )
 
 
 def _read_instr(reader: _Reader, line: str) -> Instr:

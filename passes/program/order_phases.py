@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Loop, Module, Program, Stmt, instructions, map_programs
-from opc.program.liveness import touched
-from opc.program.loan import lenders
+from opc.program.liveness import phases, touched
+from opc.program.loan import rooms
 from opc.program.memory import slot_size
-from passes.program.plan_memory import workspace_offsets
+from passes.program.plan_memory import borrowed, workspace_offsets
+
+_THREADS = 2  # orders are compared for so many; what is held on others is close to it
 
 
 @dataclass(frozen=True)
 class OrderPhases:
     """Move the phases that make a result behind all that do not need it, if a call then holds less memory.
 
-    Until it is written, the memory of a result may hold the packed parameters of a call that packs anew, or all
-    workspace (`opc/program/loan.py`). Of a backward kernel the data gradient reads the packed weights, and the weight
+    Until it is written, the memory of a result may hold the packed parameters of a call that packs anew, workspace,
+    and scratch (`opc/program/loan.py`). Of a backward kernel the data gradient reads the packed weights, and the weight
     gradient, whose memory fits them, waits; but where copies and partial sums of the weight gradient are the larger
     part, and the data gradient's memory fits them, the data gradient waits. Phases are moved whole, and never past
     one that they share a written buffer with.
@@ -87,13 +90,25 @@ def _ordered(program: Program, machine: Machine) -> Program:
 
 
 def _held(program: Program, machine: Machine) -> int:
-    """Bytes of packed parameters and workspace that no result lends."""
-    packed = sum(b.slot_bytes for b in program.buffers if b.kind == "packed")
+    """Bytes of packed parameters, workspace and scratch that no result lends."""
+    program = borrowed(program, {})
+    packed = sum(b.slot_bytes for b in program.buffers if b.kind == "packed" and not b.lender)
     offsets = workspace_offsets(program, machine)
     sizes = {b.name: slot_size(machine, b) for b in program.buffers}
     workspace = max((start + sizes[name] for name, (start,) in offsets.items()), default=0)
-    lending = lenders(program, packed, workspace)
-    return sum(size for name, size in zip(lending, (packed, workspace), strict=True) if not name)
+    return packed + workspace + max(_scratch(program, machine), default=0)
+
+
+def _scratch(program: Program, machine: Machine) -> Iterator[int]:
+    """Bytes of scratch that each phase takes on a few threads, if no result lends them."""
+    sizes = {
+        b.name: slot_size(machine, b) * b.slots
+        for b in program.buffers
+        if b.kind == "local" and machine.spaces[b.space].addressable
+    }
+    for names, room in zip(phases(program), rooms(program), strict=True):
+        size = _THREADS * sum(sizes.get(name, 0) for name in names)
+        yield 0 if room is not None and size <= room.size else size
 
 
 def _late(program: Program, result: str) -> Program | None:

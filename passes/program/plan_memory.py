@@ -11,6 +11,7 @@ from opc.machine.model import Machine
 from opc.pipeline import Context
 from opc.program.ir import Buffer, Module, Program, map_programs
 from opc.program.liveness import LiveRange, Lives, live_ranges, live_together, phases
+from opc.program.loan import PACKED, loans
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, round_up, slot_size
 from passes.program._shapes import rows_of
 
@@ -76,6 +77,8 @@ class PlanMemory:
         """One program with all offsets."""
         if all(b.offsets for b in program.buffers if b.kind in ("local", "packed", "workspace")):
             return program
+        if machine.kind == "cpu":
+            program = borrowed(program, packed)
         planner = _Planner(program, machine)
         offsets = packed | planner.workspace()
         for space in sorted({b.space for b in program.buffers if b.kind == "local"}):
@@ -85,9 +88,31 @@ class PlanMemory:
 
 
 def workspace_offsets(program: Program, machine: Machine) -> Offsets:
-    """Where the workspace buffers would be."""
-    own = [b.name for b in program.buffers if b.kind == "workspace"]
+    """Where the workspace buffers would be that no result lends memory."""
+    own = [b.name for b in program.buffers if b.kind == "workspace" and not b.lender]
     return _Planner(program, machine, own).workspace()
+
+
+def borrowed(program: Program, packed: Mapping[str, tuple[int, ...]]) -> Program:
+    """The program with workspace and packed parameters in results that are written later, where there is room.
+
+    ``packed`` are the offsets in the packed blob, which lies in a result only if run knows all of it.
+    """
+    program = replace(
+        program, buffers=tuple(replace(b, offsets=packed.get(b.name, b.offsets)) for b in program.buffers)
+    )
+    given = loans(program)
+    last = max(packed, key=lambda name: packed[name], default="")
+    if last and last not in program.table():
+        given.pop(PACKED, None)
+
+    def placed(b: Buffer) -> Buffer:
+        room = given.get(PACKED if b.kind == "packed" else b.name)
+        if room is None or b.kind not in ("packed", "workspace"):
+            return b
+        return replace(b, lender=room.lender, offsets=(room.start,) if b.kind == "workspace" else b.offsets)
+
+    return replace(program, buffers=tuple(map(placed, program.buffers)))
 
 
 def _packed(programs: Sequence[Program]) -> Offsets:
@@ -200,7 +225,7 @@ class _Planner:
         return end if best is None else best[1]
 
     def workspace(self) -> Offsets:
-        buffers = [b for b in self.program.buffers if b.kind == "workspace"]
+        buffers = [b for b in self.program.buffers if b.kind == "workspace" and not b.lender]
         return _by_name(self.shared(buffers, 0))
 
     def overflow(self, space: str, buffers: list[Buffer], limit: int) -> OpcError:
