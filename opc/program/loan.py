@@ -85,6 +85,8 @@ def problems(program: Program) -> Iterator[str]:
     for b in lent:
         if b.kind not in ("workspace", "packed") or b.lender not in lenders:
             yield f"'{b.name}' of kind {b.kind} cannot lie in '{b.lender}'"
+        elif b.kind == "workspace" and not b.offsets:
+            yield f"'{b.name}' in '{b.lender}' has no offset"
     for name in sorted({b.lender for b in lent} & lenders.keys()):
         lender, written = lenders[name]
         held = list(_held(program, found, name))
@@ -130,8 +132,9 @@ def _guests(program: Program, found: Sequence[frozenset[str]]) -> Iterator[Guest
 
 def _held(program: Program, found: Sequence[frozenset[str]], lender: str) -> Iterator[Guest]:
     """What lies in a result as the buffers say."""
-    starts = {b.name: b.offsets[0] for b in program.buffers if b.lender == lender and b.kind == "workspace"}
-    packed = any(b.lender == lender and b.kind == "packed" for b in program.buffers)
+    inside = [b for b in program.buffers if b.lender == lender]
+    starts = {b.name: b.offsets[0] for b in inside if b.kind == "workspace" and b.offsets}
+    packed = any(b.kind == "packed" for b in inside)
     for guest in _guests(program, found):
         if guest.name in starts:
             yield guest._replace(start=starts[guest.name])

@@ -33,8 +33,9 @@ class PlanMemory:
     Offsets in spaces without addresses number registers or tiles. Vector registers may exceed their
     number (LLVM spills); every other excess raises MachineError E0650 with what must shrink. Workspace
     ranges are shared by buffers of disjoint statements; packed buffers follow each other by name, so
-    that prepare and run agree, and those that already have an offset keep it. ``share`` goes straight to
-    the last policy, to see how little memory a program needs.
+    that prepare and run agree, and those that already have an offset keep it. On a CPU workspace and the blob of
+    packed buffers lie, where there is room, in results that are written later (`opc/program/loan.py`). ``share`` goes
+    straight to the last policy, to see how little memory a program needs.
 
     Before:
         program v1 add machine ascend910 {

@@ -49,6 +49,30 @@ CUBE = """program v1 cube machine ascend910 {
   copy_out.copy y[m, n] = t[m, n] for m<16, n<16
 }
 """
+LENT = """program v1 lent machine ascend910 {
+  buffer x: f16[4,64]@gm input
+  buffer y: f16[8,64]@gm output
+  buffer u: f16[4,64]@gm workspace in y at 0
+  buffer v: f16[4,32]@gm workspace in y at 512
+  buffer w: f16[4,64]@gm workspace
+  buffer t: f16[64]@ub local
+  parallel i < 4 {
+    copy_in.copy t[j] = x[i, j] for j<64
+    copy_out.copy u[i, j] = t[j] for j<64
+    copy_out.copy v[i, j] = t[j] for j<32
+  }
+  parallel i < 4 {
+    copy_in.copy t[j] = u[i, j] for j<64
+    copy_in.copy t[j] = v[i, j] for j<32
+    copy_out.copy w[i, j] = t[j] for j<64
+  }
+  parallel i < 4 {
+    copy_in.copy t[j] = w[i, j] for j<64
+    copy_out.copy y[i, j] = t[j] for j<64
+    copy_out.copy y[i + 4, j] = t[j] for j<64
+  }
+}
+"""
 TS = "t: f16[64]@ub local\n  buffer s: f32[4]@ub local"
 VECTOR = "vector.mul t[j] = t[j], 2.0 for j<64"
 BROKEN = [
@@ -94,6 +118,14 @@ BROKEN = [
     ("E0561", GOOD, "t: f16[64]@ub local", "t: f16[64]@ub local at 262080", "ends at 262208"),
     ("E0561", GOOD, "t: f16[64]@ub local", "t: f16[64]@ub local slots 2 at 0, 64", "slots of 't' overlap"),
     ("E0561", GOOD, TS, "t: f16[64]@ub local at 0\n  buffer s: f32[4]@ub local at 96", "while both live"),
+    ("E0561", LENT, "y at 512", "y at 256", "'u' and 'v' share bytes of 'y' while both live"),
+    ("E0561", LENT, "y at 512", "y at 960", "'v' ends at 1216, 'y' has 1024"),
+    ("E0561", LENT, "y at 512", "y at 520", "multiple of 64"),
+    ("E0561", LENT, "in y at 512", "in y", "'v' in 'y' has no offset"),
+    ("E0561", LENT, "in y at 512", "in q at 512", "'v' of kind workspace cannot lie in 'q'"),
+    ("E0561", LENT, "in y at 512", "in x at 0", "'v' of kind workspace cannot lie in 'x'"),
+    ("E0561", LENT, "@gm input", "@gm input in y at 0", "'x' of kind input cannot lie in 'y'"),
+    ("E0561", LENT, "t[j] = w[i, j]", "t[j] = u[i, j]", "'u' lives in 'y' when that is written"),
     ("E0562", GOOD, "copy_out.copy y", "copy_in.copy y", "no route"),
     ("E0562", CUBE, "copy_in.copy a[m, k] = s[m, k]", "copy_in.copy a[m, k] = x[m, k]", "no route"),
     ("E0563", CUBE, "a[m, k], b[k, n]", "b[m, k], b[k, n]", "is the operand_a"),
@@ -118,7 +150,7 @@ def test_samples_are_valid(path: Path) -> None:
 
 
 def test_the_base_programs_are_valid() -> None:
-    for text in (GOOD, CUBE):
+    for text in (GOOD, CUBE, LENT):
         assert problems(parse_program(text), machines.load("ascend910")) == []
 
 
