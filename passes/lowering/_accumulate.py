@@ -2,7 +2,7 @@
 
 ``Restarting`` has one accumulator that the first block overwrites. ``Lanewise`` serves register files:
 every lane of a reduced dim keeps its own partial result, so the loop adds whole vectors, and the lanes are
-merged once, after the loop.
+merged once, after the loop. ``Columns`` are those of many columns at once, in scratch memory.
 """
 
 from __future__ import annotations
@@ -232,6 +232,51 @@ class Lanewise:
     def _apply(self, fn: str, target: Value, left: Value, right: Operand) -> None:
         dims = self.frame.axis_dims(self.frame.axes)
         self.emit.emit(f"vector.{fn}", dims, [_access(target)], [left.operand, right])
+
+
+@dataclass
+class Columns:
+    """Results for whole rows of columns (``beside``) in scratch memory, to which row after row is added."""
+
+    emit: Emitter
+    op: Op
+    beside: tuple[Dim, ...]
+    dtype: DType
+
+    def __post_init__(self) -> None:
+        shape = [d.extent for d in self.beside]
+        self.buffer = self.emit.local(f"{self.op.outputs[0].name}_row", self.dtype, shape, "scratch")
+
+    def start(self, frame: Frame) -> None:
+        """A tile of columns without terms."""
+        value = self._tile(frame)
+        identity = Imm(literal(_IDENTITY[self.op.monoid or ""], self.dtype))
+        self.emit.emit("vector.copy", frame.axis_dims(frame.axes), [_access(value)], [identity])
+        self._keep(frame, value)
+
+    def add(self, ev: Evaluator, value: Value, inner: Tiles) -> None:
+        """Merge one row's terms of a tile of columns."""
+        frame = Frame(tuple(a for a in ev.frame.axes if a.name not in inner), ev.frame.base)
+        term, sums = over_reduced(ev, value, inner), self.result(frame)
+        fields = {"chain": _terms(self.op.pieces[0].reduce)} if self.op.monoid == "sum" else {}
+        dims = ev.frame.axis_dims(ev.frame.axes)
+        self.emit.emit(f"vector.reduce_{self.op.monoid}", dims, [_access(sums)], [term.operand], **fields)
+        self._keep(frame, sums)
+
+    def result(self, frame: Frame) -> Value:
+        """What a tile of columns has come to."""
+        value = self._tile(frame)
+        self.emit.emit("copy_in.copy", frame.dims(frame.axes), [_access(value)], [self._place(frame)])
+        return value
+
+    def _tile(self, frame: Frame) -> Value:
+        return _accumulator(Evaluator(self.emit, frame, no_load), frame.axes, self.dtype)
+
+    def _keep(self, frame: Frame, value: Value) -> None:
+        self.emit.emit("copy_out.copy", frame.dims(frame.axes), [self._place(frame)], [_access(value)])
+
+    def _place(self, frame: Frame) -> Access:
+        return Access(self.buffer, tuple(frame.global_form(Affine.var(d.name)) for d in self.beside))
 
 
 def over_reduced(ev: Evaluator, value: Value, inner: Tiles) -> Value:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.tensor.ir import Call, Dim, Op, Piece, Read, Tensor, walk
-from passes.lowering._together import Together
+from passes.lowering._together import Together, together
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RowPlan:
     memory to memory, without registers between; ``spilled``: the group does not fit and must be split.
     ``band``: how much of the parallel dim one core walks tile by tile (0: each tile is spread).
     ``merged``: reduced dims of which a block is summed up before it joins what is there.
-    ``together``: ops that go over rows side by side, block by block.
+    ``together``: ops that go over rows side by side, block by block; dims ``beside`` are walked inside each row.
     """
 
     shared: tuple[Dim, ...]
@@ -38,12 +38,18 @@ class RowPlan:
     band: int = 0
     merged: frozenset[str] = frozenset()
     together: Together | None = None
+    beside: tuple[Dim, ...] = ()
 
     @property
     def shared_names(self) -> frozenset[str]:
         """Dims that all ops of a tile go over at once."""
         walked = self.together.walked if self.together is not None else ()
         return frozenset(d.name for d in (*self.shared, *walked))
+
+    @property
+    def outer(self) -> tuple[Dim, ...]:
+        """Shared dims whose loops go around all that a tile does."""
+        return tuple(d for d in self.shared if d not in self.beside)
 
     def size(self, dim: Dim) -> int:
         return min(self.sizes[dim.name], dim.extent)
@@ -59,8 +65,40 @@ def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine)
     common = set.intersection(*({d.name for d in p.dims} for p in pieces))
     shared = tuple(d for d in pieces[0].dims if d.name in common)
     windows = frozenset(w for op in ops for w in windows_of(op))
-    every = {d.name: d for p in pieces for d in (*p.dims, *p.reduce)}
-    return _plan_move(ops, tensors, machine) or _plan_lanes(ops, tensors, machine, shared, windows, every)
+    moved = _plan_move(ops, tensors, machine)
+    if moved is not None:
+        return moved
+    side = None if windows else _side_by_side(ops, tensors, machine, shared)
+    return side or _plan_lanes(ops, tensors, machine, shared, windows)
+
+
+def _side_by_side(
+    ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine, shared: tuple[Dim, ...]
+) -> RowPlan | None:
+    """Reductions of columns in one pass over the rows they share; whole rows, as they lie in memory, where there are
+    other dims to spread. Short pieces of rows, a page apart, were measured to come at half the speed.
+    """
+    rows = together(ops, {d.name for d in shared})
+    if rows is None:
+        return None
+    plan = _plan_lanes(rows.ops, tensors, machine, shared, frozenset())
+    walked = {d.name for d in rows.walked}
+    if plan.merged or plan.lanes & walked:
+        return None
+    last = max(map(plan.order.index, walked))
+    beside = tuple(d for d in shared if plan.order.index(d.name) > last)
+    others = [d for d in shared if d not in beside and d.extent > 1]
+    cut = any(plan.size(d) < d.extent for d in beside)
+    alone = len(rows.rounds) == 1 and not rows.rounds[0][0]
+    if alone and others and cut and _row_bytes(rows, beside) <= machine.role("scratch").capacity // 2:
+        spread = max(others, key=lambda d: d.extent)
+        return replace(plan, together=rows, beside=beside, parallel=spread.name, bordered=frozenset())
+    return replace(plan, together=rows) if len(ops) > 1 else None
+
+
+def _row_bytes(rows: Together, beside: tuple[Dim, ...]) -> int:
+    """Of one row of the results of all reductions, in the widest type that terms add up in."""
+    return 8 * prod(d.extent for d in beside) * sum(op.monoid is not None for op in rows.ops)
 
 
 # Elements along which a copy that rearranges goes before it takes the next row: whole lines on both sides.
@@ -198,8 +236,9 @@ _CHUNK_VECTORS = 4
 
 def _plan_lanes(
     ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine, shared: tuple[Dim, ...],
-    windows: frozenset[str], every: dict[str, Dim],
+    windows: frozenset[str],
 ) -> RowPlan:  # fmt: skip
+    every = {d.name: d for op in ops for d in (*op.pieces[0].dims, *op.pieces[0].reduce)}
     names = {d.name for d in shared}
     wanted = [lane_dim(op, tensors, windows) for op in ops]
     # If any op wants a lane dim that not all share, the shared dims are walked one index at a time.

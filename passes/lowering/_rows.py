@@ -15,7 +15,7 @@ from math import inf, prod
 from opc.affine import Affine
 from opc.machine.model import Machine
 from opc.tensor.ir import Dim, Op, Read, Tensor, reads, walk
-from passes.lowering._accumulate import BLOCKWISE, Blockwise, Lanewise, Restarting
+from passes.lowering._accumulate import BLOCKWISE, Blockwise, Columns, Lanewise, Restarting
 from passes.lowering._axes import Frame
 from passes.lowering._emit import Emitter, Tile
 from passes.lowering._expr import Value
@@ -23,6 +23,8 @@ from passes.lowering._row_plan import RowPlan, plan_rows
 from passes.lowering._row_price import nest_cycles
 from passes.lowering._row_space import cheapest, larger, space_plans
 from passes.lowering._row_tile import RowTile, Tiles
+
+Parts = Restarting | Blockwise | Lanewise | Columns
 
 _FEW = 5  # blocks, from which on adding them up first takes less time than reducing each
 
@@ -53,7 +55,7 @@ class RowNest(RowTile):
         # Blocks along memory go outside of rows where that keeps what all rows read alike.
         outside = cut if plan.addressable else set()
         dims = sorted(
-            plan.in_order(plan.shared), key=lambda d: (d.name != plan.parallel, d.name not in outside)
+            plan.in_order(plan.outer), key=lambda d: (d.name != plan.parallel, d.name not in outside)
         )
         if plan.parallel:
             self._shared(dims, {})
@@ -66,7 +68,7 @@ class RowNest(RowTile):
         plan = self.plan
         order = tuple(sorted(plan.order, key=lambda n: n in together))
         self.plan = replace(plan, parallel="", order=order, unrolled=plan.unrolled | together)
-        self._shared(self.plan.in_order(self.plan.shared), {})
+        self._shared(self.plan.in_order(self.plan.outer), {})
 
     def here(self, tiles: Tiles) -> None:
         """Emit the nest on one tile of the shared dims, within the caller's loops."""
@@ -85,12 +87,35 @@ class RowNest(RowTile):
                     self._shared(dims[1:], {**tiles, d.name: tile})
             return
         self.kept = {}
+        if any(d.name not in tiles for d in self.plan.beside):
+            self._rows_of_columns(tiles)
+            return
         rounds = self.plan.together.rounds if self.plan.together is not None else ((self.ops, ()),)
         for once, rows in rounds:
             for op in once:
                 self.emit.line = op.line
                 self._op(op, tiles)
             self._go_over(rows, tiles)
+
+    def _rows_of_columns(self, tiles: Tiles) -> None:
+        """All rows, in each of which the ops run one after the other for each tile of columns."""
+        plan = self.plan
+        assert plan.together is not None
+        made = [op for op in self.ops if op.monoid]
+        sums = {id(op): Columns(self.emit, op, plan.beside, self._accumulated(op)) for op in made}
+        for here in self._walk(plan.in_order(plan.beside), tiles):
+            for op in made:
+                sums[id(op)].start(self._frame(replace(op.pieces[0], reduce=()), here))
+        for inner in self._walk(plan.in_order(plan.together.walked), {}):
+            for here in self._walk(plan.in_order(plan.beside), tiles):
+                for op in self.ops:
+                    self.emit.line = op.line
+                    self._block(op, here, inner, sums.get(id(op)))
+        for here in self._walk(plan.in_order(plan.beside), tiles):
+            for op in made:
+                self.emit.line = op.line
+                found = sums[id(op)].result(self._frame(replace(op.pieces[0], reduce=()), here))
+                self._finish(op, here, [found], None, False)
 
     @contextmanager
     def _scope(self) -> Iterator[None]:
@@ -106,7 +131,7 @@ class RowNest(RowTile):
         together, plan = self.plan.together, self.plan
         assert together is not None
         blocks = prod(-(-d.extent // plan.size(d)) for d in together.walked)
-        parts: dict[int, Restarting | Blockwise] = {}
+        parts: dict[int, Restarting | Blockwise | Lanewise] = {}
         for op in ops:
             self.emit.line = op.line
             self._stage_before(op, tiles)
@@ -122,7 +147,7 @@ class RowNest(RowTile):
                 self.emit.line = op.line
                 self._finish(op, tiles, parts[id(op)].results(), None, True)
 
-    def _block(self, op: Op, tiles: Tiles, inner: Tiles, parts: Restarting | Blockwise | None) -> None:
+    def _block(self, op: Op, tiles: Tiles, inner: Tiles, parts: Parts | None) -> None:
         here = {**tiles, **inner}
         if parts is None:
             self._finish(op, here, [self._result(op, here)], None, True)
@@ -130,10 +155,12 @@ class RowNest(RowTile):
         ev = self._evaluator(op.pieces[0], here, {})
         parts.add(ev, ev.convert(ev.wide(ev.value(op.pieces[0].body)), parts.dtype), inner)
 
-    def _parts(self, op: Op, tiles: Tiles, blocks: int) -> Restarting | Blockwise:
+    def _parts(self, op: Op, tiles: Tiles, blocks: int) -> Restarting | Blockwise | Lanewise:
         """What blocks of rows are reduced into."""
         piece, dtype = op.pieces[0], self._accumulated(op)
         frame = self._frame(replace(piece, reduce=()), tiles)
+        if not self.plan.addressable:
+            return self._accumulators(op, frame)
         if op.monoid not in BLOCKWISE or blocks < _FEW:
             return Restarting(self.emit, op, frame, dtype, self.number)
         block = {d.name: Tile(Affine(), self.plan.size(d), Affine()) for d in piece.reduce}
@@ -141,6 +168,8 @@ class RowNest(RowTile):
 
     def _stage_before(self, op: Op, tiles: Tiles) -> None:
         """Stage what does not vary from row to row."""
+        if not self.plan.addressable:
+            return
         piece, inside = op.pieces[0], {t.name for o in self.ops for t in o.outputs}
         for read in dict.fromkeys(n for n in walk(piece.body) if isinstance(n, Read)):
             used = {v for f in read.index for v in f.names}

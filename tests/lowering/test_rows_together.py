@@ -8,6 +8,7 @@ import pytest
 
 from opc import driver, machine
 from opc.build import run_passes
+from opc.cpu import features
 from opc.machine.model import Machine
 from opc.program.ir import instructions
 from opc.tensor.text import parse_function
@@ -58,6 +59,16 @@ def small(bytes_: int) -> Machine:
 )
 def test_within_the_bound(images: int, rows: int, channels: int, kind: str) -> None:
     assert_correct(parse_function(backward(images, rows, channels)), ASCEND, 2, kind)
+
+
+@pytest.mark.parametrize("kind", ["normal", "integer"])
+@pytest.mark.parametrize(
+    ("images", "rows", "channels"), [(1, 1, 1), (3, 50, 7), (8, 48, 70), (4, 128, 1024), (32, 4, 100)]
+)
+def test_columns_on_processors(images: int, rows: int, channels: int, kind: str) -> None:
+    """Whole rows at a time, where there is more than one tile of columns, on two threads."""
+    function = parse_function(backward(images, rows, channels).replace("f16", "f32"))
+    assert_correct(function, machine.load(features.pick_machine()), 2, kind, threads=2)
 
 
 @pytest.mark.parametrize(("images", "rows", "channels"), [(1, 3000, 24), (4, 300, 33), (1, 40, 1000)])
