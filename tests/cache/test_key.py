@@ -65,7 +65,8 @@ def test_host_features_and_permission_decide(monkeypatch: pytest.MonkeyPatch) ->
     before = key.host()
     monkeypatch.setattr(features, "host_features", lambda: frozenset({"sse2"}))
     other = key.host()
-    monkeypatch.setattr(features, "amx_permitted", lambda: True)
+    permitted = features.amx_permitted()
+    monkeypatch.setattr(features, "amx_permitted", lambda: not permitted)
     assert len({before, other, key.host()}) == 3
 
 

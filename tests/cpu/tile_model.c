@@ -1,12 +1,12 @@
 /* What a trace of tile instructions would cost on a processor with AMX: caches by LRU, throughput by window.
  *
  * Only tile instructions are seen: staging copies and the epilogue's vector work are not. Rates are measured ones (see
- * tile_model.py), in cycles; a window of 64 products is as long as its busiest resource.
+ * tile_model.py), in cycles; a window of so many products is as long as its busiest resource.
  */
 #include <stdint.h>
 #include <string.h>
 
-enum { LINE = 64, L1_SETS = 64, L1_WAYS = 12, L2_SETS = 2048, L2_WAYS = 16, WINDOW = 64 };
+enum { LINE = 64, L1_SETS = 64, L1_WAYS = 12, L2_SETS = 2048, L2_WAYS = 16 };
 enum { TILELOADD = 3, TILELOADDT1 = 4, TILESTORED = 5, TDPBF16PS = 6, TDPBSSD = 7 };
 
 typedef struct {
@@ -44,7 +44,7 @@ void model_forget(void) {
     memset(l2, 0, sizeof l2);
 }
 
-Result model_run(const Record *records, uint64_t count, Rates rates) {
+Result model_run(const Record *records, uint64_t count, Rates rates, uint64_t window) {
     Result r = {0, 0, 0, 0, 0, 0};
     double cube = 0, near = 0, middle = 0, far = 0;
     for (uint64_t i = 0; i < count; i++) {
@@ -64,7 +64,7 @@ Result model_run(const Record *records, uint64_t count, Rates rates) {
                 }
             }
         }
-        if (i + 1 == count || (r.products && r.products % WINDOW == 0 && it->kind >= TDPBF16PS)) {
+        if (i + 1 == count || (r.products && r.products % window == 0 && it->kind >= TDPBF16PS)) {
             double most = cube > near ? cube : near;
             most = most > middle ? most : middle;
             r.cycles += most > far ? most : far;
