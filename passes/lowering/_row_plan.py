@@ -68,7 +68,9 @@ def plan_rows(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machine)
     moved = _plan_move(ops, tensors, machine)
     if moved is not None:
         return moved
-    side = None if windows else _side_by_side(ops, tensors, machine, shared)
+    # Short pieces that one op sums up alone are better written out.
+    sliding = any(w for op in ops for w in windows_of(op, 0)) if len(ops) > 1 else bool(windows)
+    side = None if sliding else _side_by_side(ops, tensors, machine, shared)
     return side or _plan_lanes(ops, tensors, machine, shared, windows)
 
 
@@ -165,8 +167,11 @@ def _plan_pairs(piece: Piece, along: Dim, row: Dim, steps: dict[str, tuple[int, 
     )
 
 
-def windows_of(op: Op) -> Iterator[str]:
-    """Reduced dims that share an index form with a parallel dim, unless they are long pieces that do not overlap."""
+def windows_of(op: Op, least: int | None = None) -> Iterator[str]:
+    """Reduced dims that share an index form with a parallel dim, unless they are pieces that do not overlap, whose ends
+    are at ``least`` so far apart.
+    """
+    least = _LONG if least is None else least
     piece = op.pieces[0]
     parallel, reduced = {d.name for d in piece.dims}, {d.name for d in piece.reduce}
     for node in walk(piece.body):
@@ -177,7 +182,7 @@ def windows_of(op: Op) -> Iterator[str]:
             inside, _ = form.split(reduced)
             low, high = inside.interval(piece.extents)
             apart = all(abs(c) > high - low for _, c in outside.terms)
-            if outside.terms and not (apart and high - low >= _LONG):
+            if outside.terms and not (apart and high - low >= least):
                 yield from inside.names
 
 
@@ -230,6 +235,8 @@ _WRITTEN_OUT = 16  # operations of windows that are written out rather than loop
 
 _TERM_VECTORS = 12  # of the register file, that the terms of a window may take at once
 
+_ROUNDS = 16  # tiles, of which more feed cores no better
+
 # Elements per chunk in vectors: enough for latency, few enough for the register file.
 _CHUNK_VECTORS = 4
 
@@ -269,7 +276,7 @@ def _plan_lanes(
     parallel = next((d.name for d in shared if d.extent > 1 and d.name not in lanes), "")
     spread = [d for d in shared if d.extent // sizes[d.name] > 1]
     if spread:
-        parallel = max(spread, key=lambda d: (min(d.extent // sizes[d.name], 16), d.name not in lanes)).name
+        parallel = max(spread, key=lambda d: _share_out(d.extent // sizes[d.name], d.name in lanes)).name
     bordered = frozenset(b for op in ops for b in _bordered(op, tensors) if b in lanes and b != parallel)
     order = memory_order(ops, tensors, every)
     return RowPlan(
@@ -284,6 +291,11 @@ def _plan_lanes(
         order=order,
         merged=frozenset(blocks),
     )
+
+
+def _share_out(tiles: int, along: bool) -> tuple[int, bool]:
+    """How well a dim with so many tiles feeds cores; ``along`` memory half as well, in short pieces of rows."""
+    return min(tiles, _ROUNDS) // (2 if along else 1), not along
 
 
 def _moments(
