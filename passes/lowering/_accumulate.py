@@ -50,7 +50,7 @@ class Restarting:
         if winner:
             sources.append(ev.value(DimValue(self.number or row_major(piece.reduce))).operand)
         elif op.monoid == "moments":
-            fields["form"] = _count(piece.reduce, inner)
+            fields["form"] = _count(_walked(piece.reduce, inner), inner)
         if op.monoid in ("sum", "moments"):
             fields["chain"] = _terms(piece.reduce)
         targets = [_access(v) for v in self.values]
@@ -154,7 +154,7 @@ class Lanewise:
         """How many terms every lane of this block's width holds."""
         dims, tiles = [], {}
         names = {d.name for d in self.lanes}
-        for d in self.op.pieces[0].reduce:
+        for d in _walked(self.op.pieces[0].reduce, inner):
             tile = inner[d.name]
             if d.name in names:
                 full = tile.size == self.sizes[d.name]
@@ -310,8 +310,14 @@ def _order(tiles: Tiles) -> Affine:
     return total
 
 
+def _walked(dims: tuple[Dim, ...], tiles: Tiles) -> tuple[Dim, ...]:
+    """``dims`` as their loops nest, which need not be the order of the op."""
+    order = [*tiles]
+    return tuple(sorted(dims, key=lambda d: order.index(d.name)))
+
+
 def _count(dims: tuple[Dim, ...], tiles: Tiles) -> Affine:
-    """How many terms earlier blocks have already merged."""
+    """How many terms earlier blocks have already merged, for dims as their loops nest."""
     total = Affine()
     for i, d in enumerate(dims):
         step = 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from opc.affine import Affine
 from opc.dtypes import DType, promote
+from opc.program import evaluate
 from opc.program.ir import Access, Imm, Operand
 from opc.scalar import FUNCTIONS
 from opc.tensor.ir import Call, Const, DimValue, Expr, Read, walk
@@ -181,6 +182,17 @@ class Evaluator:
             return Value(value.operand, value.axes, dtype)
         return self._new("vector.copy", [value], value.axes, dtype, [])
 
+    def _cast(self, value: Value, dtype: DType) -> Value:
+        """The value rounded to ``dtype``, a literal here and now."""
+        if not isinstance(value.operand, Imm):
+            return self.convert(value, dtype)
+        import numpy as np
+
+        source = self.result_type([value], "").numpy.type(value.operand.value)
+        with np.errstate(over="ignore"):
+            found = evaluate.convert(source, dtype).item()
+        return Value(Imm(found), value.axes, dtype)
+
     def _iota(self, form: Affine) -> Value:
         axes = self.frame.used([form])
         out = self.buffer(axes, DType.I32)
@@ -190,7 +202,7 @@ class Evaluator:
     def _call(self, fn: str, args: list[Value], dead: list[Value]) -> Value:
         kind = FUNCTIONS[fn].kind
         if kind == "cast":
-            return self.convert(args[0], DType(fn))
+            return self._cast(args[0], DType(fn))
         operands = args[1:] if kind == "select" else args
         types = {v.dtype for v in operands if not isinstance(v.operand, Imm)}
         narrow = next((t for t in types if t is not None and t.compute is not t), None)

@@ -267,7 +267,11 @@ class Lowering:
 
     def _cube(self, op: Op) -> Contraction | None:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
-        return c if c is not None and c.is_cube and _packing_guards(op, c) else None
+        if c is None or not c.is_cube or not _packing_guards(op, c):
+            return None
+        # A cube that reads memory itself has nothing to fill b with; choose-layouts packs b, but not in prepare.
+        filled = c.b.fill is not None
+        return None if filled and not self.machine.feeds(operand_type(c, self.tensors, self.machine)) else c
 
 
 def root_of(group: tuple[Op, ...]) -> Op:

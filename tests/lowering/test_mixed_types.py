@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from opc import machine
@@ -77,3 +78,28 @@ def test_what_a_cast_gives_is_computed_with_in_the_wider_type(name: str, wide: s
     found = execute_function(module, f, arrays)
     expected = oracle(f, arrays)
     assert [str(check(found[n], expected[n])) for n in f.results if not check(found[n], expected[n]).ok] == []
+
+
+LITERALS = """func v1 literals {
+  arg x: f64[5] input
+  op a: i32[5] {
+    piece i<5 at i = add(i32(1.75:f64), add(i8(2.5), add(i8(300), i32(x[i]))))
+  }
+  op b: f64[5] {
+    piece i<5 at i = add(x[i], add(bf16(0.1), f16(1e6)))
+  }
+  op c: i32[5] {
+    piece i<5 at i = select(gt(i32(-1.5), i32(x[i])), i32(nan), i8(-inf))
+  }
+  return a, b, c
+}"""
+
+
+@pytest.mark.parametrize("name", ["avx2", "portable"])
+def test_casts_of_literals_round(name: str) -> None:
+    f = parse_function(LITERALS)
+    arrays = {"x": np.array([-4.0, -1.5, -1.0, 0.0, 7.9])}
+    found, expected = execute_function(lowered(f, name), f, arrays), oracle(f, arrays)
+    assert [n for n in f.results if not check(found[n], expected[n]).ok] == []
+    assert found["a"].tolist() == [1 + 2 + 127 - 4, 129, 129, 130, 137]
+    assert np.isinf(found["b"]).all()
