@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from opc.dtypes import DType
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read
@@ -43,9 +44,12 @@ class Contraction:
     @property
     def is_cube(self) -> bool:
         """Whether a matrix unit computes it: columns of its own (a depthwise convolution has none), a
-        shared reduced dimension and none that neither operand has, and no term that must be skipped instead of
-        multiplied by zero. There may be no ``m``: a single row.
+        shared reduced dimension and none that neither operand has, no term that must be skipped instead of
+        multiplied by zero, and nothing beyond an edge that zero does not stand for. There may be no ``m``: a
+        single row.
         """
+        if self.b.fill or not isfinite(self.a.fill or 0):
+            return False
         shared = any(uses(self.a, d) and uses(self.b, d) for d in self.k)
         found = all(uses(self.a, d) or uses(self.b, d) for d in self.k)
         return bool(self.n) and shared and found and not self.broadcast and not self.guarded

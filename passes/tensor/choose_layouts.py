@@ -62,7 +62,7 @@ class ChooseLayouts:
             alone = [replace(op, pieces=(p,)) for p in op.pieces]
             found = [classify_contraction(part, function) for part in alone]
             # Where one piece is no product for the cube, none of them goes there.
-            if op.prepare or any(c is None or not c.is_cube for c in found):
+            if any(c is None or not c.is_cube for c in found):
                 ops.append(op)
                 continue
             made = [
@@ -93,6 +93,8 @@ def _pack_contraction(
         column = nearest(c.b, pure(c.b, c.n, c), table)
         c = replace(c, n=(*(d for d in c.n if d is not column), column))
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
+    if op.prepare and (scheme is None or scheme.k_pack == 1):
+        return [op]  # happens once: packed only where the cube takes no other form
     if not fixed and (scheme is None or not _worth_packing(c, tensor, scheme)):
         return [op]
     scheme = scheme or _Scheme(c.n[-1].extent, 1, tensor.dtype)
