@@ -55,8 +55,8 @@ budget: ## size of files and functions
 test: ## the tests, on $(JOBS) processes
 	$(BIN)/python -m pytest -n $(JOBS) tests
 
-test-long: setup-dev ## random shapes of the shipped kernels and of their gradients, EXAMPLES new ones for each kernel and machine
-	OPC_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_random_shapes.py
+test-long: setup-dev ## random shapes of the shipped kernels and of their gradients, random functions: EXAMPLES new ones for each kernel and machine
+	OPC_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -n $(JOBS) tests/e2e/test_random_shapes.py tests/e2e/test_random_functions.py
 	OPC_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest -n $(JOBS) tests/passes/tensor/test_torch_gradients.py tests/passes/tensor/test_random_gradients.py tests/e2e/test_gradients.py
 
 mutants: setup-dev ## every flag of every shipped NPU kernel deleted, moved and renumbered, against 200 random timings

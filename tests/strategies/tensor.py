@@ -38,6 +38,7 @@ class _Scope:
     params: set[str] = field(default_factory=set)  # parameters and prepare ops
     floats: tuple[DType, ...] = FLOATS
     dims: tuple[Dim, ...] = ()
+    size: int = SIZE
 
     @property
     def extents(self) -> dict[str, int]:
@@ -45,12 +46,12 @@ class _Scope:
 
 
 @st.composite
-def functions(draw: Draw, floats: tuple[DType, ...] = FLOATS, max_ops: int = 3) -> Function:
-    """A random function that verifies; ``floats`` are the float types it uses."""
-    scope = _Scope(floats=floats)
+def functions(draw: Draw, floats: tuple[DType, ...] = FLOATS, max_ops: int = 3, size: int = SIZE) -> Function:
+    """A random function that verifies; ``floats`` are the float types it uses, ``size`` its largest extent."""
+    scope = _Scope(floats=floats, size=size)
     args = []
     for i in range(draw(st.integers(1, 3))):
-        shape = tuple(draw(st.lists(st.integers(1, SIZE), max_size=3)))
+        shape = tuple(draw(st.lists(st.integers(1, size), max_size=3)))
         kind = draw(st.sampled_from(["input", "input", "param", "inout"])) if i else "input"
         dtype = draw(st.sampled_from([*floats, *floats, *INTS]))
         order = tuple(draw(st.permutations(range(len(shape))))) if draw(st.integers(0, 3)) == 0 else None
@@ -88,12 +89,12 @@ def _updates(draw: Draw, scope: _Scope, tensor: Tensor) -> Op:
 @st.composite
 def _ops(draw: Draw, scope: _Scope, name: str) -> Op:
     monoid = draw(st.sampled_from([None, None, "sum", "sum", "max", "min", "argmax", "argmin", "moments"]))
-    dims = tuple(Dim(f"i{a}", draw(st.integers(1, SIZE))) for a in range(draw(st.integers(0, 3))))
+    dims = tuple(Dim(f"i{a}", draw(st.integers(1, scope.size))) for a in range(draw(st.integers(0, 3))))
     kind = "float" if monoid == "moments" or draw(st.integers(0, 3)) else "int"
     prepare = bool(scope.params) and draw(st.integers(0, 4)) == 0
     visible = [t for t in scope.tensors if t.name in scope.params] if prepare else scope.tensors
-    inner = _Scope(visible, scope.params, scope.floats)
-    shape, layouts, fill = draw(_layouts(dims))
+    inner = _Scope(visible, scope.params, scope.floats, size=scope.size)
+    shape, layouts, fill = draw(_layouts(dims, scope.size))
     pieces = tuple(draw(_pieces(inner, own, index, guards, monoid, kind)) for own, index, guards in layouts)
     dtype = draw(st.sampled_from(scope.floats if kind == "float" or monoid is None else INTS))
     if monoid in ("argmax", "argmin") or (
@@ -117,7 +118,9 @@ Layout = tuple[tuple[Dim, ...], tuple[Affine, ...], tuple[Affine, ...]]
 
 
 @st.composite
-def _layouts(draw: Draw, dims: tuple[Dim, ...]) -> tuple[tuple[int, ...], list[Layout], float | int | None]:
+def _layouts(
+    draw: Draw, dims: tuple[Dim, ...], size: int
+) -> tuple[tuple[int, ...], list[Layout], float | int | None]:
     """Output shape, the pieces' dimensions, indices and guards, and the fill they need."""
     plain = tuple(Affine.var(d.name) for d in dims)
     shape = tuple(d.extent for d in dims)
@@ -134,7 +137,7 @@ def _layouts(draw: Draw, dims: tuple[Dim, ...]) -> tuple[tuple[int, ...], list[L
         index = (plain[0] * dims[1].extent + plain[1], *plain[2:])
         return (shape[0] * shape[1], *shape[2:]), [(dims, index, ())], None
     if style == "concat" and dims:
-        other = (Dim("j", draw(st.integers(1, SIZE))), *dims[1:])
+        other = (Dim("j", draw(st.integers(1, size))), *dims[1:])
         index = (Affine.var("j") + dims[0].extent, *plain[1:])
         return (shape[0] + other[0].extent, *shape[1:]), [(dims, plain, ()), (other, index, ())], None
     if style == "phases" and dims:
@@ -160,7 +163,7 @@ def _pieces(
 ) -> Piece:
     reduce: tuple[Dim, ...] = ()
     if monoid is not None:
-        reduce = tuple(Dim(f"r{a}", draw(st.integers(1, SIZE))) for a in range(draw(st.integers(0, 2))))
+        reduce = tuple(Dim(f"r{a}", draw(st.integers(1, scope.size))) for a in range(draw(st.integers(0, 2))))
     if reduce and draw(st.integers(0, 3)) == 0:
         guard = Affine.var(reduce[0].name, draw(st.sampled_from([1, -1]))) + draw(st.integers(-1, 2))
         guards += (guard + Affine.var(dims[0].name) if dims else guard,)
@@ -205,7 +208,7 @@ def _reads(draw: Draw, scope: _Scope, kind: str) -> Expr:
     """A read of a tensor of this kind, or what stands for one where there is none."""
     wanted = [t for t in scope.tensors if t.dtype.is_float == (kind == "float")]
     if not wanted or (kind == "int" and draw(st.booleans())):
-        form = draw(_forms(scope, SIZE))
+        form = draw(_forms(scope, scope.size))
         return DimValue(form) if kind == "int" else Call("f32", (DimValue(form),))
     tensor = draw(st.sampled_from(wanted))
     index = tuple(draw(_forms(scope, extent)) for extent in tensor.shape)
