@@ -81,8 +81,8 @@ def _side_by_side(
     other dims to spread. Short pieces of rows, a page apart, were measured to come at half the speed.
     """
     rows = together(ops, {d.name for d in shared})
-    if rows is None:
-        return None
+    if rows is None or len(rows.rounds) > 1 or rows.rounds[0][0]:
+        return None  # what follows a reduction may count on the order of the ops: sliding windows write memory anew
     plan = _plan_lanes(rows.ops, tensors, machine, shared, frozenset())
     walked = {d.name for d in rows.walked}
     if plan.merged or plan.lanes & walked:
@@ -91,8 +91,7 @@ def _side_by_side(
     beside = tuple(d for d in shared if plan.order.index(d.name) > last)
     others = [d for d in shared if d not in beside and d.extent > 1]
     cut = any(plan.size(d) < d.extent for d in beside)
-    alone = len(rows.rounds) == 1 and not rows.rounds[0][0]
-    if alone and others and cut and _row_bytes(rows, beside) <= machine.role("scratch").capacity // 2:
+    if others and cut and _row_bytes(rows, beside) <= machine.role("scratch").capacity // 2:
         spread = max(others, key=lambda d: d.extent)
         return replace(plan, together=rows, beside=beside, parallel=spread.name, bordered=frozenset())
     return replace(plan, together=rows) if len(ops) > 1 else None
