@@ -15,7 +15,7 @@ from opc.affine import Affine
 from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.program.ir import Access
-from opc.tensor.ir import Dim, Op, Read, Tensor
+from opc.tensor.ir import Dim, Function, Op, Read, Tensor
 from opc.tensor.roles import roles_of
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile, memory_access
@@ -23,7 +23,7 @@ from passes.lowering._epilogue import Epilogue
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._first import start
 from passes.lowering._knobs import Knobs
-from passes.lowering._packing import run_of
+from passes.lowering._packing import packing_of, run_of
 from passes.lowering._parts import Parts
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._stage import stage
@@ -94,6 +94,11 @@ class ContractionNest:
     def packs(self) -> bool:
         """Whether the nest does the work of ``packing`` itself."""
         return False
+
+    @staticmethod
+    def packing_of(c: Contraction, function: Function) -> Op | None:
+        """The op whose work the nest might do itself."""
+        return packing_of(c, function)
 
     def alternatives(self) -> list[Knobs]:
         """Other plans worth timing, best estimate first."""

@@ -6,22 +6,25 @@ slab of rows in the stage space, or one of everything in a parallel loop of its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
 
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.program.ir import Access
-from opc.tensor.ir import Dim, Read, Tensor
+from opc.tensor.ir import Dim, Function, Op
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Tile, memory_access
 from passes.lowering._expr import Evaluator, Value
 from passes.lowering._knobs import Knobs
 from passes.lowering._matmul import ContractionNest, Tiles
+from passes.lowering._packing import copying_op
 from passes.lowering._plan_tiles import Operands, Priced, TilePlan, plan_tiles
-from passes.lowering._tile_blocks import cover
+from passes.lowering._tile_blocks import Grid, cover
+from passes.lowering._tile_columns import as_packed, near_columns
 from passes.lowering._tile_rows import Source, TileRows
+from passes.tensor._contraction import Contraction
 
 # Rows that one step of the epilogue holds in vector registers.
 _EPILOGUE_ROWS = 4
@@ -29,13 +32,7 @@ _EPILOGUE_ROWS = 4
 _RIVALS = 1.3
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """Tiles of a block: first row and rows of each tile row, first column and columns of each tile column."""
-
-    along: str
-    starts: tuple[tuple[int, dict[str, int]], ...]
-    columns: tuple[tuple[int, int], ...]
+_Loop = Callable[[Tiles], Iterator[Tiles]]
 
 
 class TileNest(ContractionNest):
@@ -45,12 +42,25 @@ class TileNest(ContractionNest):
         """Pick the plan; the others are rivals."""
         c = self.contraction
         self.tensor = self.tensors[c.a.tensor]
-        self.shape = replace(self.shape, k=_as_packed(self.shape.k, c.b, self.tensors[c.b.tensor]))
+        self.shape = replace(self.shape, k=as_packed(self.shape.k, c.b, self.tensors[c.b.tensor]))
         summed = frozenset(d.name for d in self.shape.k)
-        operands = Operands(c.a, self.tensor, summed, c.a.fill is not None, self.ragged is not None)
+        self.columns = near_columns(self.packing, c.b, self.shape, self.tensors)
+        operands = Operands(
+            c.a, self.tensor, summed, c.a.fill is not None, self.ragged is not None, self.columns
+        )
         self.priced: list[Priced] = plan_tiles(self.shape, operands, self.machine, self.knobs)
         self.tiling: TilePlan = self.priced[0].plan
         self.summed, self.room = summed, self.machine.cube_shape[self.shape.operand][2]
+
+    @staticmethod
+    def packing_of(c: Contraction, function: Function) -> Op | None:
+        """See the base class."""
+        return copying_op(c, function)
+
+    @property
+    def packs(self) -> bool:
+        """See the base class."""
+        return self.tiling.near
 
     def alternatives(self) -> list[Knobs]:
         """See the base class."""
@@ -110,21 +120,37 @@ class TileNest(ContractionNest):
         self.slab = {d.name: tiles[d.name].size for d in self.shape.m}
         slab = self.tiling.stage == "slab"
         source = self.whole or (self.rows.copy_slab(tiles) if slab else self.rows.in_place())
-        rows = [lambda t, d=d: self._row_blocks(d, t) for d in self.shape.m]
-        columns = [lambda t, d=d: self._columns(d, t) for d in self.shape.n]
-        order = [*columns, *rows] if self.tiling.inner == "rows" else [*rows, *columns]
+        rows: list[_Loop] = [lambda t, d=d: self._row_blocks(d, t) for d in self.shape.m]  # type: ignore[misc]
+        columns: list[_Loop] = [lambda t, d=d: self._columns(d, t) for d in self.shape.n]  # type: ignore[misc]
+        order = [*self._packed(), *rows] if self.tiling.inner == "rows" else [*rows, *columns]
         for inside in self._nest(order, tiles):
             self._block(inside, source)
         if self.parts.inside({d.name: self.tiling.slab.get(d.name, 1) for d in self.shape.m}):
             for inside in self._nest(columns, tiles):
                 self.parts.block(inside)
 
-    def _nest(self, loops: list, tiles: Tiles) -> Iterator[Tiles]:  # type: ignore[type-arg]
+    def _nest(self, loops: list[_Loop], tiles: Tiles) -> Iterator[Tiles]:
         if not loops:
             yield tiles
             return
         for more in loops[0](tiles):
             yield from self._nest(loops[1:], {**tiles, **more})
+
+    def _packed(self) -> list[_Loop]:
+        """Loops over columns; where these are packed near, first those that pick what is packed."""
+        near = self.columns if self.tiling.near else None
+        outer = near.outer if near is not None else {}
+        dims = sorted(self.shape.n, key=lambda d: d.name not in outer)
+        loops: list[_Loop] = [lambda t, d=d: self._columns(d, t) for d in dims]  # type: ignore[misc]
+
+        def pack(tiles: Tiles) -> Iterator[Tiles]:
+            assert near is not None
+            self.near = near.pack(self.emit, self.tensors, tiles)
+            yield {}
+
+        if near is not None:
+            loops.insert(sum(d.name in outer for d in dims), pack)
+        return loops
 
     def _row_blocks(self, d: Dim, tiles: Tiles) -> Iterator[Tiles]:
         """Blocks of one M dim within its slab, all of one size; the last may overlap the one before."""
@@ -193,22 +219,14 @@ class TileNest(ContractionNest):
     def _register(self, hint: str, dtype: DType, rows: int, columns: int, role: str) -> str:
         return self.emit.local(hint, dtype, [rows, columns], role)
 
-    def _grid(self, tiles: Tiles) -> _Grid:
-        plan = self.tiling.rows
+    def _grid(self, tiles: Tiles) -> Grid:
         block = {d.name: tiles[d.name].size for d in self.shape.m}
-        size = plan.tile.get(plan.along, 1)
-        starts = []
-        for start in range(0, block.get(plan.along, 1), size):
-            box = {d: min(n, block[d]) for d, n in plan.tile.items()}
-            if plan.along in box:
-                box[plan.along] = min(size, block[plan.along] - start)
-            starts.append((start, box))
         last = tiles[self.shape.n[-1].name]
         width = self.machine.cube_shape[self.shape.operand][1]
         # Packed columns beyond the valid ones are zeros, so tiles keep their width there.
         limit = self.shape.n[-1].extent - last.base.const if last.base.is_const else last.size
         columns = tuple((at, min(width, limit - at)) for at in range(0, last.size, width))
-        return _Grid(plan.along, tuple(starts), columns)
+        return Grid(self.tiling.rows.along, self.tiling.rows.boxes(block), columns)
 
     def _chunks(self, dims: list[Dim], chunk: Tiles) -> Iterator[Tiles]:
         if not dims:
@@ -219,7 +237,7 @@ class TileNest(ContractionNest):
             yield from self._chunks(dims[1:], {**chunk, d.name: tile})
 
     def _multiply_block(
-        self, tiles: Tiles, grid: _Grid, chunk: Tiles, source: Source, acc: list[list[str]]
+        self, tiles: Tiles, grid: Grid, chunk: Tiles, source: Source, acc: list[list[str]]
     ) -> None:
         """One chunk of K: load every tile of both operands once, multiply every pair."""
         k = Axis("k_", tuple((d.name, chunk[d.name].size) for d in self.shape.k))
@@ -243,7 +261,7 @@ class TileNest(ContractionNest):
                 stream == "b",
             )
             b.append(name)
-        if self.tiling.prefetch == "on":
+        if self.tiling.prefetch == "on" and not self.tiling.near:
             self._prefetch(tiles, chunk)
         m, n, kk = (Affine.var(x) for x in ("m_", "n_", "k_"))
         first = sum((t.order for t in chunk.values()), Affine())
@@ -305,6 +323,8 @@ class TileNest(ContractionNest):
         at = self._column_forms(tiles, chunk)
         last = self.shape.n[-1].name
         at[last] = tiles[last].base + Affine.var(last) + start
+        if self.columns is not None and self.tiling.near:
+            return self.columns.at(self.near, at)
         return memory_access(self.tensors[b.tensor], [f.substitute(at) for f in b.index])
 
     def _column_forms(self, tiles: Tiles, chunk: Tiles) -> dict[str, Affine | int]:
@@ -312,7 +332,7 @@ class TileNest(ContractionNest):
         at.update({d.name: tiles[d.name].base for d in (*self.shape.batch, *self.shape.n)})
         return at
 
-    def _drain_block(self, drained: str, acc: list[list[str]], rows: list[int], grid: _Grid) -> None:
+    def _drain_block(self, drained: str, acc: list[list[str]], rows: list[int], grid: Grid) -> None:
         m, n = Affine.var("m_"), Affine.var("n_")
         top = 0
         for row, count in zip(acc, rows, strict=True):
@@ -376,14 +396,3 @@ class TileNest(ContractionNest):
             [Access(drained, (row, cols.flat()))],
         )  # fmt: skip
         self.epilogue.apply(frame, Value(Evaluator.at(out, axes), axes, dtype, True), {})
-
-
-def _as_packed(k: tuple[Dim, ...], b: Read, tensor: Tensor) -> tuple[Dim, ...]:
-    """K dims in the order in which operand B lies in memory."""
-
-    def place(d: Dim) -> int:
-        return min(
-            (i for i, a in enumerate(tensor.memory_order) if b.index[a].coefficient(d.name)), default=0
-        )
-
-    return tuple(sorted(k, key=place))

@@ -13,21 +13,33 @@ from passes.tensor._contraction import Contraction
 _AT_ONCE = 4  # terms of the sum copied from rows far apart before the next block of columns has its turn
 
 
-def packing_of(c: Contraction, function: Function) -> Op | None:
+def copying_op(c: Contraction, function: Function) -> Op | None:
     """The run-time op that packs the columns of ``c``, if nobody else reads them and copies can do its work."""
     name = c.b.tensor
     op = next((op for op in function.ops if any(t.name == name for t in op.outputs)), None)
     if op is None or op.prepare or op.monoid is not None or len(op.pieces) > 1 or len(op.outputs) > 1:
         return None
     readers = [r for other in function.ops for r in reads(other) if r.tensor == name]
-    if len(readers) > 1 or name in function.results or len(c.n) != 2:
-        return None
     (piece,) = op.pieces
     body = piece.body
-    if not isinstance(body, Read) or body.fill is not None or piece.guards or op.fill is not None:
+    if len(readers) > 1 or name in function.results or not isinstance(body, Read):
         return None
-    written = {a.tensor.name for a in function.args if a.kind == "inout"}  # perhaps while it is still read
-    return op if body.tensor not in written and _dims(piece.index) and _dims(c.b.index) else None
+    made = {t.name for other in function.ops for t in other.outputs}
+    arguments = {a.tensor.name: a.kind for a in function.args}
+    written = {
+        n for n, kind in arguments.items() if kind == "inout" or n in made
+    }  # perhaps while it is still read
+    plain = not piece.guards and op.fill is None and _dims(piece.index)
+    return op if plain and body.tensor not in written else None
+
+
+def packing_of(c: Contraction, function: Function) -> Op | None:
+    """Such an op, if its copies have no padding and rows and blocks of columns are indexed apart."""
+    op = copying_op(c, function)
+    if op is None or len(c.n) != 2 or not _dims(c.b.index):
+        return None
+    body = op.pieces[0].body
+    return op if isinstance(body, Read) and body.fill is None else None
 
 
 def _dims(index: Iterable[Affine]) -> bool:

@@ -17,6 +17,8 @@ from passes.lowering._knobs import Knobs
 from passes.lowering._plan import Shape
 from passes.lowering._row_layout import RowLayout, contiguous, copied, in_place
 from passes.lowering._tile_blocks import Rows, choices, slabs
+from passes.lowering._tile_columns import NearColumns
+from passes.lowering._tile_price import Price
 
 Axes = tuple[int, ...]
 
@@ -28,7 +30,8 @@ class TilePlan:
     on the axes ``split``. ``columns``: of an accumulator block. ``parallel``: the dim spread over cores, ``per``
     blocks of columns an iteration if it is one of columns.
     ``inner``: whether rows or columns go round inside. ``stream``: the operand that should not stay near.
-    ``prefetch``: whether every block brings its part of the next columns nearer ("on").
+    ``prefetch``: whether every block brings its part of the next columns nearer ("on"). ``near``: columns are packed
+    near the core, once per slab.
     """
 
     rows: Rows
@@ -43,6 +46,7 @@ class TilePlan:
     inner: str
     stream: str
     prefetch: str
+    near: bool
 
     @property
     def knobs(self) -> Knobs:
@@ -57,13 +61,16 @@ class TilePlan:
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """What a plan needs to know of operand A beside the shape. ``copy``: it cannot be read where it lies."""
+    """What a plan needs to know of operand A beside the shape. ``copy``: it cannot be read where it lies; ``columns``:
+    how operand B could be packed near.
+    """
 
     read: Read
     tensor: Tensor
     summed: frozenset[str]
     copy: bool
     ragged: bool
+    columns: NearColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ def pair_dim(s: Shape) -> str:
 
 def plan_tiles(s: Shape, a: Operands, machine: Machine, knobs: Knobs) -> list[Priced]:
     """Plans that have the given knobs (all, if none has), cheapest first."""
-    model = _Model(s, a, machine)
+    model = Model(s, a, machine)
     found = _alike(sorted(model.plans(), key=lambda p: p.cycles))
     if knobs == Knobs():
         return found
@@ -108,17 +115,11 @@ def _has(given: Knobs, wanted: Knobs) -> bool:
     return all(getattr(wanted, n) in (None, getattr(given, n)) for n in names)
 
 
-# Shares of a run on 1, 2, 4 and 8 cores: the split should be even for few, and not impossible for many.
-_CORES = ((1, 0.4), (2, 0.4), (4, 0.1), (8, 0.1))
-# Cycles that a grid barrier costs, and a loop over blocks: what it cannot overlap.
-_BARRIER, _LOOP = 3000, 300
-# What writing results column by column, far apart in memory, costs beside writing them row by row.
-_SCATTERED = 1.1
 # Blocks of each kind that are looked at closely on a slab, and what each slab adds to a first guess.
 _BLOCKS, _SLAB_SHARE = 1, 0.002
 
 
-class _Model:
+class Model:
     def __init__(self, s: Shape, a: Operands, machine: Machine) -> None:
         self.s, self.a, self.machine = s, a, machine
         limits = machine.limits
@@ -256,15 +257,17 @@ class _Model:
         self, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout, split: Axes,
         chunk: dict[str, int],
     ) -> Iterator[Priced]:  # fmt: skip
-        price = _Price(self, slab, rows, columns, stage, layout, chunk)
+        price = Price(self, slab, rows, columns, stage, layout, chunk)
         for parallel, per, tasks in self._parallel(slab):
             for inner in ("rows",) if per == 1 else ("rows", "columns"):
-                prefetch = "on" if inner == "rows" and self.weights > self.l2 else "off"
                 stream = price.stream(inner)
+                near = inner == "rows" and price.near()
+                prefetch = "on" if inner == "rows" and self.weights > self.l2 and not near else "off"
                 plan = TilePlan(
-                    rows, slab, stage, layout, split, chunk, columns, parallel, per, inner, stream, prefetch
-                )
-                yield Priced(price.of(per, tasks, inner, stream, prefetch == "on"), plan)
+                    rows, slab, stage, layout, split, chunk, columns, parallel, per, inner, stream, prefetch,
+                    near,
+                )  # fmt: skip
+                yield Priced(price.of(per, tasks, inner, stream, prefetch == "on", near), plan)
 
     def _parallel(self, slab: dict[str, int]) -> Iterator[tuple[str, int, int]]:
         """(dim, blocks of columns an iteration, iterations)."""
@@ -286,93 +289,3 @@ class _Model:
             stride, extra = self.s.reach[d.name]
             size *= min((box[d.name] - 1) * stride + 1 + extra, box[d.name] * (1 + extra))
         return size
-
-
-class _Price:
-    """Estimates of plans that share a block, a slab and a layout."""
-
-    def __init__(
-        self, model: _Model, slab: dict[str, int], rows: Rows, columns: int, stage: str, layout: RowLayout,
-        chunk: dict[str, int],
-    ) -> None:  # fmt: skip
-        self.model, self.stage = model, stage
-        s, box = model.s, {**dict.fromkeys(slab, 1), **rows.block}
-        width = s.n[-1].extent if s.n else 1
-        self.slabs = prod(ceil(d.extent / slab[d.name]) for d in s.m)
-        self.wide = model.n // width * ceil(width / columns)
-        self.blocks = rows.blocks(slab)
-        steps = ceil(model.k / prod(chunk.values()))
-        self.cube = rows.count * ceil(columns / model.tile_columns) * steps * model.product
-        self.a, self.b = (n * model.k * model.size for n in (prod(box.values()), columns))
-        self.under_block, self.under_slab = model.touched(box), model.touched(slab)
-        depth = prod(chunk.values())
-        taps = max(1, round(self.a / max(1.0, self.under_block)))
-        self.window = self.under_block * depth * taps / model.k + taps * depth * columns * model.size
-        self.copied = layout.elements * model.size
-        self.copies = self.copied * model.copy_rate
-
-    def of(self, per: int, tasks: int, inner: str, stream: str, prefetch: bool) -> float:
-        """Cycles of a run on one core, and a bit more where the work does not spread evenly over a few."""
-        m = self.model
-        copy = 0.0
-        if self.stage == "whole":
-            copy = _BARRIER + self.copies
-        elif self.stage == "slab":
-            copy = self.copies * self.slabs * (tasks if per else 1) * m.around
-        passes = self.blocks * self.slabs * self.wide * m.around
-        loops = self.slabs * m.around * (self.wide if inner == "rows" else self.blocks)
-        even = sum(share * ceil(tasks / t) * t / tasks for t, share in _CORES)
-        near, far = passes * max(self.cube, self._loads(inner, stream)), self._far(per, tasks, inner)
-        # Without prefetches only the first block of new columns waits, but it waits alone.
-        hidden = 1.0 if prefetch or m.weights <= m.l2 else 1 - 1 / self.blocks if inner == "rows" else 0.0
-        busy = max(near, far) + (1 - hidden) * min(near, far)
-        return (busy + _LOOP * loops) * even + copy
-
-    def stream(self, inner: str) -> str:
-        """The operand whose tiles should pass the nearest cache by: where nothing is cheaper, the one that is
-        wanted again last, unless the taps of a window share it.
-        """
-        last = "a" if inner == "rows" and self.a < 2 * self.under_block else "b"
-        return min(("none", "b", "a"), key=lambda s: (self._loads(inner, s), s != last))
-
-    def _loads(self, inner: str, stream: str) -> float:
-        """Cycles that loading the tiles of one block takes, by where they are found."""
-        m, a, b = self.model, float(self.a), float(self.b)
-        if stream != "a" and self.window <= m.l1:
-            a = min(a, self.under_block)  # what the taps of a window share is loaded once
-        if stream == "none":
-            keep_a = keep_b = self.under_block + b <= m.l1
-        else:
-            keep_a, keep_b = (stream == "b" and self.under_block <= m.l1), (stream == "a" and b <= m.l1)
-        if keep_a and (inner == "columns" or self.under_slab <= m.l1 // 2):
-            a = self.under_block / self.wide
-        if keep_b and inner == "rows":
-            b /= self.blocks
-        elif keep_b and m.weights <= m.l1 // 2:
-            b /= self.blocks * self.slabs
-        return m.middle * (a + b) + m.near * (self.a + self.b - a - b)
-
-    def _far(self, per: int, tasks: int, inner: str) -> float:
-        """Cycles of the bytes that come from beyond the second cache level, or go there."""
-        m = self.model
-        rows, results, weights = (float(n * m.around) for n in (m.rows, m.results, m.weights))
-        if rows + weights + results <= m.l2:
-            return 0.0
-        slab, mine = self._slab(), m.weights / (tasks if per else 1)
-        weights *= self.slabs if slab + mine > m.l2 else 1
-        weights *= self.blocks if inner == "columns" and mine > m.l2 else 1
-        again = tasks if per and rows > m.l2 / 2 else 1
-        if inner == "rows" and slab + self.b > m.l2:
-            again = self.wide  # every block of columns finds that the slab's rows are gone
-        if inner == "rows" and (per or self.slabs == 1) and results > m.l2 / 2:
-            results *= _SCATTERED
-        if self.stage == "whole" and self.copied > m.l2 / 2:
-            rows += 3 * self.copied  # fetched, written back, and read again
-        rows += (again - 1) * slab * self.slabs * m.around
-        return m.far * (rows + weights + results)
-
-    def _slab(self) -> float:
-        """Bytes of operand A that a slab is read from."""
-        if self.stage == "direct":
-            return self.under_slab
-        return self.copied / (self.slabs if self.stage == "whole" else 1)

@@ -34,10 +34,30 @@ class Rows:
             box[self.along] *= self.count
         return box
 
+    def boxes(self, block: Mapping[str, int]) -> tuple[tuple[int, dict[str, int]], ...]:
+        """First row along ``along`` and box of each tile of a block of these extents."""
+        size = self.tile.get(self.along, 1)
+        found = []
+        for start in range(0, block.get(self.along, 1), size):
+            box = {d: min(n, block[d]) for d, n in self.tile.items()}
+            if self.along in box:
+                box[self.along] = min(size, block[self.along] - start)
+            found.append((start, box))
+        return tuple(found)
+
     def blocks(self, extents: Mapping[str, int]) -> int:
         """Blocks that cover a box of these extents."""
         box = self.block
         return prod(ceil(e / min(box.get(name, 1), e)) for name, e in extents.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tiles of a block: first row and rows of each tile row, first column and columns of each tile column."""
+
+    along: str
+    starts: tuple[tuple[int, dict[str, int]], ...]
+    columns: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

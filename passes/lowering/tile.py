@@ -24,7 +24,6 @@ from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest, operand_type
 from passes.lowering._matmul_spaces import SpaceNest
-from passes.lowering._packing import packing_of
 from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
 from passes.lowering._windows import window_nest
@@ -162,7 +161,7 @@ class Lowering:
         if c is None:
             return ChainNest(self.emit, group, self.function, self.tensors, self._stored(group), knobs)
         make = nest_type(c, self.tensors, self.machine)
-        packing = packing_of(c, self.function)
+        packing = make.packing_of(c, self.function)
         stored = self._stored(group)
         return make(self.emit, group, c, self.tensors, stored, knobs, packing, self.licensed)
 
