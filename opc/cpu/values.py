@@ -123,10 +123,17 @@ def intrinsic(f: Function, name: str, *arguments: Vec) -> Vec:
 def pinned(f: Function, v: Vec) -> Vec:
     """The value, computed before whatever follows: LLVM would put off pure operations until their use."""
     bits = v.lanes * {"f64": 64, "f32": 32, "i32": 32, "bf16": 16, "f16": 16}.get(v.kind, 0)
-    widest = next((n for name, n in (("avx512f", 512), ("avx2", 256)) if name in f.module.features), 128)
-    if not f.pinned or bits not in (128, 256, 512) or bits > widest:
+    if not f.pinned or not _one_register(f, bits, bits // v.lanes):
         return v
     return Vec(v.kind, v.lanes, f.op(f'call {v.type} asm sideeffect "", "=v,0"({v.type} {v.ref})'))
+
+
+def _one_register(f: Function, bits: int, element: int) -> bool:
+    """Whether a vector fills one register: LLVM gives up, and ends the process, where an operand of assembly does not
+    fit.
+    """
+    needed = {128: "", 256: "avx2", 512: "avx512f" if element >= 32 else "avx512bw"}.get(bits)
+    return needed is not None and (not needed or needed in f.module.features)
 
 
 def multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
@@ -356,6 +363,8 @@ def store_stream(f: Function, dtype: DType, pointer: str, v: Vec, live: int, ali
 
 def _in_register(f: Function, v: Vec) -> Vec:
     """The same bits behind an empty instruction: a conversion that LLVM folds into a store would store plainly."""
+    if not _one_register(f, 16 * v.lanes, 16):
+        return v
     bits = Vec("i16", v.lanes, v.ref)
     if v.type != bits.type:
         bits = convert_bits(f, "bitcast", v, "i16")

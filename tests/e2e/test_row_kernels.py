@@ -148,6 +148,16 @@ def test_no_conversion_swallows_a_streamed_store(dtype: str, name: str) -> None:
     assert sum({"x": 16, "y": 32, "z": 64}[size] for size in stored) >= target.line_bytes
 
 
+@pytest.mark.parametrize("features_", [("avx2", "fma", "f16c"), ("avx2", "fma", "f16c", "avx512f"), ()])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_vectors_may_be_wider_than_registers(dtype: str, features_: tuple[str, ...]) -> None:
+    target = replace(streaming("avx512"), features=features_)
+    function = specialise("relu", target, {"N": 1, "C": 2, "H": 16, "W": 64}, dtype)
+    module = driver.build(function, target).module
+    unit = lower(module.prepare, module.run, target, triple="x86_64-unknown-linux-gnu")
+    assert aot.emit_object(unit)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_streams_of_any_alignment_on_several_threads(dtype: str, threads: int) -> None:
