@@ -23,6 +23,7 @@ from passes.lowering._emit import Emitter
 from passes.lowering._guards import Rectangle, without_guards
 from passes.lowering._knobs import Knobs, parse_plans
 from passes.lowering._matmul import ContractionNest, operand_type
+from passes.lowering._matmul_registers import RegisterNest
 from passes.lowering._matmul_spaces import SpaceNest
 from passes.lowering._pieces import PieceNest, overlapping
 from passes.lowering._rows import RowNest
@@ -268,9 +269,9 @@ class Lowering:
         c = classify_contraction(op, self.function) if len(op.pieces) == 1 and op.fill is None else None
         if c is None or not c.is_cube or not _packing_guards(op, c):
             return None
-        # A cube that reads memory itself has nothing to fill b with; choose-layouts packs b, but not in prepare.
-        filled = c.b.fill is not None
-        return None if filled and not self.machine.feeds(operand_type(c, self.tensors, self.machine)) else c
+        # A cube that reads b where it lies has nothing to fill it with; choose-layouts packs b, but not in prepare.
+        direct = nest_type(c, self.tensors, self.machine) is RegisterNest
+        return None if direct and c.b.fill is not None else c
 
 
 def root_of(group: tuple[Op, ...]) -> Op:

@@ -43,6 +43,15 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
     return sizes
 
 
+@pytest.mark.parametrize("pad", [0, 1])
+def test_products_of_padded_images_go_to_the_cube(pad: int) -> None:
+    """A copy of what lies near fills what is read beyond an edge."""
+    size = 6 + 2 * pad
+    function = gradient(N=2, C=32, K=32, H=8, W=8, R=3, S=3, P=size, Q=size, dilation=1, stride=1, pad=pad)
+    module = lowered(function, "avx2")
+    assert any(i.opcode == "cube.mma" for i, _ in instructions(module.run.body))
+
+
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(shapes(), st.sampled_from(["f32", "f32", "bf16", "f64"]), st.sampled_from(["nhwc", None]))
 def test_random_shapes_on_any_number_of_threads(
