@@ -2,6 +2,7 @@
 
     python benchmarks/training_ops.py --quick     c03 c14 (NPU: c17), about a minute
     python benchmarks/training_ops.py             ten blocks, 80 cells, three sets of processes: this decides the bars
+    python benchmarks/training_ops.py --memory    bytes that a step holds, beside torch's; nothing is timed
 
 On the CPU a call is a step: y, and the gradients of x, w, gamma and beta from that of y, on weights that change before
 every call; opc takes turns with torch eager and torch.compile. On the NPU (ascend910, f16, 32 images over 32 cores) the
@@ -23,6 +24,7 @@ from benchmarks.problems.train import NAMES, QUICK, QUICK_SIMULATED
 from benchmarks.report import View
 from benchmarks.suite import Suite, run
 from benchmarks.training_bars import OURS, TORCH, training_bars
+from benchmarks.training_memory import show
 from benchmarks.training_npu import simulate
 
 SUITE = Suite(
@@ -41,4 +43,5 @@ SUITE = Suite(
 )
 
 if __name__ == "__main__":
-    sys.exit(run(SUITE))
+    options = sys.argv[1:]
+    sys.exit(show([o for o in options if o != "--memory"]) if "--memory" in options else run(SUITE))
