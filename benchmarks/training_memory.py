@@ -1,4 +1,4 @@
-"""How many bytes a training step of a block holds beyond its arguments: counted from opc's programs, measured for torch.
+"""How many bytes a training step of a block holds beyond its arguments: counted for opc, measured for torch.
 
     python benchmarks/training_ops.py --memory                              this computer's machine, f32, batch 8
     python benchmarks/training_ops.py --memory --machine amx --dtype bf16   another machine's programs

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import suite, training_npu, training_ops
+from benchmarks import suite, training_memory, training_npu, training_ops
 from benchmarks.case import Array, Case
 from benchmarks.check_training import Reference, TrainingChecker
 from benchmarks.engine import Engine, Prepared
+from benchmarks.peers.own_training import Step
 from benchmarks.problems.resnet50 import RESNET50
 from benchmarks.problems.train import EPS, NAMES, QUICK, WRT, TrainProblem
 from benchmarks.results import Results, Sample
@@ -19,6 +20,7 @@ from benchmarks.training_bars import training_bars
 from benchmarks.worker import Worker
 from opc import driver
 from opc import machine as machines
+from opc.cpu.features import pick_machine
 from opc.dtypes import DType
 
 C20 = Case("train", "c20", "f32", 1, 1)
@@ -158,3 +160,12 @@ def test_the_backward_kernel_of_a_block_is_simulated_in_f16() -> None:
 def test_the_blocks_are_shapes_of_the_network() -> None:
     assert set(QUICK) < set(NAMES) < set(RESNET50)
     assert len(NAMES) >= 8
+
+
+def test_the_table_of_memory_counts_what_a_step_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    name = pick_machine()
+    peak = Step(1).prepare(C20).peak
+    assert peak is not None
+    assert training_memory.held(C20, name).most == peak()
+    assert training_memory.show(["--shapes", "c20", "--batch", "1", "--peers", "none"]) == 0
+    assert "c20" in capsys.readouterr().out
