@@ -26,6 +26,8 @@ def nest_cycles(program: Program, machine: Machine) -> float:
         busy: dict[str, float] = defaultdict(float)
         once: dict[str, float] = defaultdict(float)
         _count(phase, 1, table, machine, busy, once)
+        if not busy:
+            continue  # moments of one term, say: nothing is left to do
         longest = max(busy, key=lambda pipe: busy[pipe])
         total += busy[longest] + sum(c for pipe, c in once.items() if pipe != longest)
     return total
