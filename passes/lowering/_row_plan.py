@@ -91,7 +91,9 @@ def _side_by_side(
     beside = tuple(d for d in shared if plan.order.index(d.name) > last)
     others = [d for d in shared if d not in beside and d.extent > 1]
     cut = any(plan.size(d) < d.extent for d in beside)
-    if others and cut and _row_bytes(rows, beside) <= machine.role("scratch").capacity // 2:
+    # A row of results has no place for others of which a tile takes several.
+    single = bool(others) and all(plan.size(d) == 1 for d in others)
+    if single and cut and _row_bytes(rows, beside) <= machine.role("scratch").capacity // 2:
         spread = max(others, key=lambda d: d.extent)
         return replace(plan, together=rows, beside=beside, parallel=spread.name, bordered=frozenset())
     return replace(plan, together=rows) if len(ops) > 1 else None
