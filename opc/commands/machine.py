@@ -121,6 +121,7 @@ def _show(m: Machine, as_json: bool) -> None:
         **{f"{unit} dtypes": " ".join(kinds) for unit, kinds in m.dtypes.items()},
         "vector bytes": m.vector_bytes,
         "scale forms": " ".join(sorted(m.scale_forms)),
+        **({"scale factor": str(m.scale_factor)} if m.scale_factor else {}),
         "synchronisation": m.sync,
         "CPU features": " ".join(m.features) or "none",
     }

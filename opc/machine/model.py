@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from opc.dtypes import DType
+from opc.machine.factor import Factor
 
 MOVES = ("copy_in", "scale", "copy_out")  # classes whose instructions only move data
 ROLES = ("memory", "stage", "operand_a", "operand_b", "accumulator", "registers", "vector", "scratch")
@@ -111,6 +112,7 @@ class Machine:
     vector_functions: frozenset[str]
     scale_forms: frozenset[str]  # what draining an accumulator can do: "convert", "relu", "scale", "shift"
     pipes: tuple[str, ...]  # in-order queues, first is the one that dispatches
+    scale_factor: Factor | None = None  # what the form "scale" multiplies by
     vector_pipe: str = ""
     cube_pipe: str = ""
     prefetch_pipe: str = ""  # runs prefetches; none on machines without caches

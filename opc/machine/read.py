@@ -11,6 +11,7 @@ from typing import Any
 
 from opc.dtypes import DType
 from opc.errors import Diagnostic, MachineError
+from opc.machine.factor import Factor
 from opc.machine.model import ROLES, Gather, Machine, Measured, Route, Space, VectorCost
 from opc.machine.shared import Memory
 from opc.scalar import FUNCTIONS
@@ -103,6 +104,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
     routes = _share(_routes(r, data, spaces), _memory(r, data), roles.get("memory", ""), cores)
     cube = r.get(data, "cube", dict, "", {})
     vector = r.get(data, "vector", dict, "")
+    scale = r.get(data, "scale", dict, "", {})
     pipes = r.get(data, "pipes", dict, "")
     kind = r.get(data, "kind", str, "")
     machine = Machine(
@@ -120,8 +122,9 @@ def build(data: dict[str, Any], file: str) -> Machine:
         cube_shape=_cube_shapes(r, cube),
         vector_bytes=r.whole(vector, "bytes", "vector.", least=max(t.bytes for t in DType)),
         vector_functions=_functions(r, vector),
-        scale_forms=frozenset(r.get(r.get(data, "scale", dict, "", {}), "forms", list, "scale.", [])),
+        scale_forms=frozenset(r.get(scale, "forms", list, "scale.", [])),
         pipes=tuple(r.get(pipes, "names", list, "pipes.")),
+        scale_factor=_factor(r, scale, spaces),
         vector_pipe=r.get(vector, "pipe", str, "vector.", ""),
         cube_pipe=r.get(cube, "pipe", str, "cube.", ""),
         prefetch_pipe=r.get(pipes, "prefetch", str, "pipes.", ""),
@@ -311,6 +314,23 @@ def _cube_shapes(r: _Reader, cube: Any) -> dict[DType, tuple[int, int, int]]:
             continue
         found[r.dtype(name, where)] = (shape[0], shape[1], shape[2])
     return found
+
+
+def _factor(r: _Reader, scale: Any, spaces: dict[str, Space]) -> Factor | None:
+    table = r.get(scale, "factor", dict, "scale.", None)
+    if table is None:
+        if "scale" in r.get(scale, "forms", list, "scale.", []):
+            r.problem("E0604", "'scale.factor' is missing", help="scale.forms says that drains multiply")
+        return None
+    where = "scale.factor."
+    space = r.get(table, "space", str, where, "")
+    if space and space not in spaces:
+        r.problem("E0610", f"'{where}space' names space '{space}', which is not declared")
+    results = {
+        r.dtype(k, f"{where}results"): _dtypes(r, v, f"{where}results.{k}")
+        for k, v in r.get(table, "results", dict, where).items()
+    }
+    return Factor(results, r.whole(table, "bits", where, least=1), space)
 
 
 def _functions(r: _Reader, vector: Any) -> frozenset[str]:

@@ -84,10 +84,27 @@ def _problem(i: Instruction, tensors: set[str], machine: Machine) -> str | None:
     strange = [form for form in i.scale if form not in machine.scale_forms]
     if strange:
         return f"{short(i)}: {machine.name} cannot apply '{strange[0]}' while draining"
+    reason = _factor_problem(i, machine)
+    if reason:
+        return f"{short(i)}: {machine.name} {reason}"
     if route is None or route.pipe != i.pipe:
         right = f"it runs on {route.pipe}" if route else f"no route from {source} to {i.dst[0].space}"
         return f"{short(i)} cannot run on {machine.name}: {right}"
     return None
+
+
+def _factor_problem(i: Instruction, machine: Machine) -> str:
+    """Why the drain cannot multiply by its factor; empty if it can, or if it multiplies by none."""
+    if "scale" not in i.scale or machine.scale_factor is None:
+        return ""
+    acc, factor = i.sources[0], i.src[1]
+    kinds = acc.dtype, i.dst[0].dtype
+    if not isinstance(factor, Region):
+        return machine.scale_factor.problem(*kinds, factor.value)
+    steps = zip(factor.strides, acc.strides, strict=True)
+    if not all(step in (0, column) for step, column in steps):
+        return "takes one factor, or one per column of the accumulator"
+    return machine.scale_factor.problem(*kinds, (factor.dtype, factor.space))
 
 
 def _alignment_problem(i: Instruction, extents: dict[str, int]) -> str | None:

@@ -241,13 +241,14 @@ def _charged_bytes(shape: Shape, machine: Machine, burst: int) -> int:
     the block, so their side never breaks a run.
     """
     sides = []
-    for stream in (shape.destinations[0], *shape.sources):
+    moved = shape.sources[:1] if shape.opcode_class == "scale" else shape.sources  # factors are no stream
+    for stream in (shape.destinations[0], *moved):
         space = machine.spaces.get(stream.space)
         if space is None or space.fractal is None:
             sides.append(stream)
     elements = _elements(shape.extents)
     run = elements if not sides else _common_run(sides, shape.extents)
-    widest = max(s.dtype.bytes for s in (shape.destinations[0], *shape.sources))
+    widest = max(s.dtype.bytes for s in (shape.destinations[0], *moved))
     return elements // run * max(burst, run * widest)
 
 

@@ -7,7 +7,8 @@
  3. E0562  The machine has a route for every instruction's class, source space and target space, and a pipe
            for prefetches, which read memory.
  4. E0563  Cube operands: spaces by role, element types the cube multiplies, the accumulator's type.
- 5. E0564  Scale forms are the machine's; a changed type needs "convert".
+ 5. E0564  Scale forms are the machine's; a changed type needs "convert"; factors are such as a drain takes,
+           one or one per column of the accumulator.
  6. E0565  The vector unit has the function and the element types.
  7. E0566  Slots, and indices into spaces that are not addressable, are constant once "expanded".
  8. E0567  Sync: pipes exist, a flag's pipes differ; none on machines without flags.
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 
 from opc.dtypes import DType
 from opc.errors import Diagnostic
+from opc.machine.factor import Factor
 from opc.machine.model import Machine
 from opc.program import loan
-from opc.program.ir import Buffer, Instr, Loop, Program, instructions
+from opc.program.ir import Buffer, Imm, Instr, Loop, Program, instructions
 from opc.program.liveness import Lives, live_ranges, live_together, slot_name, split_slots
 from opc.program.memo import Memo
 from opc.program.memory import BLOB_ALIGN, capacity, may_spill, offset_unit, slot_size
@@ -61,7 +63,8 @@ def machine_problems(program: Program, machine: Machine, level: str, memo: Memo)
 def _alike(i: Instr) -> object:
     """Equal for instructions that a machine allows or refuses alike: unrolled copies, above all."""
     buffers = tuple(a.buffer for a in i.dst), tuple(a.buffer for a in i.sources)
-    return i.opcode, len(i.src), i.scale, buffers
+    factors = (i.src, i.dims) if "scale" in i.scale else ()
+    return i.opcode, len(i.src), i.scale, buffers, factors
 
 
 def _placement(b: Buffer, machine: Machine) -> Iterator[str]:
@@ -165,8 +168,8 @@ def route_problems(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> I
             yield "E0562", f"a prefetch reads memory, and '{i.sources[0].buffer}' is local"
         return
     target = table[i.dst[0].buffer].space
-    # The second cube operand's space follows from its role; its route is the first operand's.
-    accesses = i.sources[:1] if i.opcode_class == "cube" else i.sources
+    # The second cube operand's space follows from its role, a drain's factors stay where they are.
+    accesses = i.sources[:1] if i.opcode_class in ("cube", "scale") else i.sources
     sources = list(dict.fromkeys(table[a.buffer].space for a in accesses)) or [target]
     for source in sources:
         if machine.route(i.opcode_class, source, target) is None:
@@ -207,6 +210,25 @@ def _scale(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[
     changes = i.sources and table[i.sources[0].buffer].dtype != table[i.dst[0].buffer].dtype
     if changes and "convert" not in i.scale:
         yield "E0564", "the drain changes the element type without 'convert'"
+    if "scale" in i.scale and machine.scale_factor is not None:
+        reason = factor_problem(i, table, machine, machine.scale_factor)
+        if reason:
+            yield "E0564", f"{machine.name} {reason}"
+
+
+def factor_problem(i: Instr, table: Mapping[str, Buffer], machine: Machine, known: Factor) -> str:
+    """Why a drain cannot multiply by its factor, in roles or spaces; empty if it can."""
+    acc, factor = i.sources[0], i.src[1]
+    kinds = table[acc.buffer].dtype, table[i.dst[0].buffer].dtype
+    if isinstance(factor, Imm):
+        return known.problem(*kinds, factor.value)
+    buffer = table[factor.buffer]
+    names = {name for name, extent in i.dims if extent > 1}
+    column, _ = acc.index[-1].split(names)
+    moving = [form for form in (f.split(names)[0] for f in factor.index) if form.terms]
+    if moving not in ([], [column]):
+        return f"takes one factor, or one per column of '{acc.buffer}'"
+    return known.problem(*kinds, (buffer.dtype, machine.roles.get(buffer.space, buffer.space)))
 
 
 def _vector(i: Instr, table: Mapping[str, Buffer], machine: Machine) -> Iterator[tuple[str, str]]:

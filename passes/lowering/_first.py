@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.program.ir import Access
 from opc.tensor.ir import Call, Expr, Op, Read, Tensor, rewrite, walk
@@ -38,8 +39,11 @@ def first_term(
         return None
     addition, value, term = found
     varies = any(form.names & set(rows) for form in term.index)
-    if varies or term.tensor in inside or term.fill is not None or not tensors[term.tensor].dtype.is_float:
+    if varies or term.tensor in inside or term.fill is not None:
         return None
+    whole, kind = ops[0].outputs[0].dtype, tensors[term.tensor].dtype
+    if whole.is_float != kind.is_float or whole is DType.I8:
+        return None  # an i8 saturates before the addition
     body = rewrite(op.pieces[0].body, lambda n: value if n is addition else n)
     without = replace(op, pieces=(replace(op.pieces[0], body=body),))
     return op, term, tuple(without if o is op else o for o in ops)

@@ -58,7 +58,7 @@ class ContractionNest:
     stored: frozenset[str]
     knobs: Knobs
     packing: Op | None = None  # makes operand B at run time, for this contraction alone
-    licensed: bool = False  # sums may start from what is added to them
+    licensed: bool = False  # sums of floats may start from what is added to them
 
     on_chip: ClassVar[bool] = False  # reductions take their terms from tiles, not from what is stored of them
 
@@ -70,7 +70,8 @@ class ContractionNest:
         self.ops = tuple(op for op in self.ops if op not in summed)
         self.piece = self.ops[0].pieces[0]
         self.machine = self.emit.machine
-        self.first = self._first() if self.licensed else None
+        exact = not self.ops[0].outputs[0].dtype.is_float
+        self.first = self._first() if self.licensed or exact else None
         self.epilogue = Epilogue(self.emit, self.ops, self.tensors, self.stored, first=self.first)
         self.shape = self._shape()
         self.accumulator = self.machine.accumulator_role(self.shape.operand)

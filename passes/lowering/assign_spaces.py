@@ -9,7 +9,7 @@ from opc.affine import Affine
 from opc.errors import MachineError, fail
 from opc.machine.model import MOVES, ROLES, Machine
 from opc.pipeline import Context
-from opc.program.ir import Access, Buffer, Instr, Loop, Module, Program, Stmt
+from opc.program.ir import Access, Buffer, Instr, Loop, Module, Operand, Program, Stmt
 from opc.program.legality import route_problems
 from opc.program.text import print_stmt
 
@@ -90,14 +90,14 @@ class _Assigner:
         path = self._path(i, source, target)
         first = replace(i, opcode=_opcode(path[0][0], i))
         code: list[Instr] = []
-        here = i.sources[0]
+        here: tuple[Operand, ...] = i.src
         for opcode_class, space in path[:-1]:
             hop = self._hop(i, space)
-            code.append(replace(first, opcode=_opcode(opcode_class, i), dst=(hop,), src=(here,)))
-            # Padding and drain forms apply once, on the first hop.
+            code.append(replace(first, opcode=_opcode(opcode_class, i), dst=(hop,), src=here))
+            # Padding, drain forms and their operands apply once, on the first hop.
             first = replace(first, fill=None, scale=())
-            here = hop
-        code.append(replace(first, opcode=_opcode(path[-1][0], i), src=(here,), dst=i.dst))
+            here = (hop,)
+        code.append(replace(first, opcode=_opcode(path[-1][0], i), src=here, dst=i.dst))
         return code
 
     def _reached(self, i: Instr) -> Instr:

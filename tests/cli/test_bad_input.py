@@ -128,7 +128,15 @@ def test_machine_file(change: tuple[str, str], tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "change", [('accumulator = "l0c"', 'accumulator = "ub"'), ("[cube]\n", ""), ("[roles]\n", "")]
+    "change",
+    [
+        ('accumulator = "l0c"', 'accumulator = "ub"'),
+        ("[cube]\n", ""),
+        ("[roles]\n", ""),
+        ("[scale.factor]\nbits = 24", "[scale.factors]\nbits = 24"),
+        ('bits = 24\nspace = "ub"', 'bits = 24\nspace = "ube"'),
+        ("bits = 24", "bits = 0"),
+    ],
 )
 def test_npu_machine_file(
     change: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

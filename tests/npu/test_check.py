@@ -185,6 +185,16 @@ def test_placements(declared: str, code: str) -> None:
         (LOAD.replace("f16@ub", "f16@uc"), "has no space 'uc'"),
         (LOAD.replace("f16@ub[0", "f16@ub[1"), "are not aligned to 2"),
         ("V drain f16@ub[0] = f32@l0c[0], f32@ub[0] {scale=shift}\n", "cannot apply 'shift' while draining"),
+        ("V drain i8@ub[0] = f32@l0c[0], 2.0 {scale=scale+convert}\n", "drains no f32 times a factor as i8"),
+        (
+            "V drain i8@ub[0] = i32@l0c[0], f32@l1[0] {scale=scale+convert}\n",
+            "of a drain in 'ub', not in 'l1'",
+        ),
+        (
+            "V drain i8@ub[0 | m:16, n:1] = i32@l0c[0 | m:64, n:4], f32@ub[0 | m:4] for m<16, n<16 "
+            "{scale=scale+convert}\n",
+            "one per column",
+        ),
     ],
 )
 def test_rules(body: str, message: str) -> None:

@@ -223,6 +223,32 @@ core c < 1 {
     assert np.array_equal(y, a.astype(np.int32) @ b.astype(np.int32).T)
 
 
+def test_a_drain_multiplies_rounds_to_even_and_saturates() -> None:
+    sums = np.arange(-512, 512, 4, dtype=np.int32).reshape(16, 16)
+    factors = np.resize(np.float32([0.125, 0.25, 1e-3, -2]), 16)
+    text = """\
+listing v1 t machine ascend910
+tensor a: i32[16,16] input
+tensor f: f32[16] input
+tensor y: i8[16,16] output
+core c < 1 {
+  MTE2 copy_gm_to_ub i32@ub[0 | j:4] = i32@gm:a[0 | j:4] for j<256
+  MTE2 copy_gm_to_ub f32@ub[2048 | j:4] = f32@gm:f[0 | j:4] for j<16
+  pipe_barrier ALL
+  V copy_ub_to_l0c i32@l0c[0 | j:4] = i32@ub[0 | j:4] for j<256
+  pipe_barrier ALL
+  V drain i8@ub[4096 | m:16, n:1] = i32@l0c[0 | m:64, n:4], f32@ub[2048 | n:4] for m<16, n<16 {scale=scale+convert}
+  pipe_barrier ALL
+  MTE3 copy_ub_to_gm i8@gm:y[0 | j:1] = i8@ub[4096 | j:1] for j<256
+}
+"""
+    listing = npu.parse_listing(text)
+    assert npu.print_listing(listing) == text
+    npu.prove(listing)
+    y = npu.simulate(listing, {"a": sums, "f": factors})["y"]
+    assert np.array_equal(y, np.clip(np.rint(sums * factors), -128, 127).astype(np.int8))
+
+
 def test_arrays_are_checked() -> None:
     listing = npu.emit(barriers(place(sample(), machine())), machine())
     with pytest.raises(ListingError, match="E0830"):

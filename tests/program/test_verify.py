@@ -73,6 +73,25 @@ LENT = """program v1 lent machine ascend910 {
   }
 }
 """
+SCALED = """program v1 scaled machine ascend910 {
+  buffer x: i8[32,32]@gm input
+  buffer g: f32[16]@gm input
+  buffer y: i8[16,16]@gm output
+  buffer s: i8[32,32]@l1 local
+  buffer a: i8[16,32]@l0a local
+  buffer b: i8[32,16]@l0b local
+  buffer c: i32[16,16]@l0c local
+  buffer f: f32[16]@ub local
+  buffer t: i8[16,16]@ub local
+  copy_in.copy s[m, k] = x[m, k] for m<32, k<32
+  copy_in.copy f[n] = g[n] for n<16
+  copy_in.copy a[m, k] = s[m, k] for m<16, k<32
+  copy_in.copy b[k, n] = s[k, n] for k<32, n<16
+  cube.mma c[m, n] = a[m, k], b[k, n] for m<16, n<16, k<32 {init=0, chain=32}
+  scale.drain t[m, n] = c[m, n], f[n] for m<16, n<16 {scale=scale+relu+convert}
+  copy_out.copy y[m, n] = t[m, n] for m<16, n<16
+}
+"""
 TS = "t: f16[64]@ub local\n  buffer s: f32[4]@ub local"
 VECTOR = "vector.mul t[j] = t[j], 2.0 for j<64"
 BROKEN = [
@@ -134,6 +153,10 @@ BROKEN = [
     ("E0563", CUBE, "b: f16[16,16]@l0b", "b: i8[16,16]@l0b", "cube operands are f16 and i8"),
     ("E0564", CUBE, "{scale=relu}", "{scale=tanh}", "cannot 'tanh'"),
     ("E0564", CUBE, "t: f32[16,16]", "t: f16[16,16]", "without 'convert'"),
+    ("E0564", CUBE, "c[m, n] for m<16, n<16 {scale=relu}", "c[m, n], 2.0 for m<16, n<16 {scale=scale}", "no f32"),
+    ("E0564", SCALED, ", f[n]", ", f[m]", "one factor, or one per column"),
+    ("E0564", SCALED, ", f[n]", ", g[n]", "takes the factors of a drain in 'ub', not in 'gm'"),
+    ("E0564", SCALED, "f: f32", "f: f16", "keeps 24 bits of a factor, too few for f16"),
     ("E0565", GOOD, "vector.mul t[j] = t[j], 2.0", "vector.erf t[j] = t[j]", "no 'erf'"),
     ("E0565", GOOD, "t: f16[64]@ub", "t: f64[64]@ub", "no f64"),
     ("E0567", GOOD, VECTOR, "sync.set_flag V -> X id 0", "no pipe 'X'"),
@@ -150,7 +173,7 @@ def test_samples_are_valid(path: Path) -> None:
 
 
 def test_the_base_programs_are_valid() -> None:
-    for text in (GOOD, CUBE, LENT):
+    for text in (GOOD, CUBE, LENT, SCALED):
         assert problems(parse_program(text), machines.load("ascend910")) == []
 
 
