@@ -95,9 +95,7 @@ def build(data: dict[str, Any], file: str) -> Machine:
     r = _Reader(file)
     if data.get("format") != FORMAT:
         r.problem("E0608", f"'format' must be {FORMAT}, found {data.get('format')!r}")
-    for key in sorted(set(data) - _TOP):
-        close = difflib.get_close_matches(key, _TOP, 1)
-        r.problem("E0609", f"unknown key '{key}'", help=f"did you mean '{close[0]}'?" if close else "")
+    _check_keys(r, data)
     spaces = _spaces(r, data)
     roles = _roles(r, data, spaces)
     cores = r.whole(data, "cores", "", least=1)
@@ -151,6 +149,12 @@ def build(data: dict[str, Any], file: str) -> Machine:
     if r.problems:
         raise MachineError(r.problems)
     return machine
+
+
+def _check_keys(r: _Reader, data: dict[str, Any]) -> None:
+    for key in sorted(set(data) - _TOP):
+        close = difflib.get_close_matches(key, _TOP, 1)
+        r.problem("E0609", f"unknown key '{key}'", help=f"did you mean '{close[0]}'?" if close else "")
 
 
 def _limits(r: _Reader, table: dict[str, Any]) -> dict[str, int]:
