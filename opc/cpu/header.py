@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from opc.cpu import cpuid, handed
@@ -42,6 +43,7 @@ _C_KEYWORDS = frozenset((
     "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq", "NULL",
     "packed", "saved", "workspace", "int8_t", "int32_t", "uint16_t", "size_t",
 ))  # fmt: skip
+_WIDTH = 110
 _STATUS = f"""\
 /* What prepare and run return; the same in the header of every kernel. */
 #ifndef OPC_STATUS_DEFINED
@@ -67,7 +69,7 @@ def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
     comment += ["Arrays (dense; strides are in bytes, one per declared axis):", ""]
     for b in described.values():
         comment += [f"  {line}" for line in _array(b, declared[b.name])]
-    comment += ["", *_rules(unit), "", *_usage(unit)]
+    comment += ["", *(part for rule in _rules(unit) for part in textwrap.wrap(rule, _WIDTH)), "", *_usage(unit)]
     lines = [f"#ifndef {guard}", f"#define {guard}", "", "/*"]
     lines += [f" * {line}".rstrip() for line in comment]
     lines += [" */", "", "#include <stddef.h>", "#include <stdint.h>", ""]
