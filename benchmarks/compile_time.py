@@ -37,7 +37,7 @@ from opc.cpu.link import UnlinkableError, link  # noqa: E402
 from opc.errors import MachineError  # noqa: E402
 from opc.report.tables import table  # noqa: E402
 
-MACHINES = ("avx2", "avx512", "amx")
+MACHINES = ("avx2", "avx512", "avx512bf16", "amx")
 CONV_BAR, WORST_BAR, CACHED_BAR = 150.0, 300.0, 30.0
 PROCESSES = 7
 Clock = Callable[[], float]

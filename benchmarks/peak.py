@@ -1,4 +1,5 @@
-"""What the machine can do: loops of multiply-adds in registers (FMA, and TDP where there is AMX) as LLVM text.
+"""What the machine can do: loops of multiply-adds in registers as LLVM text: FMA, and for bf16 tile products or dot
+products of pairs where there are any.
 
 The best of several short runs, on every CPU of the process at once: what a kernel is held against.
 """
@@ -25,7 +26,8 @@ _TRIES = 40
 def operations(dtype: str, threads: int) -> float:
     """Multiply-adds of that type a second, times two, on ``threads`` CPUs together; the best of many runs."""
     tiles = dtype == "bf16" and features.amx_permitted()
-    call, each = _tile_loop() if tiles else _fma_loop()
+    pairs = dtype == "bf16" and {"avx512f", "avx512bf16"} <= features.host_features()
+    call, each = _tile_loop() if tiles else _pair_loop() if pairs else _fma_loop()
     turns = _TURNS // 8 if tiles else _TURNS
     team = Team(sorted(os.sched_getaffinity(0))[-threads:])
     return team.size * each * turns / min(team(lambda index: call(turns)) for _ in range(_TRIES))
@@ -40,19 +42,33 @@ def _fma_loop() -> tuple[Loop, float]:
     wide = "avx512f" in features.host_features()
     lanes, chains = (16, 24) if wide else (8, 12)
     kind = f"<{lanes} x float>"
+    function = f"{kind} @llvm.fma.v{lanes}f32({kind} {{0}}, {kind} {{0}}, {kind} {{1}})"
+    wanted = {"avx", "avx2", "fma", "avx512f", "avx512vl"}
+    return _register_loop("fma_peak", function, kind, lanes, chains, wanted), 2.0 * lanes * chains
+
+
+@lru_cache(maxsize=1)
+def _pair_loop() -> tuple[Loop, float]:
+    """A loop of independent dot products of bf16 pairs, and its operations per turn."""
+    lanes, chains, kind, pair = 16, 24, "<16 x float>", "<32 x bfloat>"
+    function = f"{kind} @llvm.x86.avx512bf16.dpbf16ps.512({kind} {{1}}, {pair} {{0}}, {pair} {{0}})"
+    wanted = {"avx512f", "avx512vl", "avx512bw", "avx512bf16"}
+    return _register_loop("pair_peak", function, pair, lanes, chains, wanted), 4.0 * lanes * chains
+
+
+def _register_loop(name: str, function: str, operand: str, lanes: int, chains: int, wanted: set[str]) -> Loop:
+    """A loop of ``chains`` calls of a function, each on an operand and on its own result before."""
+    kind = f"<{lanes} x float>"
     phis = "\n".join(
         f"  %a{i} = phi {kind} [ zeroinitializer, %entry ], [ %b{i}, %loop ]" for i in range(chains)
     )
-    calls = "\n".join(
-        f"  %b{i} = call {kind} @llvm.fma.v{lanes}f32({kind} %x, {kind} %x, {kind} %a{i})"
-        for i in range(chains)
-    )
+    calls = "\n".join(f"  %b{i} = call {function.format('%x', f'%a{i}')}" for i in range(chains))
     sums = "\n".join(f"  store volatile {kind} %b{i}, ptr %out, align 64" for i in range(chains))
     text = f"""
-declare {kind} @llvm.fma.v{lanes}f32({kind}, {kind}, {kind})
-define void @fma_peak(i64 %turns, ptr %out) #0 {{
+declare {function.format("", "")}
+define void @{name}(i64 %turns, ptr %out) #0 {{
 entry:
-  %x = load volatile {kind}, ptr %out, align 64
+  %x = load volatile {operand}, ptr %out, align 64
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %j, %loop ]
@@ -67,8 +83,7 @@ done:
 }}
 attributes #0 = {{ nounwind "min-legal-vector-width"="{lanes * 32}" "prefer-vector-width"="{lanes * 32}" }}
 """
-    wanted = {"avx", "avx2", "fma", "avx512f", "avx512vl"} & features.host_features()
-    return _loaded("fma_peak", text, frozenset(wanted)), 2.0 * lanes * chains
+    return _loaded(name, text, frozenset(wanted & features.host_features()))
 
 
 @lru_cache(maxsize=1)

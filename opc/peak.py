@@ -14,7 +14,7 @@ from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.program.ir import Program
 
-_DEPTH = 128  # terms per pass over the operands: they fit the nearest cache
+_DEPTH = 128  # multiply-adds per pass over the operands: they fit the nearest cache
 _ROUNDS = 2000
 _COPY_BYTES = 64 << 20
 
@@ -37,33 +37,34 @@ def _operations(machine: Machine, dtype: DType) -> float:
 
     from opc.cpu.kernel import compile_kernel
 
-    dtype = dtype.compute
+    if machine.feeds(dtype) or machine.cube_shape.get(dtype, (0, 0, 1))[2] == 1:
+        dtype = dtype.compute  # narrow types are widened before they are multiplied term by term
     if machine.feeds(dtype) or dtype not in machine.cube_shape:
         return 0.0
-    rows, columns, _ = machine.cube_shape[dtype]
-    kernel = compile_kernel(None, _loop(machine, dtype, rows, columns), machine)
-    shapes = {"a": (rows, _DEPTH), "b": (_DEPTH, columns), "y": (rows, columns)}
-    arrays = {n: np.zeros(s, dtype.numpy) for n, s in shapes.items()}
+    rows, columns, together = machine.cube_shape[dtype]
+    program = _loop(machine, dtype, rows, columns, together)
+    kernel = compile_kernel(None, program, machine)
+    arrays = {b.name: np.zeros(b.shape, b.dtype.numpy) for b in program.buffers if b.kind != "local"}
     workspace = np.zeros(kernel.workspace_size() + 64, np.uint8)
     pointers = [arrays[b.name].ctypes.data for b in kernel.run_arguments]
     seconds = _best(lambda: kernel.run(pointers, 0, workspace.ctypes.data))
-    return 2.0 * rows * columns * _DEPTH * _ROUNDS / seconds
+    return 2.0 * rows * columns * together * _DEPTH * _ROUNDS / seconds
 
 
-def _loop(machine: Machine, dtype: DType, rows: int, columns: int) -> Program:
+def _loop(machine: Machine, dtype: DType, rows: int, columns: int, together: int) -> Program:
     from opc.program.text import parse_program
 
     memory, registers = machine.roles["memory"], machine.roles[machine.accumulator_role(dtype)]
     total = machine.accumulators[dtype]
     return parse_program(
         f"""program v1 peak machine {machine.name} {{
-          buffer a: {dtype}[{rows},{_DEPTH}]@{memory} input
-          buffer b: {dtype}[{_DEPTH},{columns}]@{memory} input
+          buffer a: {dtype}[{rows},{_DEPTH},{together}]@{memory} input
+          buffer b: {dtype}[{_DEPTH},{columns},{together}]@{memory} input
           buffer y: {total}[{rows},{columns}]@{memory} output
           buffer acc: {total}[{rows},{columns}]@{registers} local at 0
           parallel core < 1 {{
             loop r < {_ROUNDS} {{
-              cube.mma acc[m, n] = a[m, k], b[k, n] for m<{rows}, n<{columns}, k<{_DEPTH} {{init=r}}
+              cube.mma acc[m, n] = a[m, k, v], b[k, n, v] for m<{rows}, n<{columns}, k<{_DEPTH}, v<{together} {{init=r}}
             }}
             copy_out.copy y[m, n] = acc[m, n] for m<{rows}, n<{columns}
           }}

@@ -26,7 +26,7 @@ def load(f: Function, v: View, dim: str, lanes: int, live: int, raw: bool = Fals
 
         bits = strided.load(f, v.dtype, element, stride, lanes, range(live), None)
     else:
-        bits = Vec(values.raw_kind(v.dtype), lanes, "poison")
+        bits = Vec(str(v.dtype), lanes, "poison")
         for lane in range(live):
             at = f.pointer(v.base, v.form + lane * stride * v.dtype.bytes)
             bits = values.insert(f, bits, lane, values.load_raw(f, v.dtype, at, 1, 1))

@@ -166,8 +166,9 @@ def _pair(f: Function, e: Element, dims: list[nest.Dim]) -> bool:
     found = pairs.find(f, e.dst, source, [(d.name, d.extent) for d in dims])
     if found is None:
         return False
-    blocks = nest.by_stride([d for d in dims if d.name != found.across], e.dst)
-    nest.walk_steps(f, blocks, {found.along: found.size}, lambda: pairs.block(f, found))
+    along = next(d for d in dims if d.name == found.along)
+    rows = nest.by_stride([d for d in dims if d.name not in (found.across, found.along)], e.dst)
+    nest.walk(f, rows, lambda: pairs.row(f, found, along), unroll=False)
     return True
 
 

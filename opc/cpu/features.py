@@ -25,7 +25,7 @@ _NAMES = {
     "asimd": "neon",
     "asimdhp": "fullfp16",
 }
-_PREFERRED = ("amx", "avx512", "avx2", "portable")
+_PREFERRED = ("amx", "avx512bf16", "avx512", "avx2", "portable")
 _ARCH_PRCTL = 158
 _REQUEST_PERMISSION = 0x1023
 _TILE_DATA = 18

@@ -208,13 +208,8 @@ class _Run:
         if found is None or found.across != inner.name:
             return False
 
-        def one(i: Index, _: list[str]) -> list[str]:
-            f.bind({first.name: i})
-            pairs.block(f, found)
-            return []
-
         def whole() -> None:
-            f.loop(first.extent, one, step=found.size)
+            pairs.row(f, found, nest.Dim(first.name, first.extent))
 
         low, high = _range(f, inner)
         if isinstance(low, int) and isinstance(high, int) and (low, high) == (0, 2):

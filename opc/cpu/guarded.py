@@ -113,7 +113,7 @@ def _unchecked(g: checks.Gather, dim: str) -> Iterator[str]:
 
 def _fill_row(f: Function, g: checks.Gather, count: int) -> str:
     """A constant array of fill values: choosing an address is cheaper than choosing every vector."""
-    kind = values.raw_kind(g.src.dtype)
+    kind = str(g.src.dtype)
     bits = values.literal_bits(g.src.dtype, g.instr.fill or 0)
     size = 1 << (count - 1).bit_length()
     name = f"fill.{kind}.{size}.{bits:x}"

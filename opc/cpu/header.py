@@ -69,7 +69,12 @@ def emit_header(unit: Unit, declared: Mapping[str, Tensor]) -> str:
     comment += ["Arrays (dense; strides are in bytes, one per declared axis):", ""]
     for b in described.values():
         comment += [f"  {line}" for line in _array(b, declared[b.name])]
-    comment += ["", *(part for rule in _rules(unit) for part in textwrap.wrap(rule, _WIDTH)), "", *_usage(unit)]
+    comment += [
+        "",
+        *(part for rule in _rules(unit) for part in textwrap.wrap(rule, _WIDTH)),
+        "",
+        *_usage(unit),
+    ]
     lines = [f"#ifndef {guard}", f"#define {guard}", "", "/*"]
     lines += [f" * {line}".rstrip() for line in comment]
     lines += [" */", "", "#include <stddef.h>", "#include <stdint.h>", ""]

@@ -1,7 +1,8 @@
 """cube.mma on vector registers: an outer-product block whose accumulators live in SSA values.
 
 Columns (the destination's contiguous dimension) are lanes, rows are broadcasts; every reduced dimension
-is a rolled loop that carries the accumulators, the innermost unrolled a few times.
+is a rolled loop that carries the accumulators, the innermost unrolled a few times. Where both operands hold
+pairs of bf16 terms side by side and the processor adds two products at once, a lane takes a pair.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from opc.program.ir import Instr
 
 BLOCK = 32  # accumulators carried at once; more are done block after block
 STEPS = 32  # multiply-adds in an unrolled loop body
+_NARROWEST = 4  # lanes of a dot product of pairs
 _Loaded = dict[tuple[str, Affine, int, int], Vec]  # by base, address, stride and lanes that hold elements
 
 
@@ -49,6 +51,7 @@ class _Plan:
     rows: list[nest.Dim]
     outer: list[nest.Dim]
     reduced: list[nest.Dim]
+    pair: str = ""  # the summed dim whose two terms are one 32-bit word in both operands
 
 
 def emit(f: Function, m: Mma) -> None:
@@ -59,6 +62,8 @@ def emit(f: Function, m: Mma) -> None:
         m, **{n: replace(getattr(m, n), form=x) for n, x in zip(("dst", "a", "b"), forms, strict=True)}
     )
     plan = _plan(f, m, dims)
+    if plan.pair:
+        f.bind({plan.pair: 0})
     nest.walk(f, plan.outer, lambda: _wide(f, m, plan), unroll=m.dst.register)
 
 
@@ -104,13 +109,25 @@ def _plan(f: Function, m: Mma, dims: list[nest.Dim]) -> _Plan:
         if column.extent == 1
         else min(lanes_of(m.dst.dtype, f.module.vector_bytes), 1 << (column.extent - 1).bit_length())
     )
+    pair = _pair(f, m, column, reduced)
+    lanes = max(lanes, _NARROWEST) if pair else lanes
     rest = nest.by_stride([d for d in kept if d is not column], m.dst)
     count = -(-column.extent // lanes)
     rows: list[nest.Dim] = []
     while rest and count * rest[-1].extent <= BLOCK:
         count *= rest[-1].extent
         rows.insert(0, rest.pop())
-    return _Plan(column, lanes, rows, rest, reduced)
+    return _Plan(column, lanes, rows, rest, [d for d in reduced if d.name != pair], pair)
+
+
+def _pair(f: Function, m: Mma, column: nest.Dim, reduced: Sequence[nest.Dim]) -> str:
+    """The dim of pairs that the processor multiplies at once, or ""."""
+    types = {m.a.dtype, m.b.dtype}
+    if "avx512bf16" not in f.module.features or types != {DType.BF16} or m.kind != "f32":
+        return ""
+    fits = column.extent > 1 and m.b.stride(column.name) == 2 and m.a.stride(column.name) == 0
+    found = [d.name for d in reduced if d.extent == 2 and m.a.stride(d.name) == m.b.stride(d.name) == 1]
+    return found[0] if fits and found and not (m.a.register or m.b.register) else ""
 
 
 def _points(rows: Sequence[nest.Dim]) -> list[dict[str, int]]:
@@ -191,12 +208,13 @@ class _Block:
 
     def _fetch(self, m: Mma, dim: str, count: int) -> None:
         """Ask for the lines of ``b`` that will be used some steps after these ``count``."""
-        step, unit = m.b.form.coefficient(dim), m.b.stride(self.column) == 1
+        width = 2 if self.plan.pair else 1
+        step, unit = m.b.form.coefficient(dim), m.b.stride(self.column) == width
         if not m.ahead or not unit or step <= 0:
             return
         distance = -(-m.ahead // len(self.cells)) * step
-        width = self.plan.column.extent * m.b.dtype.bytes
-        touched = sorted({(u * step + j) // m.line for u in range(count) for j in range(0, width, m.line)})
+        size = self.plan.column.extent * m.b.dtype.bytes * width
+        touched = sorted({(u * step + j) // m.line for u in range(count) for j in range(0, size, m.line)})
         self.f.bind({self.column: 0})
         for n in touched:
             prefetch.touch(self.f, m.b, distance + n * m.line, "l1")
@@ -207,7 +225,8 @@ class _Block:
         for cell, accumulator in zip(self.cells, accumulators, strict=True):
             b, a = self._operand(m.b, cell, loaded, pair), self._operand(m.a, cell, loaded, pair)
             sum_ = Vec(m.kind, self.plan.lanes, accumulator)
-            result.append(_multiply_add(self.f, a, b, sum_).ref)
+            add = _dot if self.plan.pair else _multiply_add
+            result.append(add(self.f, a, b, sum_).ref)
         return result
 
     def _operand(self, v: View, cell: dict[str, int], loaded: _Loaded, pair: str) -> Vec:
@@ -217,6 +236,9 @@ class _Block:
         key = (v.base, at, stride, width)
         if key not in loaded:
             self.f.bind(cell)
+            if self.plan.pair:
+                loaded[key] = self._word(v, stride, width)
+                return loaded[key]
             single = stride == 0 and self.plan.lanes > 1 and not v.register
             if pair and single and v.dtype is DType.BF16 and v.stride(pair) == 1:
                 following = (v.base, at + v.dtype.bytes, stride, width)
@@ -225,6 +247,14 @@ class _Block:
                 value = access.load(self.f, v, self.column, self.plan.lanes, width)
                 loaded[key] = values.to_kind(self.f, value, self.m.kind)
         return loaded[key]
+
+    def _word(self, v: View, stride: int, live: int) -> Vec:
+        """Pairs of terms as words: a row's in every lane, or those of ``live`` columns."""
+        f, lanes = self.f, self.plan.lanes
+        pointer = f.pointer(v.base, v.form)
+        if stride:
+            return values.load_raw(f, DType.I32, pointer, lanes, live, v.dtype.bytes)
+        return values.broadcast(f, values.load_raw(f, DType.I32, pointer, 1, 1, v.dtype.bytes), lanes)
 
     def _pair(self, v: View) -> tuple[Vec, Vec]:
         """Two neighbouring bf16 values broadcast with one load: widening is a shift or a mask of the lanes."""
@@ -254,6 +284,14 @@ def _unroll(extent: int, cells: int) -> int:
     most = max(1, STEPS // cells)
     divisor = max(u for u in range(1, most + 1) if extent % u == 0)
     return divisor if 2 * divisor > most else most
+
+
+def _dot(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:
+    """Add both products of every lane's pair to ``c``; subnormal operands and results count as zero."""
+    type_ = f"<{2 * c.lanes} x bfloat>"
+    pairs = [f.op(f"bitcast {v.type} {v.ref} to {type_}") for v in (a, b)]
+    name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * c.lanes}"
+    return Vec(c.kind, c.lanes, f.call(name, c.type, [c.ref, *pairs], [c.type, type_, type_]))
 
 
 def _multiply_add(f: Function, a: Vec, b: Vec, c: Vec) -> Vec:

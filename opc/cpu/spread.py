@@ -56,7 +56,7 @@ def block(f: Function, s: Spread, fill: Vec) -> None:
 
 def _rows(f: Function, s: Spread) -> Vec:
     """The source's elements in a vector that may be longer."""
-    count, kind = s.size * s.narrow, values.raw_kind(s.src.dtype)
+    count, kind = s.size * s.narrow, str(s.src.dtype)
     words, rest = divmod(count * s.src.dtype.bytes, 4)
     if rest:
         return access.load(f, s.src, s.inner, count, count, raw=True)

@@ -26,7 +26,7 @@ def load(
     ``at`` gives the address of an element counted from the first lane's. Nothing is read before the first
     element wanted or behind the last.
     """
-    kind = values.raw_kind(dtype)
+    kind = str(dtype)
     first, last = inside[0] * step, inside[-1] * step
     if last - first < lanes:
         starts = [first]

@@ -275,25 +275,25 @@ def _float_to_half(f: Function, v: Vec) -> Vec:
 # Memory
 
 
-def raw_kind(dtype: DType) -> str:
-    """Kind of the stored bits of ``dtype``."""
-    return str(dtype)
-
-
-def load_raw(f: Function, dtype: DType, pointer: str, lanes: int, live: int) -> Vec:
+def load_raw(f: Function, dtype: DType, pointer: str, lanes: int, live: int, align: int = 0) -> Vec:
     """``live`` of ``lanes`` consecutive elements; the other lanes are undefined and their memory is not
-    touched.
+    touched. ``align``: of the address, if not the element's.
     """
-    kind = raw_kind(dtype)
-    align = dtype.bytes
+    kind = str(dtype)
+    align = align or dtype.bytes
     if live == lanes:
         return Vec(kind, lanes, f.op(f"load {llvm_type(kind, lanes)}, ptr {pointer}, align {align}"))
-    if align >= 4:
+    if dtype.bytes >= 4 or _masks_short(f, dtype):
         name = f"llvm.masked.load.{mangled(kind, lanes)}.p0"
         type_ = llvm_type(kind, lanes)
         arguments = [pointer, str(align), _mask(lanes, live), "poison"]
         return Vec(kind, lanes, f.call(name, type_, arguments, ["ptr", "i32", f"<{lanes} x i1>", type_]))
     return load_pieces(f, dtype, pointer, lanes, live)
+
+
+def _masks_short(f: Function, dtype: DType) -> bool:
+    """Whether parts of vectors of that type, which takes less than a word, move in one instruction."""
+    return dtype in (DType.BF16, DType.I8) and {"avx512bw", "avx512vl"} <= f.module.features
 
 
 def _mask(lanes: int, live: int) -> str:
@@ -312,7 +312,7 @@ def _pieces(live: int) -> list[tuple[int, int]]:
 
 def load_pieces(f: Function, dtype: DType, pointer: str, lanes: int, live: int) -> Vec:
     """A partial load as loads of powers of two."""
-    kind, size = raw_kind(dtype), dtype.bytes
+    kind, size = str(dtype), dtype.bytes
     total = Vec(kind, lanes, "poison")
     for start, width in _pieces(live):
         at = f.op(f"getelementptr i8, ptr {pointer}, i64 {start * size}") if start else pointer
@@ -340,7 +340,7 @@ def store_raw(f: Function, dtype: DType, pointer: str, v: Vec, live: int) -> Non
     if live == v.lanes:
         f.do(f"store {v.type} {v.ref}, ptr {pointer}, align {size}")
         return
-    if size >= 4 and (not f.module.x86 or "avx512vl" in f.module.features):
+    if (size >= 4 and (not f.module.x86 or "avx512vl" in f.module.features)) or _masks_short(f, dtype):
         name = f"llvm.masked.store.{mangled(v.kind, v.lanes)}.p0"
         arguments = [v.ref, pointer, str(size), _mask(v.lanes, live)]
         f.call(name, "void", arguments, [v.type, "ptr", "i32", f"<{v.lanes} x i1>"])

@@ -22,8 +22,8 @@ from passes.lowering._matmul import ContractionNest, Staged, Tiles, at, operand_
 from passes.lowering._outer import outer_shape
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_outer import blocks_of_rows, plan_outer
-from passes.lowering._stage import boxes, stage
-from passes.tensor._outer_products import oriented
+from passes.lowering._stage import boxes, grouped, stage
+from passes.tensor._outer_products import group_of, oriented
 
 _NUMBER = "b_"  # of a panel
 _Panels = Mapping[int, Access]  # by their width
@@ -38,13 +38,17 @@ class OuterNest(ContractionNest):
         super().__post_init__()
 
     def _shape(self) -> Shape:
-        """Narrow types are widened as they are copied near."""
+        """Narrow types are widened as they are copied near, unless the cube multiplies groups of them."""
         shape = super()._shape()
-        return replace(shape, operand=shape.operand.compute)
+        depth = self.machine.cube_shape[shape.operand][2]
+        self.group = group_of(self.contraction, depth, self.tensors)
+        return shape if self.group is not None else replace(shape, operand=shape.operand.compute)
 
     def plan_of(self, shape: Shape) -> Plan:
         """See the base class."""
-        self.outer = outer_shape(self.contraction, shape.m, self.tensors, shape.operand, shape.accumulator)
+        self.outer = outer_shape(
+            self.contraction, shape.m, self.tensors, shape.operand, shape.accumulator, self.group
+        )
         self.chosen = plan_outer(self.outer, self.machine, self.knobs)
         return Plan(self.chosen.parallel, {}, self.chosen.chunk)
 
@@ -203,8 +207,8 @@ class OuterNest(ContractionNest):
         if not s.panels:
             whole = self._frame({n: t for n, t in tiles.items() if n != s.column.name}, chunk)
             names = {d.name for d in s.rows}
-            found = stage(self.emit, s.a, self.tensors[s.a.tensor], whole, "stage", names, self.shape.operand)
-            return {0: found}
+            tensor = self.tensors[s.a.tensor]
+            return {0: stage(self.emit, s.a, tensor, whole, "stage", names, self.shape.operand, s.group)}
         name, cut = s.rows[-1].name, self._cut(tiles)
         assert cut is not None
         base = tiles[name].base
@@ -222,19 +226,26 @@ class OuterNest(ContractionNest):
         base = first.base + Affine.var(_NUMBER) * first.size * (count > 1)
         batch = {d.name: tiles[d.name] for d in self.outer.batch}
         frame = self._frame({**batch, name: Tile(base, first.size, Affine())}, chunk)
-        found = boxes(read, tensor, frame)
+        found, group = boxes(read, tensor, frame), self.outer.group
         mine = next(b for b in found if read.index[b.axis].coefficient(name))
-        others = [b for b in found if b is not mine and b.count > 1]
-        shape = [count, *(b.count for b in others), first.size]
+        inner = [(group.name, group.extent)] if group is not None else []
+        others = [b for b in grouped(found, group) if b is not mine and b.count > 1]
+        others = others[:-1] if inner else others
+        shape = [count, *(b.count for b in others), first.size, *(size for _, size in inner)]
         buffer = self.emit.local(f"{tensor.name}_near", self.shape.operand, shape, "stage")
         index = {b.axis: b.first for b in found}
         index[mine.axis] += Affine.var(name, mine.step) if first.size > 1 else 0
+        for b in found:
+            if group is not None and b.local.coefficient(group.name):
+                index[b.axis] += Affine.var(group.name, b.step)
         looped = others if mine is found[-1] else []
         dims = [
             (_NUMBER, count),
             *((f"h{b.axis}", b.count) for b in others if b not in looped),
             (name, first.size),
+            *inner,
         ]
+        last = (Affine.var(name), *(Affine.var(n) for n, _ in inner))
         with ExitStack() as loops:
             place = []
             for b in others:
@@ -243,9 +254,9 @@ class OuterNest(ContractionNest):
                 place.append(var)
                 index[b.axis] += var * b.step
             source = memory_access(tensor, [index[axis] for axis in sorted(index)])
-            target = Access(buffer, (Affine.var(_NUMBER), *place, Affine.var(name)))
+            target = Access(buffer, (Affine.var(_NUMBER), *place, *last))
             self.emit.emit("copy_in.copy", dims, [target], [source], fill=read.fill)
-        return Access(buffer, (Affine.var(_NUMBER), *(b.local for b in others), Affine.var(name)))
+        return Access(buffer, (Affine.var(_NUMBER), *(b.local for b in others), *last))
 
     def _add(self, block: Tiles, rows: _Panels, panels: _Panels, chunk: Tiles) -> None:
         """The products of a chunk, for one register block."""

@@ -13,6 +13,7 @@ from passes.lowering._packing import pack_columns
 from passes.lowering._plan import Plan, Shape
 from passes.lowering._plan_registers import alternatives, cut_of, plan_registers
 from passes.lowering._stage import stage_shared
+from passes.tensor._outer_products import apart
 
 
 class RegisterNest(ContractionNest):
@@ -20,9 +21,15 @@ class RegisterNest(ContractionNest):
 
     @property
     def ready(self) -> bool:
-        """Whether rows can be read where they are, unpadded and of the multiplied type."""
-        a = self.contraction.a
-        return a.fill is None and self.tensors[a.tensor].dtype is self.operand
+        """Whether rows can be read where they are, unpadded and of the multiplied type, with terms that the cube
+        takes at once next to each other.
+        """
+        a, b, size = self.contraction.a, self.contraction.b, self.operand.bytes
+        tensor = self.tensors[a.tensor]
+        together = self.machine.cube_shape[self.operand][2] == 1 or all(
+            apart(tensor, a, name) == size for name in b.index[-1].names
+        )
+        return a.fill is None and tensor.dtype is self.operand and together
 
     @property
     def packs(self) -> bool:

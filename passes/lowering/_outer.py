@@ -15,7 +15,8 @@ from passes.tensor._outer_products import apart, nearest, pure
 class OuterShape:
     """``rows``: dims of operand A alone; ``column``: the dim along which B's vectors lie; ``others``: the remaining
     dims of B alone, windows among them. ``panels``: there is one row dim, on an axis of A that no summed dim moves
-    along, so that blocks of rows can be copied next to each other.
+    along, so that blocks of rows can be copied next to each other. ``group``: the terms that the cube multiplies at
+    once are a summed dim of their own, which is whole in every chunk of the others.
     """
 
     batch: tuple[Dim, ...]
@@ -28,20 +29,32 @@ class OuterShape:
     panels: bool
     operand: DType
     accumulator: DType
+    group: Dim | None = None
 
     @property
     def every(self) -> tuple[Dim, ...]:
         """All dims."""
-        return (*self.batch, *self.rows, self.column, *self.others, *self.summed)
+        group = (self.group,) if self.group is not None else ()
+        return (*self.batch, *self.rows, self.column, *self.others, *self.summed, *group)
+
+    @property
+    def depth(self) -> int:
+        """Terms that the cube multiplies at once."""
+        return self.group.extent if self.group is not None else 1
 
 
 def outer_shape(
-    c: Contraction, rows: tuple[Dim, ...], tensors: Mapping[str, Tensor], operand: DType, accumulator: DType
+    c: Contraction,
+    rows: tuple[Dim, ...],
+    tensors: Mapping[str, Tensor],
+    operand: DType,
+    accumulator: DType,
+    group: Dim | None,
 ) -> OuterShape:
     """The dims by what they do; ``rows`` slowest first in the result's memory."""
     column = nearest(c.b, pure(c.b, c.n, c), tensors)
-    summed = sorted(c.k, key=lambda d: -apart(tensors[c.b.tensor], c.b, d.name))
+    summed = sorted((d for d in c.k if d != group), key=lambda d: -apart(tensors[c.b.tensor], c.b, d.name))
     return OuterShape(
         c.batch, rows, column, tuple(d for d in c.n if d is not column), tuple(summed), c.a, c.b,
-        len(rows) == 1 and pure(c.a, rows, c) == rows, operand, accumulator,
+        len(rows) == 1 and pure(c.a, rows, c) == rows, operand, accumulator, group,
     )  # fmt: skip

@@ -141,14 +141,14 @@ class _Cost:
         return cut(self.extents(sizes), self._unit(True), _TYPICAL_CHUNK)[1]
 
     def _near(self, plan: OuterPlan) -> bool:
-        panels = self.box(plan) * self.width + prod(plan.chunk.values()) * self.height
+        panels = self.box(plan) * self.width + prod(plan.chunk.values()) * self.shape.depth * self.height
         return panels * self.shape.operand.bytes <= _SHARE * self.limits["l1_bytes"]
 
     def _unit(self, near: bool) -> Unit:
         """The multipliers as the block model wants them; rows take their share of what the next cache gives."""
         limits, vector = self.limits, self.machine.vector_bytes
         far = limits["l2_bytes_per_cycle"] * self.width // (self.width + self.height) * 7 // 8
-        lanes = vector // self.shape.operand.bytes
+        lanes = vector // self.shape.accumulator.bytes
         return Unit(
             limits["fma_per_cycle"], limits["loads_per_cycle"], limits["fma_latency"],
             vector * limits["loads_per_cycle"] if near else max(1, far), self.height, ceil(self.width / lanes),

@@ -44,7 +44,8 @@ class _Cost:
 
     @property
     def terms(self) -> int:
-        return prod(d.extent for d in self.shape.k)
+        """Multiply-adds of an accumulator, each of as many terms as the cube takes at once."""
+        return prod(d.extent for d in self.shape.k) // self.machine.cube_shape[self.shape.operand][2]
 
     @property
     def panel(self) -> int:
@@ -53,7 +54,7 @@ class _Cost:
 
     @property
     def panels(self) -> int:
-        width = self.unit.vectors * self.unit.vector_bytes // self.shape.operand.bytes
+        width = self.unit.vectors * self.unit.vector_bytes // self.shape.accumulator.bytes
         columns = prod(d.extent for d in self.shape.n)
         return (
             prod(d.extent for d in self.shape.n[:-2]) * max(1, ceil(columns / width)) if self.shape.n else 1
@@ -194,7 +195,7 @@ def unit_of(s: Shape, machine: Machine, knobs: Knobs) -> Unit:
     """The multipliers as the block model wants them."""
     rows, columns, _ = machine.cube_shape[s.operand]
     width = min(s.n[-1].extent, columns) if s.n else 1
-    lanes = machine.vector_bytes // s.operand.bytes
+    lanes = machine.vector_bytes // s.accumulator.bytes
     limits = {**TYPICAL, **machine.limits}
     panel = prod(d.extent for d in s.k) * width * s.operand.bytes
     near = machine.vector_bytes * limits["loads_per_cycle"]

@@ -13,7 +13,7 @@ from math import gcd, prod
 from opc.affine import Affine
 from opc.dtypes import DType
 from opc.program.ir import Access
-from opc.tensor.ir import Read, Tensor
+from opc.tensor.ir import Dim, Read, Tensor
 from passes.lowering._axes import Frame
 from passes.lowering._emit import Emitter, memory_access
 
@@ -51,6 +51,24 @@ def boxes(read: Read, tensor: Tensor, frame: Frame, last: Collection[str] = ()) 
     return sorted(found, key=lambda b: bool(b.local.names) and b.local.names <= wanted)
 
 
+def grouped(found: Sequence[Box], group: Dim | None) -> list[Box]:
+    """The axis along which groups of neighbours lie, apart from the groups: these are an axis more, the last."""
+    if group is None:
+        return list(found)
+    rest: list[Box] = []
+    inner: list[Box] = []
+    for b in found:
+        step = b.local.coefficient(group.name)
+        if not step:
+            rest.append(b)
+            continue
+        groups = b.local.substitute({group.name: 0})
+        whole = Affine(tuple((n, c // group.extent // step) for n, c in groups.terms))
+        rest.append(Box(b.axis, b.first, b.step * group.extent, b.count // group.extent, whole))
+        inner.append(Box(b.axis, Affine(), b.step, group.extent, Affine.var(group.name)))
+    return [*rest, *inner]
+
+
 def stage(
     emit: Emitter,
     read: Read,
@@ -59,15 +77,18 @@ def stage(
     role: str,
     last: Collection[str] = (),
     dtype: DType | None = None,
+    group: Dim | None = None,
 ) -> Access:
-    """Emit the copy, converting to ``dtype``; the access that reads the box at the tile's local dimensions."""
+    """Emit the copy, converting to ``dtype``; the access that reads the box at the tile's local dimensions.
+    Elements of a ``group`` lie next to each other.
+    """
     found = boxes(read, tensor, frame, last)
-    kept = [b for b in found if b.count > 1] or found[-1:]
+    kept = [b for b in grouped(found, group) if b.count > 1] or found[-1:]
     name = emit.local(f"{tensor.name}_{role}", dtype or tensor.dtype, [b.count for b in kept], role)
     index = [b.first for b in sorted(found, key=lambda b: b.axis)]
-    dims = []
+    dims: list[tuple[str, int]] = []
     for b in kept:
-        dim = f"h{b.axis}"
+        dim = group.name if group is not None and b.local == Affine.var(group.name) else f"h{b.axis}"
         dims.append((dim, b.count))
         index[b.axis] = index[b.axis] + Affine.var(dim, b.step)
     target = Access(name, tuple(Affine.var(d) for d, _ in dims))

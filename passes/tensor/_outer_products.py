@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 
+from opc.affine import Affine
 from opc.dtypes import DType
 from opc.machine.model import Machine
 from opc.tensor.ir import Dim, Read, Tensor
@@ -71,3 +72,36 @@ def oriented(c: Contraction, tensors: Mapping[str, Tensor], machine: Machine, op
 def nearest(read: Read, dims: Sequence[Dim], tensors: Mapping[str, Tensor]) -> Dim:
     """The dim whose neighbours lie next to each other, or closest."""
     return min(dims, key=lambda d: apart(tensors[read.tensor], read, d.name))
+
+
+def pairable(c: Contraction, depth: int, tensors: Mapping[str, Tensor]) -> Dim | None:
+    """The summed dim that can be cut into groups of ``depth`` neighbours, which a cube multiplies at once: one that has
+    an axis of each operand to itself, without remainder or up to its end; rather without, and neighbours close by.
+    """
+    both = [d for d in c.k if d.extent > 1 and all(d in pure(r, c.k, c) for r in (c.a, c.b))]
+    found = [d for d in both if not d.extent % depth or all(_ends(r, d, tensors) for r in (c.a, c.b))]
+    if depth < 2 or not found or tensors[c.a.tensor].dtype is not tensors[c.b.tensor].dtype:
+        return None
+    return min(found, key=lambda d: (d.extent % depth, apart(tensors[c.b.tensor], c.b, d.name)))
+
+
+def _ends(read: Read, d: Dim, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether nothing of the tensor lies beyond what the dim walks over."""
+    shape = tensors[read.tensor].shape
+    return any(f == Affine.var(d.name) + (n - d.extent) for f, n in zip(read.index, shape, strict=True))
+
+
+def group_of(c: Contraction, depth: int, tensors: Mapping[str, Tensor]) -> Dim | None:
+    """A summed dim of ``depth`` neighbours, over whole groups of which the others step in both operands."""
+    if depth < 2 or len(c.k) < 2 or tensors[c.a.tensor].dtype is not tensors[c.b.tensor].dtype:
+        return None
+    return next((d for d in c.k if d.extent == depth and all(_grouped(r, d, c) for r in (c.a, c.b))), None)
+
+
+def _grouped(read: Read, d: Dim, c: Contraction) -> bool:
+    batch, summed = {b.name for b in c.batch}, {k.name for k in c.k}
+    forms = [f for f in read.index if f.coefficient(d.name)]
+    return len(forms) == 1 and all(
+        n in batch or n == d.name or (n in summed and step % (d.extent * forms[0].coefficient(d.name)) == 0)
+        for n, step in forms[0].terms
+    )

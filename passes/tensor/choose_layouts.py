@@ -15,7 +15,7 @@ from opc.pipeline import Context
 from opc.tensor.ir import Call, Dim, Expr, Function, Op, Piece, Read, Tensor, reads, rewrite
 from passes.tensor._algebra import parameters
 from passes.tensor._contraction import Contraction, classify_contraction
-from passes.tensor._outer_products import nearest, pure, sums_outer_products
+from passes.tensor._outer_products import nearest, pairable, pure, sums_outer_products
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def _pack_contraction(
     if operand not in machine.cube_shape:
         return [op]
     if sums_outer_products(c, table):
-        if not machine.feeds(operand):
-            return [op]  # both operands are copied near in blocks, as the sum goes on
+        if not machine.feeds(operand):  # both operands are copied near in blocks, as the sum goes on
+            return [_in_groups(op, c, machine.cube_shape[operand][2], table)]
         column = nearest(c.b, pure(c.b, c.n, c), table)
         c = replace(c, n=(*(d for d in c.n if d is not column), column))
     fixed, scheme = c.b.tensor in params, _scheme(c, operand, machine)
@@ -101,32 +101,65 @@ def _pack_contraction(
     return _rewrite(op, c, tensor, scheme, fixed, _unique(f"{tensor.name}_packed", taken))
 
 
+def _in_groups(op: Op, c: Contraction, depth: int, tensors: dict[str, Tensor]) -> Op:
+    """A summed dim cut into groups of neighbours that the cube multiplies at once, where there is one."""
+    found = pairable(c, depth, tensors)
+    if found is None or found.extent == depth:
+        return op
+    cut, (piece,) = _split(found, depth, ("p", "v")), op.pieces
+
+    def moved(node: Expr) -> Expr:
+        if not isinstance(node, Read):
+            return node
+        index = tuple(f.substitute({found.name: cut.form}) for f in node.index)
+        return replace(node, index=index, fill=0 if cut.ragged and node.fill is None else node.fill)
+
+    reduce = tuple(x for d in piece.reduce for x in (cut.dims if d is found else (d,)))
+    return replace(op, pieces=(replace(piece, body=rewrite(piece.body, moved), reduce=reduce),))
+
+
 @dataclass(frozen=True, slots=True)
 class _Scheme:
     """``width``: columns per packed block. ``k_pack``: consecutive K elements kept side by side. ``k_block``:
     elements of K that one product takes; longer sums go block by block.
 
-    ``dtype``: what the cube multiplies. Where it reads memory itself, narrow types are widened once
-    here (and when rows are staged) instead of at every use.
+    ``dtype``: what the cube multiplies. Where it reads memory itself and takes term by term, narrow types are widened
+    once here (and when rows are staged) instead of at every use.
     """
 
     width: int
     k_pack: int
     dtype: DType
-    k_block: int = 0
+    k_block: int = 0  # 0: all of them
 
 
 def _scheme(c: Contraction, operand: DType, machine: Machine) -> _Scheme | None:
     """How the cube reads B straight from memory; None where a copy to an operand space rearranges it anyway."""
-    block = machine.cube_shape[operand][1]
+    _, block, depth = machine.cube_shape[operand]
     if not machine.feeds(operand):
+        inner = _sum_order(c)[-1]
+        if depth > 1 and inner.extent > 1 and inner.name not in _mixed(c):
+            return _Scheme(_width(c, block), depth, operand)
         return _Scheme(_width(c, block), 1, operand.compute)
     if machine.route("copy_in", machine.roles["memory"], machine.roles["operand_b"]) is None:
         return None
     pack = max(1, machine.limits.get("k_pack_bytes", 1) // operand.bytes)
     # Columns in whole products, filled up with zeros: operand registers keep one shape.
     width = min(ceil(c.n[-1].extent / block) * block, machine.limits.get("block_columns", block))
-    return _Scheme(width, pack, operand, machine.cube_shape[operand][2])
+    return _Scheme(width, pack, operand, depth)
+
+
+def _mixed(c: Contraction) -> set[str]:
+    """Summed dims that share an axis of A with rows."""
+    rows = {m.name for m in c.m}
+    return {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and f.names & rows}
+
+
+def _sum_order(c: Contraction) -> list[Dim]:
+    """Summed dims of B as a pack has them, slowest first: those inside lie next to each other in A as well."""
+    mixed = _mixed(c)
+    used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
+    return sorted(used, key=lambda d: d.name not in mixed)
 
 
 # Rows from which one copy of B costs less than streaming it with a long stride for every block of rows.
@@ -176,7 +209,7 @@ def _groups(d: Dim, scheme: _Scheme) -> _Split:
     if scheme.k_pack <= 1:
         return _split(d, d.extent, ("p", "v"))
     groups = ceil(d.extent / scheme.k_pack)
-    blocks = ceil(groups * scheme.k_pack / scheme.k_block)
+    blocks = ceil(groups * scheme.k_pack / scheme.k_block) if scheme.k_block else 1
     if blocks == 1:
         return _split(d, scheme.k_pack, ("p", "v"))
     size = ceil(groups / blocks)
@@ -215,10 +248,7 @@ def _halos(c: Contraction, pair: Dim) -> dict[int, _Halo]:
 
 
 def _rewrite(op: Op, c: Contraction, tensor: Tensor, scheme: _Scheme, fixed: bool, name: str) -> list[Op]:
-    rows_of = {m.name for m in c.m}
-    mixed = {k.name for k in c.k for f in c.a.index if f.coefficient(k.name) and f.names & rows_of}
-    used = [d for d in c.k if any(f.coefficient(d.name) for f in c.b.index)]
-    order = sorted(used, key=lambda d: d.name not in mixed)
+    order = _sum_order(c)
     columns = _split(c.n[-1], scheme.width, ("b", "i"))
     pairs = _groups(order[-1], scheme)
     *k_blocks, k_groups, k_inner = pairs.dims if len(pairs.dims) > 1 else (*pairs.dims, None)

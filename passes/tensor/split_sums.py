@@ -13,7 +13,7 @@ from opc.pipeline import Context
 from opc.tensor.ir import Dim, Expr, Function, Op, Piece, Read, Tensor, rewrite
 from passes.tensor._algebra import fresh
 from passes.tensor._contraction import Contraction, classify_contraction
-from passes.tensor._outer_products import nearest, oriented, pure, sums_outer_products
+from passes.tensor._outer_products import nearest, oriented, pairable, pure, sums_outer_products
 from passes.tensor._prologue import stages
 from passes.tensor._staged_parts import staged_parts
 
@@ -85,7 +85,9 @@ class SplitSums:
             return 0
         if stages(c, tensors, machine):
             return staged_parts(c, tensors, machine) if self.staged else 0
-        return _parts(c, machine.cube_shape[operand][2], _room(op, c, tensors))
+        depth, cut = machine.cube_shape[operand][2], c.k[0]
+        whole = len(c.k) == 1 if machine.feeds(operand) else pairable(c, depth, tensors) is cut
+        return _parts(c, depth if whole else 1, _room(op, c, tensors))
 
 
 def _room(op: Op, c: Contraction, tensors: Mapping[str, Tensor]) -> int:
@@ -97,9 +99,9 @@ def _room(op: Op, c: Contraction, tensors: Mapping[str, Tensor]) -> int:
     return max(few, operands // (_MORE * part))
 
 
-def _parts(c: Contraction, depth: int, room: int) -> int:
-    """How many, of whole products ``depth`` terms deep; 0: the sum stays whole."""
-    slowest, unit = c.k[0].extent, depth if len(c.k) == 1 else 1
+def _parts(c: Contraction, unit: int, room: int) -> int:
+    """How many, of whole groups of ``unit`` along the slowest dim; 0: the sum stays whole."""
+    slowest = c.k[0].extent
     most = min(_MOST, room, prod(d.extent for d in c.k) // _TERMS)
     count = max((n for n in range(1, most + 1) if slowest % (n * unit) == 0), default=1)
     return count if count >= _FEWEST else 0

@@ -13,7 +13,7 @@ from opc.program.verify import verify
 from tests.cpu.native import agree
 from tests.cpu.programs import FAMILIES
 
-MACHINES = ("avx2", "avx512", "portable")
+MACHINES = ("avx2", "avx512", "avx512bf16", "portable")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

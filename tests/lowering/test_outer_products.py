@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opc import data, driver, machine
+from opc.dtypes import DType
 from opc.program.ir import Loop, Module, instructions
 from opc.tensor.bound import check
 from opc.tensor.interpret import oracle
@@ -64,6 +65,31 @@ def test_random_shapes_on_any_number_of_threads(
     report = check(one, expected["dw"])
     assert report.ok, str(report)
     assert np.asarray(one).tobytes() == np.asarray(three).tobytes()
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(shapes(), st.sampled_from(["nhwc", None]))
+def test_random_shapes_in_pairs(sizes: dict[str, int], layout: str | None) -> None:
+    """Two terms at once, of images where windows slide over their pixels; odd numbers of them are filled up."""
+    target = machine.load("avx512bf16")
+    function = driver.specialise(GRADIENT, "gradient", target, None, sizes, "bf16", layout)
+    arrays = data.arguments(function, 5, "normal")
+    expected = oracle(function, arrays)
+    one, three = (run(function, "avx512bf16", arrays, threads)["dw"] for threads in (1, 3))
+    report = check(one, expected["dw"])
+    assert report.ok, str(report)
+    assert one.tobytes() == three.tobytes()
+
+
+def test_pairs_of_terms_are_copied_side_by_side() -> None:
+    sizes = {"N": 8, "C": 64, "H": 14, "W": 14, "K": 64, "P": 14, "Q": 14, "R": 3, "S": 3}
+    sizes |= {"stride": 1, "pad": 1, "dilation": 1}
+    target = machine.load("avx512bf16")
+    function = driver.specialise(GRADIENT, "gradient", target, None, sizes, "bf16", "nhwc")
+    module = lowered(function, "avx512bf16")
+    near = {b.name: b for b in module.run.buffers if "near" in b.name}
+    assert near
+    assert all(b.dtype is DType.BF16 and b.shape[-1] == 2 for b in near.values())
 
 
 def test_integers_are_exact() -> None:

@@ -22,7 +22,7 @@ from opc.tensor.bound import check
 from opc.tensor.inputs import random_inputs
 from opc.tensor.interpret import oracle
 from opc.tensor.ir import Function
-from opc.tensor.text import parse_function
+from opc.tensor.text import parse_function, print_function
 from passes import PIPELINES, load
 from passes.lowering._blocks import Cut, Unit, cut
 from passes.lowering._knobs import Knobs
@@ -171,20 +171,30 @@ def boxes(found: Cut | None, at: tuple[range, ...]) -> list[list[tuple[int, ...]
 @pytest.mark.parametrize("stride", [1, 2])
 def test_register_blocks_do_not_spill(name: str, stride: int) -> None:
     """The loops that multiply touch the stack nowhere, and multiply-adds are much of what they do."""
+    assert_tight(planned(arranged(images(stride), name), name, ""), name, "vfmadd")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_register_blocks_of_pairs_do_not_spill(stride: int) -> None:
+    text = print_function(images(stride)).replace("f32[", "bf16[")
+    function = arranged(parse_function(text, "images"), "avx512bf16")
+    assert_tight(planned(function, "avx512bf16", ""), "avx512bf16", "vdpbf16ps")
+
+
+def assert_tight(module: Module, name: str, multiply: str) -> None:
     target = machine.load(name)
-    module = planned(arranged(images(stride), name), name, "")
     for step in PIPELINES["program"]:
         module = load(step)().run(module, Context(target))
     unit = lower(None, module.run, target)
     with LOCK:
         text = str(unit.target.machine().emit_assembly(optimise(unit.text, unit.target.machine())))
-    loops = [b for b in re.split(r"\n(?=\.LBB)", text) if b.count("vfmadd") >= 8]
+    loops = [b for b in re.split(r"\n(?=\.LBB)", text) if b.count(multiply) >= 8]
     assert loops
     for loop in loops:
         label = loop.partition(":")[0]
         body = loop.partition(f"\tjb\t{label}\n")[0]
         assert "(%rsp)" not in body
-        assert body.count("vfmadd") * 3 > body.count("\n\tv")
+        assert body.count(multiply) * 3 > body.count("\n\tv")
 
 
 PRODUCT = """kernel f(a: f32[M,K], b: f32[K,N]) -> (y: f32[M,N]) {
