@@ -152,7 +152,7 @@ class ContractionNest:
             {d.name: apart(self.tensors[c.a.tensor], c.a, d.name) for d in m},
             vector_cycles(self.before, c, self.tensors, self.machine) if self.before else 0.0,
             sum(op.monoid is not None for op in self.ops[1:]),
-            run_of(self.packing, self.tensors) if self.packing is not None else None,
+            run_of(self.packing, self.tensors, c.b, c.n[-1].name) if self.packing is not None else None,
         )  # fmt: skip
 
     def _ragged(self) -> int | None:

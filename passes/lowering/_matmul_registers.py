@@ -70,7 +70,9 @@ class RegisterNest(ContractionNest):
             super()._outer(dims, tiles, staged)
             return
         block = self.shape.n[-2].name
-        self.near = pack_columns(self.emit, self.packing, self.contraction.b, self.tensors, tiles, block)
+        self.near = pack_columns(
+            self.emit, self.packing, self.contraction.b, self.tensors, tiles, block, self.shape.n[-1].name
+        )
         super()._outer(dims, tiles, staged)
         self.near = ""
 

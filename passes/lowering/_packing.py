@@ -49,19 +49,36 @@ def _dims(index: Iterable[Affine]) -> bool:
     return len(names) == len(forms) and {*map(Affine.var, names)} == set(forms)
 
 
-def run_of(op: Op, tensors: dict[str, Tensor]) -> int:
+def run_of(op: Op, tensors: dict[str, Tensor], b: Read, column: str) -> int:
     """Bytes next to each other where a term of one block of columns comes from; 0: a column's terms are."""
     (piece,) = op.pieces
     assert isinstance(piece.body, Read)
-    source, inner = tensors[piece.body.tensor], piece.dims[-1]
+    source, inner = tensors[piece.body.tensor], _names(op, b).get(column, "")
     last = piece.body.index[source.memory_order[-1]]
-    return inner.extent * source.dtype.bytes if last.coefficient(inner.name) == 1 else 0
+    return dict(piece.extents)[inner] * source.dtype.bytes if last.coefficient(inner) == 1 else 0
+
+
+def _names(op: Op, b: Read) -> dict[str, str]:
+    """What the op calls each dim of the contraction that reads its result."""
+    (piece,) = op.pieces
+    alone = [
+        (mine, theirs) for mine, theirs in zip(piece.index, b.index, strict=True) if len(theirs.names) == 1
+    ]
+    return {n: m for mine, theirs in alone for n, m in zip(theirs.names, mine.names, strict=True)}
 
 
 def pack_columns(
-    emit: Emitter, op: Op, b: Read, tensors: dict[str, Tensor], tiles: dict[str, Tile], block: str
+    emit: Emitter,
+    op: Op,
+    b: Read,
+    tensors: dict[str, Tensor],
+    tiles: dict[str, Tile],
+    block: str,
+    column: str,
 ) -> str:
-    """Copy a group of blocks of columns, the tile of ``block``, near the core; returns the buffer's name."""
+    """Copy a group of blocks of columns, the tile of ``block``, near the core; returns the buffer's name. ``column``:
+    the dim inside a block; terms that the cube takes at once lie inside it.
+    """
     (piece,) = op.pieces
     source, extents, group = piece.body, dict(piece.extents), tiles[block]
     assert isinstance(source, Read)
@@ -79,9 +96,11 @@ def pack_columns(
     packed = tensors[b.tensor]
     shape = [group.size, *(extents[n] for n in inner)]
     buffer = emit.local(f"{packed.name}_near", packed.dtype, shape, "stage")
-    *outer, last, column = inner
-    size = _AT_ONCE if run_of(op, tensors) and extents[last] % _AT_ONCE == 0 else extents[last]
-    dims = [(n, extents[n]) for n in outer] + [(last, size), (column, extents[column])]
+    at_column = inner.index(_names(op, b)[column])
+    outer, last, columns = inner[: at_column - 1], inner[at_column - 1], inner[at_column:]
+    rows = run_of(op, tensors, b, column) > 0
+    size = _AT_ONCE if rows and extents[last] % _AT_ONCE == 0 else extents[last]
+    dims = [(n, extents[n]) for n in outer] + [(last, size), *((n, extents[n]) for n in columns)]
     with emit.loop(f"{last}_o", extents[last] // size) as at:
         place = {last: Affine.var(last) + at * size}
         index = [Affine.var(n).substitute(place) for n in inner]
