@@ -6,16 +6,16 @@ decides; what the others do to a first and a last tile is added, because nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from opc.errors import MachineError, fail
 from opc.machine.model import Machine
-from opc.program.cost import Window, cube_cost, slower, transfer_cost
-from passes.lowering._combining import Combining
+from opc.program.cost import Window, cube_cost, slower
 from passes.lowering._finish import Finish
-from passes.lowering._plan import Plan, Shape, balanced, column_share, divisors, parallel_dim, slab_bytes
+from passes.lowering._plan import Plan, Shape, balanced, divisors, parallel_dim
+from passes.lowering._plan_sizes import Sizes, Tile, blocks_of_depth, round_up
 from passes.lowering._tilings import bands, tilings
 
 # Of every operand and accumulator memory a tile takes a part, and leaves as much to the next tile.
@@ -65,7 +65,7 @@ def rows_at_once(s: Shape, machine: Machine, finish: Finish, columns: int) -> in
     if s.summed is None:
         return rows
     m0, n0, k0 = machine.cube_shape[s.operand]
-    each = _round(columns, max(m0, n0)) * s.operand.bytes
+    each = round_up(columns, max(m0, n0)) * s.operand.bytes
     room = min(machine.role(r).capacity for r in ("operand_a", "operand_b")) // _SUMMED
     fit = room // (each * max(s.summed.left, s.summed.right))
     return min(rows, fit // k0 * k0)
@@ -76,37 +76,10 @@ def _cut_windows(s: Shape, outer: dict[str, int]) -> int:
     return sum(s.reach[d.name][1] > 0 and outer[d.name] < d.extent for d in s.m)
 
 
-def _blocks(extent: int, take: int, size: int, block: int) -> int:
-    """Blocks of depth where a dim around ``size`` others is cut into chunks."""
-    full, tail = divmod(extent, take)
-    return full * ceil(take * size / block) + ceil(tail * size / block)
-
-
-def _round(n: int, to: int) -> int:
-    return ceil(n / to) * to
-
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """Sizes of one tile of a plan: rows and columns in whole blocks, elements that leave, depth of a step, and
-    the blocks of depth that all steps take together.
-    """
-
-    m: int
-    n: int
-    elements: int
-    deep: int
-    steps: int
-    depth: int
-    columns: int  # bytes of columns that a step brings to the staging memory
-
-
 @dataclass(frozen=True)
-class _Pricer:
+class _Pricer(Sizes):
     """Capacities and costs of plans of one contraction."""
 
-    s: Shape
-    machine: Machine
     finish: Finish
 
     def fits(self, outer: dict[str, int]) -> bool:
@@ -134,7 +107,7 @@ class _Pricer:
         """Bytes of the accumulators of what the cube sums up, over so many columns."""
         side = max(self._block[:2])
         results = self.s.summed.results if self.s.summed is not None else 0
-        return _round(columns, side) * side * self.s.accumulator.bytes * results
+        return round_up(columns, side) * side * self.s.accumulator.bytes * results
 
     def _handed(self, outer: dict[str, int]) -> tuple[int, int, int]:
         """Bytes of rows that the cube sums up: in both operand memories, and in the one before them."""
@@ -170,7 +143,7 @@ class _Pricer:
             if size > 1 and not whole:
                 # What is no multiple of a block pays for whole ones in every chunk; a remainder has buffers of its own.
                 least = [t for t in range(1, room // size + 1) if t + d.extent % t <= room // size]
-                take = min(least, key=lambda t: (_blocks(d.extent, t, size, k0), -t))
+                take = min(least, key=lambda t: (blocks_of_depth(d.extent, t, size, k0), -t))
             chunk[d.name] = take
             size *= take
             if take < d.extent:
@@ -224,16 +197,27 @@ class _Pricer:
             *((pipe, cycles * tiles) for pipe, cycles in out.items()),
         ):
             pipes[pipe] = pipes.get(pipe, 0.0) + cycles
-        busiest = max(pipes, key=lambda p: pipes[p])
         first = self._first(plan, tile)
         edges = {self._pipe("copy_in", "memory", "stage"): first, self.machine.cube_pipe: cube}
         edges[self._pipe("copy_in", "stage", "operand_a")] = feed
         if made:
             return self._overlapped(pipes, edges, out) + (_HAND_OVER + _STEP * tile.steps) * tiles
-        if busiest not in edges:
-            edges[self.machine.cube_pipe] = cube * tile.steps
-        exposed = sum(c for p, c in (*edges.items(), *last.items()) if p != busiest)
-        return pipes[busiest] + _HAND_OVER * tiles + exposed + alone
+        # Of an operand that comes whole, all steps are left when the last of it is there; results wait for all of them.
+        late = ("columns" if plan.rows_outer else "rows") in plan.whole
+        found = [
+            cycles
+            + sum(c for p, c in (*self._edges(edges, pipe, late, tile.steps), *last.items()) if p != pipe)
+            for pipe, cycles in pipes.items()
+        ]
+        return max(found) + _HAND_OVER * tiles + alone
+
+    def _edges(
+        self, edges: dict[str, float], busy: str, late: bool, steps: int
+    ) -> Iterable[tuple[str, float]]:
+        """What other pipes do before and after a busy one works without a pause."""
+        whole = busy not in edges or (late and busy == self._pipe("copy_in", "memory", "stage"))
+        cube = self.machine.cube_pipe
+        return {**edges, cube: edges[cube] * (steps if whole else 1)}.items()
 
     def _overlapped(self, pipes: dict[str, float], edges: dict[str, float], out: dict[str, float]) -> float:
         """Cycles where the vector unit makes rows and finishes tiles, mixed so that it has something to do but at the
@@ -247,7 +231,7 @@ class _Pricer:
         found[vector] = pipes[vector] + edges[load] + sum(c for p, c in out.items() if p != vector)
         return max(found.values()) + sum(pipes.values()) * _WORK
 
-    def _waits(self, plan: Plan, tile: _Tile, cube: float, rows: float) -> float:
+    def _waits(self, plan: Plan, tile: Tile, cube: float, rows: float) -> float:
         """Cycles that the cube waits for rows that are made: for the first slice of them, or, where one tile's sums
         take less time than its rows, for what these take longer.
         """
@@ -271,7 +255,7 @@ class _Pricer:
         )
         return slower(window, route.gather, self.machine.role("operand_a").fractal)
 
-    def _first(self, plan: Plan, tile: _Tile) -> float:
+    def _first(self, plan: Plan, tile: Tile) -> float:
         """What has to be loaded before the first product."""
         rows, columns = self._operands(plan)
         size = self.s.operand.bytes
@@ -279,7 +263,7 @@ class _Pricer:
         whole += columns if "columns" in plan.whole else tile.columns
         return self._transfer("memory", "stage", whole)
 
-    def _loads(self, plan: Plan, walked: dict[str, int], tile: _Tile) -> tuple[float, float, float]:
+    def _loads(self, plan: Plan, walked: dict[str, int], tile: Tile) -> tuple[float, float, float]:
         """Cycles of staging on one core, the bytes of rows among it, and cycles during which nothing else goes on: a
         whole operand waits behind the steps of the other one, and these behind it.
         """
@@ -297,11 +281,16 @@ class _Pricer:
         each = rows * columns
         often, again = (rows, each) if plan.rows_outer else (each, columns)
         load_rows, load_columns = self._move("memory", "stage", slab), self._move("memory", "stage", weights)
+        size_rows, size_columns = (
+            tile.m * tile.deep * s.operand.bytes,
+            min(tile.columns, weights / tile.steps),
+        )
+        both = not plan.whole
         if "rows" not in plan.whole:
-            slab, often = tile.m * tile.deep * tile.steps * s.operand.bytes, each
-            load_rows = tile.steps * self._stream(slab / tile.steps)
+            slab, often = size_rows * tile.steps, each
+            load_rows = tile.steps * self._stream(size_rows, "operand_a", size_columns * both)
         if "columns" not in plan.whole:
-            again, load_columns = each, tile.steps * self._stream(min(tile.columns, weights / tile.steps))
+            again, load_columns = each, tile.steps * self._stream(size_columns, "operand_b", size_rows * both)
         alone = 0.0
         if len(plan.whole) == 1:
             alone = often * load_rows if "rows" in plan.whole else again * load_columns
@@ -310,9 +299,14 @@ class _Pricer:
         alone = max(0.0, runs * alone - (load_rows if "rows" in plan.whole else load_columns))
         return runs * (often * load_rows + again * load_columns), runs * often * slab, alone
 
-    def _stream(self, size: float) -> float:
-        """Cycles of one of many small loads: its slots are free again when its data came and went on."""
-        return max(self._move("memory", "stage", size), self._transfer("memory", "stage", size) / _SLOTS)
+    def _stream(self, size: float, to: str, beside: float) -> float:
+        """Cycles of one of many small loads: its slots are free again when its data came and went on. Loads of so many
+        bytes ``beside`` each fill the time.
+        """
+        on = self._transfer("memory", "stage", size) + self._move("stage", to, size)
+        on += _HANDS * self.machine.sync_cycles
+        other = self._move("memory", "stage", beside) if beside else 0.0
+        return max(self._move("memory", "stage", size), on / _SLOTS - other)
 
     def _staged_bytes(self, plan: Plan) -> int:
         """Staging memory: what several tiles bring in turn has two slots."""
@@ -328,72 +322,3 @@ class _Pricer:
             weights, lives_columns = tile.columns, _SLOTS
         handed = self._handed(plan.outer)[2] + self._made("stage")
         return handed + slab * min(_SLOTS, lives_rows) + weights * min(_SLOTS, lives_columns)
-
-    def _operands(self, plan: Plan) -> tuple[int, int]:
-        """Bytes of the rows and of the columns that one tile needs."""
-        s = self.s
-        depth = prod(d.extent for d in s.k)
-        sizes = {**plan.outer, **{d.name: d.extent for d in s.k}}
-        columns = prod(plan.outer[d.name] for d in s.n) * depth * s.operand.bytes
-        return slab_bytes(s, plan.outer), int(columns * column_share(s, sizes))
-
-    def _walked(self, plan: Plan) -> dict[str, int]:
-        """Tiles of every dim that the busiest core walks one after another."""
-        walked = {}
-        for d in (*self.s.batch, *self.s.m, *self.s.n):
-            tile = plan.outer[d.name]
-            step = (plan.band or tile) if d.name == plan.parallel else d.extent
-            full, tail = divmod(d.extent, step)
-            # A remainder is a phase of its own, which begins when every core is done with the others.
-            rounds = ceil(full / self.machine.cores) if d.name == plan.parallel else full
-            walked[d.name] = rounds * ceil(step / tile) + ceil(tail / tile)
-        return walked
-
-    def _tile(self, plan: Plan) -> _Tile:
-        s = self.s
-        m, n = self._mn(plan.outer)
-        elements = prod(plan.outer[d.name] for d in (*s.m, *s.n))
-        steps = prod(ceil(d.extent / plan.chunk[d.name]) for d in s.k)
-        deep, depth = prod(plan.chunk.values()), self._depth(plan.chunk)
-        share = column_share(s, {**plan.outer, **plan.chunk})
-        return _Tile(m, n, elements, deep, steps, depth, int(n * deep * s.operand.bytes * share))
-
-    def _depth(self, chunk: dict[str, int]) -> int:
-        """Blocks of depth of a whole sum that is taken in such chunks."""
-        size, dims = 1, list(self.s.k)
-        while dims:
-            d = dims.pop()
-            if chunk[d.name] < d.extent:
-                return prod(o.extent for o in dims) * _blocks(d.extent, chunk[d.name], size, self._block[2])
-            size *= d.extent
-        return ceil(size / self._block[2])
-
-    def _mn(self, outer: dict[str, int]) -> tuple[int, int]:
-        m = prod(outer[d.name] for d in self.s.m)
-        n = prod(outer[d.name] for d in self.s.n)
-        return _round(m, self._block[0]), _round(n, self._block[1])
-
-    @property
-    def _combining(self) -> Combining:
-        return Combining(self.s.combined, self.s.operand, self.machine)
-
-    @property
-    def _block(self) -> tuple[int, int, int]:
-        return self.machine.cube_shape[self.s.operand]
-
-    def _capacity(self, role: str) -> int:
-        return self.machine.role(role).capacity
-
-    def _pipe(self, opcode_class: str, source: str, target: str) -> str:
-        route = self.machine.route(opcode_class, self.machine.roles[source], self.machine.roles[target])
-        return route.pipe if route else ""
-
-    def _transfer(self, source: str, target: str, size: float) -> float:
-        """Cycles until a copy of that many bytes is there."""
-        route = self.machine.route("copy_in", self.machine.roles[source], self.machine.roles[target])
-        return transfer_cost(route, size).latency if route else 0.0
-
-    def _move(self, source: str, target: str, size: float) -> float:
-        """Cycles that a copy of that many bytes holds its pipe."""
-        route = self.machine.route("copy_in", self.machine.roles[source], self.machine.roles[target])
-        return transfer_cost(route, size).occupancy if route else 0.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from math import inf
+from typing import ClassVar, NamedTuple
 
 from opc.affine import Affine
 from opc.collection import paused
@@ -13,8 +14,11 @@ from opc.program.ir import Instr, Loop, Module, Program, Stmt, instructions, map
 from opc.program.reorder import reorder
 from opc.program.rewrite import substitute
 from opc.program.unroll import length
+from passes.program._cut import Parts, choices, with_parts
 from passes.program._judge import judged
 from passes.program.insert_sync import runs_straight
+
+_THOROUGH = 1500  # instructions of straight code that are ordered with all effort
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Unroll:
     prepares a tile's operand waits for the sums of the tile before, though another pipe would do it. Unrolled
     instruction by instruction they meet. Both are played with the flags that they will get. Code of more than
     ``size`` instructions, and what is as near to the busiest pipe's work, stays a loop.
+
+    Of straight code, what a core does first and last may be done in ``parts`` (`_cut.py`): loads, so that a product
+    starts with its slice of them, and the last tile's products, drain and store, so that one follows the other part by
+    part. A choice stays if it saves more cycles than it adds instructions; ``effort`` bounds how many are tried.
 
     Before:
         program v1 two_roles machine ascend910 {
@@ -65,6 +73,8 @@ class Unroll:
 
     size: int = 4096
     gain: float = 0.01
+    effort: int = 16_384  # instructions ordered and played in all while looking for what to cut
+    parts: tuple[int, ...] = (4, 2)
     name: ClassVar[str] = "unroll"
     level: ClassVar[str] = "program"
 
@@ -94,14 +104,42 @@ class Unroll:
         rolled = judged(_ordered(stmt, program, machine), program, machine)
         if rolled is None or rolled.cycles <= rolled.busiest * (1 + self.gain):
             return stmt
-        flat = _ordered(flat, program, machine)
-        found = judged(flat, program, machine)
-        least = self.gain * rolled.cycles + len(flat.body)
-        return flat if found is not None and rolled.cycles - found.cycles > least else stmt
+        found = self.straight(flat, program, machine)
+        least = self.gain * rolled.cycles + len(found.loop.body)
+        return found.loop if rolled.cycles - found.cycles > least else stmt
+
+    def straight(self, flat: Loop, program: Program, machine: Machine) -> _Tried:
+        """Straight code in its best order found, with what a core does first and last in parts where that pays."""
+        body = [s for s in flat.body if isinstance(s, Instr)]
+        best, chosen, left = _tried(flat, program, machine), Parts(), self.effort // len(body)
+        for parts in self.parts:
+            for choice in choices(body, program, machine, parts):
+                if left <= 0:
+                    return best
+                left -= 1
+                joined = {**chosen, **choice}
+                tried = _tried(replace(flat, body=with_parts(body, joined)), program, machine)
+                if tried.cycles + len(tried.loop.body) < best.cycles + len(best.loop.body):
+                    best, chosen = tried, joined
+        return best
+
+
+class _Tried(NamedTuple):
+    """A core's work in an order, and the cycles that it takes with its flags."""
+
+    loop: Loop
+    cycles: float
+
+
+def _tried(loop: Loop, program: Program, machine: Machine) -> _Tried:
+    ordered = _ordered(loop, program, machine)
+    found = judged(ordered, program, machine)
+    return _Tried(ordered, found.cycles if found is not None else inf)
 
 
 def _ordered(loop: Loop, program: Program, machine: Machine) -> Loop:
-    (found,) = reorder(program.with_body((loop,)), machine, thorough=False).program.body
+    thorough = len(loop.body) <= _THOROUGH and all(isinstance(s, Instr) for s in loop.body)
+    (found,) = reorder(program.with_body((loop,)), machine, thorough=thorough).program.body
     assert isinstance(found, Loop)
     return found
 
