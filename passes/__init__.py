@@ -25,6 +25,7 @@ PASSES: dict[str, str] = {
     "split-sums": "passes.tensor.split_sums:SplitSums",
     "choose-layouts": "passes.tensor.choose_layouts:ChooseLayouts",
     "split-reductions": "passes.tensor.split_reductions:SplitReductions",
+    "distribute-sums": "passes.tensor.distribute_sums:DistributeSums",
     "fuse": "passes.tensor.fuse:Fuse",
     "cube-affine": "passes.tensor.cube_affine:CubeAffine",
     "sum-moments": "passes.tensor.sum_moments:SumMoments",
@@ -62,6 +63,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "split-sums",  # after collapse, which would merge what it splits; before layouts and fusion: it makes ops
         "choose-layouts",  # before fusion: its packs are ops that fusion must see to keep groups legal
         "split-reductions",  # after collapse, which says what a row is; before fusion: parts join their terms
+        "distribute-sums",  # licensed only; after reductions are split for cores, which its price counts on
         "fuse",  # every pass above may add, drop or reorder ops, and groups must stay adjacent
         "sum-moments",  # licensed only; after fusion: whether the cube can make them depends on the group they are in
         "cube-affine",  # licensed only; after fusion, which says where it is done, and once moments are sums

@@ -97,6 +97,10 @@ class CubeSums(Statistics):
         """Add the rows of the tile at hand, whose ``values`` are stored ones."""
         rows, columns = frame.axes[0].size, frame.axes[1].size
         staged = {name: self._staged(frame, values[name]) for name in sorted(self.used)}
+        self.multiply(staged, rows, columns)
+
+    def multiply(self, staged: Mapping[str, str], rows: int, columns: int) -> None:
+        """Add up rows that lie in the staging memory."""
         right = {name: self._operands(staged[name], rows, columns, False) for name in self._sides(-1)}
         left = {name: self._operands(staged[name], rows, columns, True) for name in self._sides(0)}
         for op in self.ops:

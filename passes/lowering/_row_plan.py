@@ -22,6 +22,7 @@ class RowPlan:
     ``band``: how much of the parallel dim one core walks tile by tile (0: each tile is spread).
     ``merged``: reduced dims of which a block is summed up before it joins what is there.
     ``together``: ops that go over rows side by side, block by block; dims ``beside`` are walked inside each row.
+    ``summed``: those of them whose terms the cube adds up.
     """
 
     shared: tuple[Dim, ...]
@@ -39,6 +40,7 @@ class RowPlan:
     merged: frozenset[str] = frozenset()
     together: Together | None = None
     beside: tuple[Dim, ...] = ()
+    summed: tuple[Op, ...] = ()
 
     @property
     def shared_names(self) -> frozenset[str]:

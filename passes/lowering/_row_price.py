@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import ceil, inf
 
@@ -19,7 +19,7 @@ def nest_cycles(program: Program, machine: Machine) -> float:
     A phase takes as long as its busiest pipe, and what the others do before the first and after the last tile.
     """
     table = {b.name: replace(b, space=machine.roles.get(b.space, b.space)) for b in program.buffers}
-    if _bytes(program, machine) > machine.role("vector").capacity:
+    if any(_bytes(program, machine, *spaces) > machine.role(spaces[0]).capacity for spaces in _near(machine)):
         return inf
     total = 0.0
     for phase in program.body:
@@ -55,8 +55,14 @@ def _count(
         _count(inner, times * trips, table, machine, busy, once)
 
 
-def _bytes(program: Program, machine: Machine) -> int:
-    """What the buffers beside the vector unit take, two slots for those that copies fill or empty."""
+def _near(machine: Machine) -> Iterator[tuple[str, ...]]:
+    """Roles of the memories of a core, each with those that share its memory."""
+    yield "vector", "scratch"
+    yield from ((role,) for role in ("stage", "operand_a", "operand_b") if machine.has_role(role))
+
+
+def _bytes(program: Program, machine: Machine, *spaces: str) -> int:
+    """What the buffers in a memory take, two slots for those that copies fill or empty."""
     copied: set[str] = set()
     todo: list[Stmt] = list(program.body)
     while todo:
@@ -65,6 +71,6 @@ def _bytes(program: Program, machine: Machine) -> int:
             todo += stmt.body
         elif stmt.opcode_class != "vector":
             copied |= {a.buffer for a in (*stmt.dst, *stmt.sources)}
-    align = machine.role("vector").align
-    near = [b for b in program.buffers if b.space in ("vector", "scratch")]
+    align = machine.role(spaces[0]).align
+    near = [b for b in program.buffers if b.space in spaces]
     return sum(ceil(b.slot_bytes / align) * align * (1 + (b.name in copied)) for b in near)

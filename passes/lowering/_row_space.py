@@ -13,6 +13,7 @@ from opc.machine.model import Machine
 from opc.tensor.ir import Call, Dim, Op, Read, Tensor, reads, walk
 from passes.lowering._axes import Axis, Frame
 from passes.lowering._row_plan import RowPlan, lane_dim, memory_order, windows_of
+from passes.lowering._row_sums import operand_bytes, row_sums
 from passes.lowering._stage import staged_bytes
 from passes.lowering._together import Together, together
 
@@ -30,13 +31,16 @@ def space_plans(ops: tuple[Op, ...], tensors: dict[str, Tensor], machine: Machin
     shared = tuple(d for d in ops[0].pieces[0].dims if d.name in common)
     windows = frozenset(w for op in ops for w in windows_of(op))
     found = None if windows else together(ops, common)
-    seen: list[tuple[dict[str, int], bool]] = []
+    seen: list[tuple[dict[str, int], bool, bool]] = []
     tilings = [_Tiling(ops, tensors, machine, shared, windows, None)]
-    tilings += [_Tiling(found.ops, tensors, machine, shared, windows, found)] if found is not None else []
+    if found is not None:
+        rows = _Tiling(found.ops, tensors, machine, shared, windows, found)
+        summed = row_sums(found, common, rows.steps[-1], tensors, machine) if len(found.rounds) == 1 else ()
+        tilings += [rows, replace(rows, summed=summed)] if summed else [rows]
     for share, tiling in product(_SHARES, tilings):
         for spread, size in tiling.spreads():
             made = tiling.within(int(machine.role("vector").capacity * share), spread, size)
-            key = made.sizes, tiling.rows is not None
+            key = made.sizes, tiling.rows is not None, bool(tiling.summed)
             if key not in seen:
                 seen.append(key)
                 yield made
@@ -69,6 +73,7 @@ class _Tiling:
     shared: tuple[Dim, ...]
     windows: frozenset[str]
     rows: Together | None
+    summed: tuple[Op, ...] = ()  # by the cube
 
     @cached_property
     def every(self) -> dict[str, Dim]:
@@ -104,6 +109,8 @@ class _Tiling:
         names = {d.name for d in self.shared}
         steps = self.steps
         sizes |= {spread: share} if spread else {}
+        if self.summed:  # sums of one row of results at a time
+            sizes |= {d.name: 1 for d in self.shared if d.name != steps[-1]}
         spilled = False
         for name in self._cuts(sizes, budget, names, steps):
             # An intermediate must be whole in the dims that the group does not share.
@@ -116,7 +123,7 @@ class _Tiling:
         band = share if spread and sizes[spread] < share else 0
         return RowPlan(
             self.shared, sizes, spread, lanes, self.windows, True, spilled, order=steps, band=band,
-            together=self.rows,
+            together=self.rows, summed=self.summed,
         )  # fmt: skip
 
     def _cuts(
@@ -128,11 +135,21 @@ class _Tiling:
         if self.rows is not None:
             walked = {d.name for d in self.rows.walked}
             order = sorted(steps, key=lambda n: n not in walked)
-        while self._bytes(sizes) > budget:
+        while self._bytes(sizes) > budget or not self._multiplied(sizes):
             name = next((n for n in order if sizes[n] > 1), None)
             if name is None:
                 return
             yield name
+
+    def _multiplied(self, sizes: dict[str, int]) -> bool:
+        """Whether the operand memories have room for what the cube sums up."""
+        if self.rows is None or not self.summed:
+            return True
+        rows = prod(min(sizes[d.name], d.extent) for d in self.rows.walked)
+        room = min(self.machine.role(r).capacity for r in ("operand_a", "operand_b"))
+        column = self.steps[-1]
+        size = min(sizes[column], self.every[column].extent)
+        return operand_bytes(self.summed, rows, size, self.machine, self.tensors) <= room
 
     def _bytes(self, sizes: dict[str, int]) -> int:
         """On-chip bytes of one tile: staged inputs, live temporaries, kept intermediates."""
@@ -151,7 +168,7 @@ class _Tiling:
         """By op its dims, what it reads of memory, and how many temporaries it needs at most."""
         produced = {t.name for op in self.ops for t in op.outputs}
         found = []
-        for op in self.ops:
+        for op in (op for op in self.ops if op not in self.summed):
             piece = op.pieces[0]
             nodes = list(walk(piece.body))
             staged = {n for n in nodes if isinstance(n, Read) and n.tensor not in produced}

@@ -14,15 +14,18 @@ from math import inf, prod
 
 from opc.affine import Affine
 from opc.machine.model import Machine
+from opc.program.ir import Access
 from opc.tensor.ir import Dim, Op, Read, Tensor, reads, walk
 from passes.lowering._accumulate import BLOCKWISE, Blockwise, Columns, Lanewise, Restarting
 from passes.lowering._axes import Frame
-from passes.lowering._emit import Emitter, Tile
+from passes.lowering._emit import Emitter, Tile, memory_access
 from passes.lowering._expr import Value
 from passes.lowering._row_plan import RowPlan, plan_rows
 from passes.lowering._row_price import nest_cycles
 from passes.lowering._row_space import cheapest, larger, space_plans
+from passes.lowering._row_sums import RowSums, found_reads, shape_of
 from passes.lowering._row_tile import RowTile, Tiles
+from passes.lowering._store import by_dims
 
 Parts = Restarting | Blockwise | Lanewise | Columns
 
@@ -132,6 +135,9 @@ class RowNest(RowTile):
         assert together is not None
         blocks = prod(-(-d.extent // plan.size(d)) for d in together.walked)
         parts: dict[int, Restarting | Blockwise | Lanewise] = {}
+        summed = tuple(op for op in ops if op in plan.summed)
+        ops = tuple(op for op in ops if op not in plan.summed)
+        sums = self._begin(summed, tiles) if summed else None
         for op in ops:
             self.emit.line = op.line
             self._stage_before(op, tiles)
@@ -142,10 +148,46 @@ class RowNest(RowTile):
                 for op in ops:
                     self.emit.line = op.line
                     self._block(op, tiles, inner, parts.get(id(op)))
+                if sums is not None:
+                    self._add(sums, {**tiles, **inner}, inner)
         for op in ops:
             if op.monoid:
                 self.emit.line = op.line
                 self._finish(op, tiles, parts[id(op)].results(), None, True)
+        if sums is not None:
+            sums.end()
+
+    def _begin(self, ops: tuple[Op, ...], tiles: Tiles) -> RowSums:
+        """Accumulators of the cube for what is summed up in the tile at hand."""
+        plan, extents = self.plan, ops[0].pieces[0].extents
+        assert plan.together is not None
+        rows = tuple(plan.in_order(plan.together.walked))
+        columns = Dim(plan.order[-1], extents[plan.order[-1]])
+        shape = shape_of(ops, rows, columns, self.tensors)
+        sums = RowSums(
+            self.emit, ops, self.tensors, self.stored, shape, "", 1, columns=tiles[columns.name].size
+        )
+        sums.rows = prod(plan.size(d) for d in rows)
+        sums.prepare()
+        sums.begin(tiles, None)
+        return sums
+
+    def _add(self, sums: RowSums, here: Tiles, inner: Tiles) -> None:
+        """Hand the rows of a block to the cube, as they are stored."""
+        sums.tiles = inner
+        values = {}
+        for name, (op, read) in found_reads(sums.ops).items():
+            self.emit.line = op.line
+            ev = self._evaluator(op.pieces[0], here, {})
+            if name in self.kept:
+                value = ev.convert(self._internal(ev, read), self.tensors[name].dtype)
+                assert isinstance(value.operand, Access)
+                values[name] = by_dims(value.operand, ev.frame.axes)
+            else:
+                values[name] = memory_access(
+                    self.tensors[name], [ev.frame.global_form(f) for f in read.index]
+                )
+        sums.add_block(values, {n: t.size for n, t in here.items()})
 
     def _block(self, op: Op, tiles: Tiles, inner: Tiles, parts: Parts | None) -> None:
         here = {**tiles, **inner}
@@ -206,7 +248,7 @@ class RowNest(RowTile):
         if not plan.addressable or plan.size(d) == d.extent:
             return
         inside = {t.name for o in self.ops for t in o.outputs}
-        for op in self.ops:
+        for op in (op for op in self.ops if op not in plan.summed):
             piece = op.pieces[0]
             cut = {x.name for x in (*piece.dims, *piece.reduce) if plan.size(x) < x.extent} | {plan.parallel}
             whole = {x.name: Tile(Affine(), x.extent, Affine()) for x in piece.dims if x.name not in cut}

@@ -18,7 +18,6 @@ from passes.lowering._axes import Axis, Frame
 from passes.lowering._emit import Emitter, Tile
 from passes.lowering._expr import Evaluator, Value, no_load
 from passes.lowering._plan import Shape
-from passes.lowering._rows import RowNest
 from passes.lowering._store import store
 
 Tiles = Mapping[str, Tile]
@@ -135,6 +134,8 @@ class Statistics:
 
     def merge(self) -> None:
         """Merge the parts of all iterations, in a phase of its own."""
+        from passes.lowering._rows import RowNest  # whose own sums are made as these are
+
         tensors = {**self.tensors, **{t.name: t for t in self.parts.values()}}
         for ops in self._alike() if self.blocks > 1 else ():
             merged = tuple(m for op in ops for m in self._merging(op))

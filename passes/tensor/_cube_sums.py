@@ -89,13 +89,17 @@ def _before(ops: Sequence[Op], root: Op, c: Contraction) -> list[Op]:
     return [op for op in ops if op.monoid is None and op is not root and op.name == c.a.tensor]
 
 
-def _fits(op: Op, inside: set[str], tensors: Mapping[str, Tensor], machine: Machine) -> bool:
-    found = factors(op)
-    types = {tensors[r.tensor].dtype for r in found}
-    if op.monoid != "sum" or len(types) != 1 or any(r.tensor not in inside for r in found):
+def is_summed(op: Op, tensors: Mapping[str, Tensor], machine: Machine) -> bool:
+    """Whether an op sums up values, or products of two, in a type that the cube multiplies and adds up as it does."""
+    types = {tensors[r.tensor].dtype for r in factors(op)}
+    if op.monoid != "sum" or len(types) != 1:
         return False
     dtype, total = next(iter(types)), op.accumulate or op.outputs[0].dtype
     return machine.feeds(dtype) and machine.accumulators.get(dtype) is total and total.is_float
+
+
+def _fits(op: Op, inside: set[str], tensors: Mapping[str, Tensor], machine: Machine) -> bool:
+    return is_summed(op, tensors, machine) and all(r.tensor in inside for r in factors(op))
 
 
 def _bare(expr: Expr) -> Expr:
