@@ -22,7 +22,7 @@ def training_bars(results: Results) -> list[Bar | Least]:
         _memory(results),
         _cycles(results, "npu_gain", "a", 3.0),
         _cycles(results, "npu_fusion_gain", "a2", 1.4),
-        _cycles(results, "npu_order_gain", "c", 1.3),
+        _cycles(results, "npu_order_gain", "c", 1.3, licensed=True),
     ]
 
 
@@ -68,10 +68,22 @@ def memory_ratio(results: Results, case: Case) -> float | None:
     return mine / min(theirs) if mine is not None and theirs else None
 
 
-def _cycles(results: Results, name: str, mode: str, target: float) -> Bar:
-    """The geometric mean over the blocks of a mode's cycles over those of mode d."""
-    gains = {n: c[mode] / c["d"] for n, c in results.simulated.items() if {mode, "d"} <= c.keys()}
+def _cycles(results: Results, name: str, mode: str, target: float, *, licensed: bool = False) -> Bar:
+    """The geometric mean over the blocks of a mode's cycles over those of mode d with the licence, which the mode has
+    too if it is one of the same kernel. Without it, and with it on both sides, the means stand beside.
+    """
+    other = f"{mode}+" if licensed else mode
+    gains = _gains(results, other, "d+")
     mean = geometric_mean(gains.values())
     shown = " ".join(f"{block} {gain:.2f}" for block, gain in gains.items())
+    beside = [(mode, "d", "without the licence")]
+    beside += [] if licensed else [(f"{mode}+", "d+", "with it on both sides")]
     found = () if mean is None else (Situation(f"geometric mean of {len(gains)}", mean, target),)
-    return Bar(name, target, found, f"({mode})/(d): {shown}" if gains else "")
+    means = [(text, geometric_mean(_gains(results, *pair).values())) for *pair, text in beside]
+    rest = "".join(f"; {text} {value:.3f}" for text, value in means if value is not None)
+    return Bar(name, target, found, f"({other})/(d+): {shown}{rest}" if gains else "")
+
+
+def _gains(results: Results, mode: str, best: str) -> dict[str, float]:
+    """Block by block one mode's cycles over another's."""
+    return {n: c[mode] / c[best] for n, c in results.simulated.items() if {mode, best} <= c.keys()}

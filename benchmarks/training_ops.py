@@ -6,7 +6,8 @@
 
 On the CPU a call is a step: y, and the gradients of x, w, gamma and beta from that of y, on weights that change before
 every call; opc takes turns with torch eager and torch.compile. On the NPU (ascend910, f16, 32 images over 32 cores) the
-backward kernel is simulated as separate operators (a), these pipelined (a2), fused (c), fused and reordered (d).
+backward kernel is simulated as separate operators (a), these pipelined (a2), fused (c), fused and reordered (d), each
+without and, marked +, with the numerics licence: bars compare separate operators as written with (d+).
 docs/benchmarks.md says what is measured and how to read it.
 """
 

@@ -97,7 +97,10 @@ def test_bars_take_the_worst_case_and_the_thriftier_torch() -> None:
             ("torch-compile-train", 4.0, 80),
         ):
             found.samples.append(Sample(0, case, engine, (seconds,), seconds, 3, 0.0, memory))
-    found.simulated = {n: {"a": 400.0, "a2": 150.0, "c": 130.0, "d": 100.0} for n in ("c03", "c05")}
+    strict = {"a": 400.0, "a2": 150.0, "c": 130.0, "d": 125.0}
+    found.simulated = {
+        n: {**strict, "a+": 300.0, "a2+": 120.0, "c+": 140.0, "d+": 100.0} for n in ("c03", "c05")
+    }
     assert [line for bar in training_bars(found) for line in bar.lines() if line.startswith("bar ")] == [
         "bar bf16_vs_best_peer n/a 2 n/a",
         "bar f32_vs_best_peer 1.414 1.3 ok",
@@ -105,7 +108,7 @@ def test_bars_take_the_worst_case_and_the_thriftier_torch() -> None:
         "bar memory 1.125 1 short",
         "bar npu_gain 4.000 3 ok",
         "bar npu_fusion_gain 1.500 1.4 ok",
-        "bar npu_order_gain 1.300 1.3 ok",
+        "bar npu_order_gain 1.400 1.3 ok",
     ]
 
 
@@ -137,7 +140,8 @@ def test_simulations_are_part_of_a_run_and_of_its_pieces(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def simulate(name: str, results: Results) -> None:
-        results.simulated[name] = {"a": 390.0, "a2": 180.0, "c": 120.0, "d": 100.0}
+        strict = {"a": 390.0, "a2": 180.0, "c": 143.0, "d": 130.0}
+        results.simulated[name] = {**strict, "a+": 250.0, "a2+": 150.0, "c+": 120.0, "d+": 100.0}
 
     fake = replace(training_ops.SUITE, simulate=simulate)
     pieces = [str(tmp_path / f"{name}.json") for name in ("c03", "c05")]
@@ -147,7 +151,8 @@ def test_simulations_are_part_of_a_run_and_of_its_pieces(
     assert suite.run(fake, ["--from", *pieces]) == 0
     printed = capsys.readouterr().out
     assert "bar npu_gain 3.900 3 ok" in printed
-    assert "(c)/(d): c03 1.20 c05 1.20" in printed
+    assert "(a)/(d+): c03 3.90 c05 3.90; without the licence 3.000; with it on both sides 2.500" in printed
+    assert "(c+)/(d+): c03 1.20 c05 1.20; without the licence 1.100" in printed
     assert "bar npu_order_gain 1.200 1.3 short" in printed
 
 
