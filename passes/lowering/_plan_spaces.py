@@ -281,32 +281,29 @@ class _Pricer(Sizes):
         each = rows * columns
         often, again = (rows, each) if plan.rows_outer else (each, columns)
         load_rows, load_columns = self._move("memory", "stage", slab), self._move("memory", "stage", weights)
-        size_rows, size_columns = (
-            tile.m * tile.deep * s.operand.bytes,
-            min(tile.columns, weights / tile.steps),
-        )
-        both = not plan.whole
+        single = len(plan.whole) == 1
         if "rows" not in plan.whole:
-            slab, often = size_rows * tile.steps, each
-            load_rows = tile.steps * self._stream(size_rows, "operand_a", size_columns * both)
+            slab, often = tile.m * tile.deep * tile.steps * s.operand.bytes, each
+            load_rows = tile.steps * self._stream(slab / tile.steps, "operand_a", single)
         if "columns" not in plan.whole:
-            again, load_columns = each, tile.steps * self._stream(size_columns, "operand_b", size_rows * both)
+            size = min(tile.columns, weights / tile.steps)
+            again, load_columns = each, tile.steps * self._stream(size, "operand_b", single)
         alone = 0.0
-        if len(plan.whole) == 1:
+        if single:
             alone = often * load_rows if "rows" in plan.whole else again * load_columns
         runs = around * batch
         # The first load of all is counted as the fill.
         alone = max(0.0, runs * alone - (load_rows if "rows" in plan.whole else load_columns))
         return runs * (often * load_rows + again * load_columns), runs * often * slab, alone
 
-    def _stream(self, size: float, to: str, beside: float) -> float:
-        """Cycles of one of many small loads: its slots are free again when its data came and went on. Loads of so many
-        bytes ``beside`` each fill the time.
+    def _stream(self, size: float, to: str, single: bool) -> float:
+        """Cycles of one of many small loads: its slots are free again when its data came, and went on where no loads of
+        the other operand fill that time.
         """
-        on = self._transfer("memory", "stage", size) + self._move("stage", to, size)
-        on += _HANDS * self.machine.sync_cycles
-        other = self._move("memory", "stage", beside) if beside else 0.0
-        return max(self._move("memory", "stage", size), on / _SLOTS - other)
+        on = self._transfer("memory", "stage", size)
+        if single:
+            on += self._move("stage", to, size) + _HANDS * self.machine.sync_cycles
+        return max(self._move("memory", "stage", size), on / _SLOTS)
 
     def _staged_bytes(self, plan: Plan) -> int:
         """Staging memory: what several tiles bring in turn has two slots."""
